@@ -1,0 +1,159 @@
+"""Backends: what trains a batch of probes. Chosen once, by name, and recorded with the run.
+
+    reference   float64, one probe at a time: the definition
+    torch       float32, batched products, CPU, CUDA or MPS
+    cpp         float32, one probe per core, AVX-512 / AVX2 / NEON
+    triton      fused kernels on a GPU
+
+``auto`` takes triton where CUDA is there, else cpp, else torch; a backend that was named and cannot run
+raises, and nothing falls back in silence.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from ..errors import BackendUnavailableError, InputError
+from .batch import BatchResult, ProbeBatch, make_batch
+
+if TYPE_CHECKING:
+    import torch
+
+__all__ = ["BACKENDS", "Backend", "BatchResult", "ProbeBatch", "available_backends", "contrastive_loss",
+           "make_batch", "select_backend"]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """A way to train probes.
+
+    Attributes
+    ----------
+    name : str
+    module : str
+        Module of this package that has ``train(batch, device=None, heads=False) -> BatchResult``.
+    why_not : callable () -> str or None
+        Why it cannot run here, with the way out; None when it can. Imports nothing heavy it need not.
+    precisions : tuple of str
+        Values of ``ProbeConfig.precision`` it honours; any other is an error, never ignored.
+    """
+
+    name: str
+    module: str
+    why_not: Callable[[], str | None]
+    precisions: tuple[str, ...] = ("ieee",)
+
+    def load(self) -> Callable[..., BatchResult]:
+        """Its `train`."""
+        return importlib.import_module(f".{self.module}", __name__).train
+
+
+def _torch_missing() -> str | None:
+    return None if importlib.util.find_spec("torch") else "PyTorch is not installed (pip install torch)"
+
+
+def _cpp_missing() -> str | None:
+    try:
+        importlib.import_module("fastprobe._cpp")
+    except ImportError as error:
+        return f"the compiled extension is missing ({error}); pip install . builds it with a C++17 compiler"
+    return None
+
+
+def _triton_missing() -> str | None:
+    if reason := _torch_missing():
+        return reason
+    if not importlib.util.find_spec("triton"):
+        return "Triton is not installed (pip install triton)"
+    if not importlib.util.find_spec("fastprobe.kernels.triton_backend"):
+        return "this version has no Triton backend yet"
+    import os
+
+    import torch
+    if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
+        return None
+    return "PyTorch sees no GPU"
+
+
+BACKENDS = {b.name: b for b in (
+    Backend("reference", "reference", lambda: None, ("ieee", "tf32x3", "tf32", "bf16")),
+    Backend("torch", "torch_backend", _torch_missing, ("ieee", "tf32")),
+    Backend("cpp", "cpp_backend", _cpp_missing),
+    Backend("triton", "triton_backend", _triton_missing, ("ieee", "tf32x3", "tf32", "bf16")),
+)}
+
+
+def available_backends() -> dict[str, str | None]:
+    """Every backend's name, with None when it can run here, or why not."""
+    return {name: backend.why_not() for name, backend in BACKENDS.items()}
+
+
+def select_backend(name: str = "auto", precision: str = "ieee", device: str | None = None) -> Backend:
+    """The backend of that name; ``auto`` is triton with CUDA, else cpp, else torch.
+
+    Raises
+    ------
+    BackendUnavailableError
+        When a named backend cannot run here, or does not know the precision; the message lists those that can.
+    InputError
+        An unknown name.
+    """
+    if name == "auto":
+        # With a CPU asked for by name the GPU is left alone, and the other way round.
+        order = ("cpp", "torch") if (device or "").startswith("cpu") else \
+            ("triton", "torch") if (device or "").startswith("cuda") else \
+            ("torch",) if device else ("triton", "cpp", "torch")
+        order = tuple(n for n in order if not (n == "triton" and _interpreted()))
+        for candidate in order:
+            if BACKENDS[candidate].why_not() is None and precision in BACKENDS[candidate].precisions:
+                return BACKENDS[candidate]
+        raise BackendUnavailableError(f"no backend here trains with `precision`={precision!r}"
+                                      f"{f' on {device!r}' if device else ''}. {_listing()}")
+    if name not in BACKENDS:
+        raise InputError(f"`backend` must be auto, {', '.join(BACKENDS)}; got {name!r}.")
+    backend = BACKENDS[name]
+    if reason := backend.why_not():
+        raise BackendUnavailableError(f"`backend`={name!r} is not available: {reason}. {_listing()}")
+    if precision not in backend.precisions:
+        raise BackendUnavailableError(f"`precision`={precision!r} is not one that backend {name!r} has "
+                                      f"({', '.join(backend.precisions)}). Choose one of these or another backend.")
+    return backend
+
+
+def _interpreted() -> bool:
+    import os
+    return os.environ.get("TRITON_INTERPRET") == "1"
+
+
+def _listing() -> str:
+    return "Available here: " + ", ".join(n for n, why in available_backends().items() if why is None) + "."
+
+
+def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor,
+                     temperature: float = 0.25) -> torch.Tensor:
+    """Contrastive loss of normalised embeddings, batched over probes, with autograd.
+
+        L = 1/n sum_i [ -s(y_i, i)/tau + log sum_c exp(s(c, i)/tau) ],    s(c, i) = <a_c, b_i>
+
+    Parameters
+    ----------
+    text : float (..., m, d)
+        a, unit rows: the texts. Leading axes are probes.
+    audio : float (..., n, d)
+        b, unit rows: the sounds.
+    labels : int64 (n,) or (..., n)
+        Row of `text` that belongs to each sound.
+    temperature : float
+        tau.
+
+    Returns
+    -------
+    float (...)
+        One loss per probe.
+    """
+    from .torch_backend import contrastive_loss as implementation
+    return implementation(text, audio, labels, temperature)

@@ -1,0 +1,213 @@
+"""Many probes at once with batched products in PyTorch: CPU, CUDA or MPS, float32.
+
+The gradients are written out (reference.py has the equations): autograd would keep every intermediate.
+Products are batched over probes, never over their rows, so a probe's bits do not depend on its batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+
+from ..config import ProbeConfig
+from ..errors import BackendUnavailableError, OutOfMemoryError
+from .batch import BatchResult, ProbeBatch
+from .reference import BETA1, BETA2_ADAM, BETA2_MINI, EPS, EPS_ADAM
+
+# Working set of one chunk of probes. A function of the shapes alone, so that a run on a machine with
+# less free memory still trains the same chunks.
+CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 4 << 30, "mps": 512 << 20}
+MAX_CHUNK = {"cpu": 64, "cuda": 4096, "mps": 256}
+QUERY_BLOCK = 2048
+
+
+def resolve_device(device: str | None) -> torch.device:
+    """The torch device of that name, or the best there is.
+
+    Raises
+    ------
+    BackendUnavailableError
+        When the device is not there; the message names those that are.
+    """
+    present = ["cpu"] + (["cuda"] if torch.cuda.is_available() else []) \
+        + (["mps"] if torch.backends.mps.is_available() else [])
+    if device is None:
+        return torch.device(next(d for d in ("cuda", "mps", "cpu") if d in present))
+    try:
+        chosen = torch.device(device)
+    except RuntimeError:
+        chosen = None
+    if chosen is None or chosen.type not in present or \
+            (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
+        raise BackendUnavailableError(f"`device`={device!r} is not there. PyTorch sees: {', '.join(present)}"
+                                      f" ({torch.cuda.device_count()} CUDA devices).")
+    return chosen
+
+
+@contextmanager
+def _matmul_precision(device: torch.device, precision: str) -> Iterator[None]:
+    if device.type != "cuda":
+        if precision != "ieee":
+            raise BackendUnavailableError(f"`precision`={precision!r} needs a CUDA device; got {device.type!r}. Use \"ieee\".")
+        yield
+        return
+    before = torch.backends.cuda.matmul.allow_tf32
+    torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+    try:
+        yield
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = before
+
+
+def chunk_size(batch: ProbeBatch, device: torch.device) -> int:
+    """Probes trained side by side: a power of two whose working set fits CHUNK_BYTES."""
+    (classes, r_text), r_audio, d = batch.text.shape, batch.audio.shape[1], batch.config.dim
+    n, m, q = batch.n_rows, len(batch.train_classes), min(len(batch.queries), QUERY_BLOCK)
+    floats = 4 * (r_text + r_audio) * d + classes * r_text + 6 * (n + m) * d + 4 * n * m + q * (d + 2 * classes)
+    fit = max(CHUNK_BYTES[device.type] // (4 * floats), 1)
+    return min(1 << (fit.bit_length() - 1), MAX_CHUNK[device.type])
+
+
+def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> BatchResult:
+    """Train and rank all probes of a batch, in chunks that fit the memory.
+
+    Raises
+    ------
+    OutOfMemoryError
+        When the device cannot hold a chunk of one probe.
+    """
+    chosen = resolve_device(device)
+    size = chunk_size(batch, chosen)
+    shared = _Shared(batch, chosen)
+    parts: list[tuple[np.ndarray, ...]] = []
+    start = 0
+    with torch.inference_mode(), _matmul_precision(chosen, batch.config.precision):
+        while start < batch.n_probes:
+            try:
+                parts.append(_train_chunk(shared, batch.permutations[start:start + size], heads))
+                start += size
+            except torch.OutOfMemoryError:
+                if size == 1:
+                    raise OutOfMemoryError(f"device {chosen} is out of memory with a single probe of {batch.text.shape[0]} "
+                                           f"classes, {len(batch.audio)} clips and d={batch.config.dim}. Free memory on it, "
+                                           "lower `dim`, or use `device=\"cpu\"`.") from None
+                size //= 2
+                torch.cuda.empty_cache()
+    return BatchResult(*(np.concatenate(column) if column[0] is not None else None for column in zip(*parts)))
+
+
+class _Shared:
+    """Tensors that all probes of a batch read."""
+
+    def __init__(self, batch: ProbeBatch, device: torch.device) -> None:
+        def put(array: np.ndarray) -> torch.Tensor:
+            return torch.from_numpy(np.ascontiguousarray(array)).to(device)
+
+        self.config, self.device = batch.config, device
+        self.text, self.audio = put(batch.text32), put(batch.audio32)
+        self.train = put(batch.train_classes)
+        self.clips = None if batch.clips is None else put(batch.clips)
+        self.centroids = put(batch.centroids.astype(np.float32)) if batch.clips is None else None
+        self.rows = put(batch.row_classes)
+        self.queries, self.query_classes = put(batch.queries), put(batch.labels[batch.queries])
+        self.starts = put(batch.text_start.astype(np.float32)), put(batch.audio_start.astype(np.float32))
+
+    def step_rows(self, step: int) -> torch.Tensor:
+        return self.centroids if self.clips is None else self.audio[self.clips[step]]
+
+
+def _train_chunk(shared: _Shared, permutations: np.ndarray, heads: bool) -> tuple[np.ndarray, ...]:
+    c, n_probes = shared.config, len(permutations)
+    text = shared.text[torch.from_numpy(permutations).to(shared.device)]  # (P, C, r)
+    train_text = text[:, shared.train]
+    w, v = (s.repeat(n_probes, 1, 1) for s in shared.starts)
+    of_w, of_v = _Optimizer(c, w), _Optimizer(c, v)
+    loss = torch.full((n_probes,), torch.nan, device=shared.device)
+    for step in range(c.steps):
+        x = shared.step_rows(step).expand(n_probes, -1, -1)
+        loss, dw, dv = _loss_and_gradient(w, v, train_text, x, shared.rows, c)
+        of_w.step(w, dw, c.learning_rate(step))
+        of_v.step(v, dv, c.learning_rate(step))
+    gallery = F.normalize(torch.bmm(text, w), dim=-1, eps=EPS)
+    ranks = torch.cat([_ranks(gallery, shared.audio[q].expand(n_probes, -1, -1), v, y)
+                       for q, y in zip(shared.queries.split(QUERY_BLOCK), shared.query_classes.split(QUERY_BLOCK))], dim=1)
+    kept = [h.cpu().numpy() if heads else None for h in (w, v)]
+    return loss.double().cpu().numpy(), ranks.to(torch.int32).cpu().numpy(), *kept
+
+
+def _norm(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    length = torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min_(EPS)
+    return z / length, length
+
+
+def _through_norm(a: torch.Tensor, da: torch.Tensor, length: torch.Tensor) -> torch.Tensor:
+    """dz = (da - a <a, da>) / |z|."""
+    return (da - a * (a * da).sum(-1, keepdim=True)) / length
+
+
+def _loss_and_gradient(w, v, t, x, rows, c: ProbeConfig):
+    """(P,), (P, r_text, d), (P, r_audio, d) of one step; see reference.loss_and_gradient."""
+    n = x.shape[1]
+    (a, a_len), (b, b_len) = _norm(torch.bmm(t, w)), _norm(torch.bmm(x, v))
+    s = torch.bmm(b, a.mT) / c.temperature  # (P, n, m)
+    index = rows.expand(len(s), n).unsqueeze(-1)
+    true = s.gather(2, index).squeeze(-1)
+    lse = s.logsumexp(dim=2)
+    loss = (lse - true).mean(1)
+    g = torch.exp(s - lse.unsqueeze(-1))
+    if c.symmetric:
+        lse_text = s.logsumexp(dim=1)
+        loss = 0.5 * (loss + (lse_text[:, rows] - true).mean(1))
+        per_class = n // t.shape[1]
+        g = 0.5 * (g + per_class * torch.exp(s - lse_text.unsqueeze(1)))
+    g.scatter_add_(2, index, torch.full_like(true, -1.0).unsqueeze(-1))
+    g /= n * c.temperature
+    da, db = torch.bmm(g.mT, b), torch.bmm(g, a)
+    return loss, torch.bmm(t.mT, _through_norm(a, da, a_len)), torch.bmm(x.mT, _through_norm(b, db, b_len))
+
+
+class _Optimizer:
+    """reference.Optimizer over a leading probe axis, in place."""
+
+    def __init__(self, config: ProbeConfig, w: torch.Tensor) -> None:
+        self.config, self.t = config, 0
+        self.m = torch.zeros_like(w)
+        self.v = torch.zeros_like(w if config.optimizer == "adam" else w[:, :1, :1])
+
+    def step(self, w: torch.Tensor, g: torch.Tensor, lr: float) -> None:
+        c, self.t = self.config, self.t + 1
+        if c.optimizer != "adam-mini" and c.weight_decay:
+            g = g + c.weight_decay * w
+        if c.optimizer == "sgd":
+            self.m.mul_(c.momentum).add_(g)
+            w.sub_(lr * self.m)
+            return
+        if c.optimizer == "adam":
+            self.v.mul_(BETA2_ADAM).addcmul_(g, g, value=1 - BETA2_ADAM)
+            denominator = (self.v / (1 - BETA2_ADAM**self.t)).sqrt_().add_(EPS_ADAM)
+        else:
+            squared = (g * g).sum(dim=(1, 2), keepdim=True) / c.dim
+            self.v.mul_(BETA2_MINI).add_(squared, alpha=1 - BETA2_MINI)
+            denominator = (self.v / (1 - BETA2_MINI**self.t)).sqrt_().clamp_min_(1e-30)
+            if c.weight_decay:
+                w.mul_(1 - lr * c.weight_decay)
+        self.m.mul_(BETA1).add_(g, alpha=1 - BETA1)
+        w.sub_(lr / (1 - BETA1**self.t) * self.m / denominator)
+
+
+def _ranks(gallery: torch.Tensor, x: torch.Tensor, v: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+    """1 + rivals that score at least the true class; (P, n) from gallery (P, C, d) and clips (P, n, r)."""
+    s = torch.bmm(torch.bmm(x, v), gallery.mT)  # the length of a query does not change its ranks
+    true = s.gather(2, y.expand(len(s), -1).unsqueeze(-1))
+    return s.shape[2] - (s < true).sum(2)
+
+
+def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
+    """See `fastprobe.kernels.contrastive_loss`."""
+    s = audio @ text.mT / temperature
+    labels = labels.expand(s.shape[:-1])
+    return F.cross_entropy(s.flatten(0, -2), labels.flatten(), reduction="none").view(labels.shape).mean(-1)

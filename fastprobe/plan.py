@@ -1,0 +1,197 @@
+"""Splits, seeds, permutations and clip draws: all randomness of a run is made here.
+
+Every draw is a pure function of the run's seed and the coordinates of the job,
+
+    rng(purpose, i, j, ...) = Philox(SeedSequence(seed, spawn_key=(purpose, i, j, ...)))
+
+and never of batch, order, thread, device, machine or the number of permutations asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from .errors import InputError
+
+# Part of the contract with stored runs: numbers are never reused for another purpose.
+SPLIT, PERMUTATION, CLIPS, TEXT_START, AUDIO_START, SIMULATION, BOOTSTRAP, CONTROL = range(1, 9)
+
+
+def generator(seed: int, purpose: int, *coordinates: int) -> np.random.Generator:
+    """The stream of one purpose at one place of the plan."""
+    key = (purpose, *(int(c) for c in coordinates))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
+
+
+class Split(NamedTuple):
+    """One partition of the classes; both parts ascending, int64."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def train_count(n_classes: int, train_fraction: float) -> int:
+    """Number of train classes: `train_fraction` of all, rounded half up (101 of 144 at 0.7).
+
+    Raises
+    ------
+    InputError
+        Unless at least 2 classes remain on either side.
+    """
+    if not isinstance(train_fraction, (int, float)) or not 0 < train_fraction < 1:
+        raise InputError(f"`train_fraction` must lie between 0 and 1; got {train_fraction!r}.")
+    n_train = int(np.floor(train_fraction * n_classes + 0.5))
+    if n_classes - n_train < 2:
+        raise InputError(f"`train_fraction` must leave at least 2 test classes; got {train_fraction:g} of "
+                         f"{n_classes} classes. Lower it or add classes.")
+    if n_train < 2:
+        raise InputError(f"`train_fraction` must leave at least 2 train classes; got {train_fraction:g} of "
+                         f"{n_classes} classes. Raise it or add classes.")
+    return n_train
+
+
+def split_classes(seed: int, split: int, n_classes: int, train_fraction: float) -> Split:
+    """Split number `split`: a uniformly random set of train classes, the rest for testing."""
+    n_train = train_count(n_classes, train_fraction)
+    order = generator(seed, SPLIT, split).permutation(n_classes)
+    return Split(np.sort(order[:n_train]), np.sort(order[n_train:]))
+
+
+def permutation(seed: int, number: int, n_classes: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Relabelling number `number` of the text rows: class c receives the text of class ``out[c]``.
+
+    Number 0 is the identity, the observed run. The others are drawn uniformly and independently,
+    identity included (Hemerik & Goeman, arXiv 1411.7565), from all permutations or, with `groups`
+    ((n_classes,) of labels), from those that move rows only within a group.
+
+    Returns
+    -------
+    int64 (n_classes,)
+    """
+    if number == 0:
+        return np.arange(n_classes, dtype=np.int64)
+    rng = generator(seed, PERMUTATION, number)
+    if groups is None:
+        return rng.permutation(n_classes).astype(np.int64, copy=False)
+    out = np.arange(n_classes, dtype=np.int64)
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        out[rows] = rows[rng.permutation(len(rows))]
+    return out
+
+
+def permutations(seed: int, start: int, stop: int, n_classes: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Relabellings `start` ... `stop`-1, int64 (stop - start, n_classes)."""
+    out = np.empty((stop - start, n_classes), np.int64)
+    for i in range(start, stop):
+        out[i - start] = permutation(seed, i, n_classes, groups)
+    return out
+
+
+def sample_clips(seed: int, split: int, repeat: int, first: np.ndarray, count: np.ndarray,
+                 steps: int, clips_per_class: int) -> np.ndarray:
+    """The audio rows of every step: `clips_per_class` clips of each train class, with replacement.
+
+    Parameters
+    ----------
+    repeat : int
+        Number of the seed r. Permutations do not enter: every one sees the same clips.
+    first, count : int64 (n_train,)
+        Row of each train class's first clip (clips of a class are contiguous), and how many there are.
+
+    Returns
+    -------
+    int64 (steps, n_train * clips_per_class)
+        Row i of a step is a clip of train class ``i // clips_per_class``.
+    """
+    first, count = (np.repeat(a, clips_per_class) for a in (first, count))
+    uniform = generator(seed, CLIPS, split, repeat).random((steps, len(first)))
+    return first + np.minimum((uniform * count).astype(np.int64), count - 1)
+
+
+def start_heads(seed: int, split: int, repeat: int, r_text: int, r_audio: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random starts of both heads, N(0, 1/r): float64 (r_text, dim) and (r_audio, dim)."""
+    return tuple(generator(seed, purpose, split, repeat).standard_normal((r, dim)) / np.sqrt(r)
+                 for purpose, r in ((TEXT_START, r_text), (AUDIO_START, r_audio)))
+
+
+class Job(NamedTuple):
+    """One probe to train."""
+
+    pair: int
+    split: int
+    seed: int
+    permutation: int
+
+
+class Unit(NamedTuple):
+    """The smallest thing that is computed and stored as a whole: all splits and seeds of one pair
+    for permutations `start` ... `stop`-1."""
+
+    pair: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """All jobs of a run: pairs x splits x seeds x (the observed run and `n_permutations` more).
+
+    Attributes
+    ----------
+    n_pairs, n_splits, n_seeds : int
+    n_permutations : int
+        Controls; number 0, the observed run, comes on top.
+    """
+
+    n_pairs: int
+    n_splits: int
+    n_seeds: int
+    n_permutations: int
+
+    def __post_init__(self) -> None:
+        for name, low in (("n_pairs", 1), ("n_splits", 1), ("n_seeds", 1), ("n_permutations", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+                raise InputError(f"`{name[2:]}` must be a whole number of at least {low}; got {value!r}.")
+
+    @property
+    def jobs_per_replicate(self) -> int:
+        """Splits x seeds."""
+        return self.n_splits * self.n_seeds
+
+    @property
+    def n_jobs(self) -> int:
+        """All probes of the run."""
+        return self.n_pairs * self.jobs_per_replicate * (self.n_permutations + 1)
+
+    def __iter__(self) -> Iterator[Job]:
+        """Every job, in storage order."""
+        for pair in range(self.n_pairs):
+            for b in range(self.n_permutations + 1):
+                for split in range(self.n_splits):
+                    for seed in range(self.n_seeds):
+                        yield Job(pair, split, seed, b)
+
+    def missing(self, done: list[Unit], size: int) -> list[Unit]:
+        """The set difference plan minus `done`, cut into units of at most `size` permutations.
+
+        The order runs over permutations first and pairs second, so that an interrupted run of many
+        pairs holds the same replicates of each.
+        """
+        out = []
+        for pair in range(self.n_pairs):
+            free, at = [], 0
+            for unit in sorted(u for u in done if u.pair == pair):
+                if unit.start > at:
+                    free.append((at, unit.start))
+                at = max(at, unit.stop)
+            if at <= self.n_permutations:
+                free.append((at, self.n_permutations + 1))
+            for start, stop in free:
+                out += [Unit(pair, b, min(b + size, stop)) for b in range(start, stop, size)]
+        return sorted(out, key=lambda u: (u.start, u.pair))
