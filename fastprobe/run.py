@@ -15,16 +15,19 @@ import numpy as np
 from .compression import PairData, make_pair, table_features
 from .config import ProbeConfig
 from .embeddings import EmbeddingTable, check_labels, keep_common
-from .engines import local
+from .engines import Finished, Pace, Task, local
 from .errors import InputError
 from .kernels import ProbeBatch, make_batch, select_backend
 from .metrics import LOWER_IS_BETTER, chance, check_ks, column_of, statistic_ks, summarise
-from .plan import JobPlan, Split, Unit, permutations, split_classes, train_count
+from .lock import RunLock
+from .plan import JobPlan, Split, Unit, Work, permutations, split_classes, train_count
 from .significance import PermutationTestResult, analyse_pairs
+from .progress import Heartbeat
+from .storage import absolute
 from .store import ResultStore
 
 DEFAULT_KS = (1, 3, 5, 10)
-# One unit is small enough to lose: about this much arithmetic per device, a few seconds.
+# The first unit of a worker, before its rate is measured: about this much arithmetic, a few seconds.
 UNIT_FLOPS = {"reference": 4e9, "torch": 1e11, "cpp": 4e11, "triton": 1e14}
 UNIT_BYTES = 128 << 20
 MAX_UNIT = 16384
@@ -50,6 +53,12 @@ class Experiment:
         Name, rows, width and digest of every table.
     groups : (C,) or None
         Blocks within which texts are permuted.
+    meta : dict
+        Whatever else decides results; becomes part of the identity.
+    sources : tuple of dict
+        Side, name and location (absolute path, URL, or None) of every table, to read it again.
+    options : dict
+        Arguments of `prepare` that the rest of a manifest does not tell, to prepare it again.
     """
 
     pairs: tuple[PairData, ...]
@@ -64,6 +73,8 @@ class Experiment:
     inputs: tuple[dict[str, Any], ...]
     groups: np.ndarray | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    sources: tuple[dict[str, Any], ...] = ()
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def n_classes(self) -> int:
@@ -88,10 +99,11 @@ class Experiment:
         """Train and rank all jobs of a unit: columns of one row per job, by (permutation, split, seed)."""
         train = select_backend(self.backend, self.config.precision, self.device).load()
         shape = (unit.stop - unit.start, self.plan.n_splits, self.plan.n_seeds)
+        relabelled = permutations(self.seed, unit.start, unit.stop, self.n_classes, self.groups)
         out: dict[str, np.ndarray] = {}
         for split in range(shape[1]):
             for repeat in range(shape[2]):
-                batch = self.batch(unit.pair, split, repeat, unit.start, unit.stop)
+                batch = make_batch(self.pairs[unit.pair], self.config, self.split(split), self.seed, split, repeat, relabelled)
                 result = train(batch, self.device)
                 values = summarise(result.ranks, batch.labels[batch.queries], self.ks, self.n_classes)
                 for name, column in {"loss": result.loss, **values}.items():
@@ -114,11 +126,13 @@ class Experiment:
             per_split = max(per_split, steps + 2.0 * queries * (ra + self.n_classes) * d + 2.0 * self.n_classes * rt * d)
         return per_split * self.plan.jobs_per_replicate
 
+    def largest_unit(self) -> int:
+        """Permutations of one unit at most: ranks that fit UNIT_BYTES."""
+        return int(np.clip(UNIT_BYTES / (12 * max(len(p.labels) for p in self.pairs)), 1, MAX_UNIT))
+
     def unit_size(self) -> int:
-        """Permutations of one unit: a few seconds of work, and ranks that fit UNIT_BYTES."""
-        by_time = UNIT_FLOPS[self.backend] / self.flops_per_permutation()
-        by_memory = UNIT_BYTES / (12 * max(len(p.labels) for p in self.pairs))
-        return int(np.clip(min(by_time, by_memory), 1, MAX_UNIT))
+        """Permutations of the first unit: a few seconds of work by the arithmetic alone."""
+        return int(np.clip(UNIT_FLOPS.get(self.backend, 4e9) / self.flops_per_permutation(), 1, self.largest_unit()))
 
     def identity(self) -> dict[str, Any]:
         """All that decides results: what a resumed run must share. More permutations may be added later."""
@@ -128,11 +142,29 @@ class Experiment:
 
 
 class Progress(NamedTuple):
-    """How far a run is, after a unit."""
+    """How far a run is, after a unit.
+
+    Attributes
+    ----------
+    done, total, resumed : int
+        Probes stored, of how many, and how many of them this call found stored.
+    unit : Unit or None
+        What was just stored; None for the first.
+    worker : str or None
+        Who computed it.
+    seconds : float
+        How long that took there.
+    mended : tuple of (str, str)
+        With the first: shards that were removed to be computed again, and why.
+    """
 
     done: int
     total: int
     resumed: int
+    unit: Unit | None = None
+    worker: str | None = None
+    seconds: float = 0.0
+    mended: tuple[tuple[str, str], ...] = ()
 
 
 def _versions() -> dict[str, str]:
@@ -143,6 +175,10 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return out
+
+
+def _location(value: Any) -> str | None:
+    return absolute(value) if isinstance(value, (str, os.PathLike)) else None
 
 
 def _as_list(value: Any) -> list[Any]:
@@ -203,7 +239,11 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
                   for t, tf in zip(texts, text_features))
     inputs = tuple({"side": side, "name": t.name, "rows": len(t), "width": t.width, "digest": t.digest, "meta": t.meta}
                    for side, tables in (("text", texts), ("audio", audios)) for t in tables)
-    return Experiment(pairs, config, plan, int(seed), float(train_fraction), ks, statistic, chosen.name, device, inputs)
+    sources = tuple({"side": side, "name": t.name, "location": _location(given)}
+                    for side, tables, values in (("text", texts, _as_list(text)), ("audio", audios, _as_list(audio)))
+                    for t, given in zip(tables, values))
+    return Experiment(pairs, config, plan, int(seed), float(train_fraction), ks, statistic, chosen.name, device, inputs,
+                      sources=sources, options={"classes": classes})
 
 
 def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bool = False) -> ResultStore:
@@ -211,29 +251,75 @@ def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bo
     return ResultStore.create(out, manifest(experiment, "running"), resume)
 
 
-def manifest(experiment: Experiment, status: str, seconds: float | None = None) -> dict[str, Any]:
-    """What manifest.json holds."""
+def manifest(experiment: Experiment, status: str, seconds: float | None = None, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
+    """What manifest.json holds. Where the tables lie is said beside the identity, never in it."""
     return {"status": status, "identity": experiment.identity(), "permutations": experiment.plan.n_permutations,
-            "statistic": experiment.statistic, "device": experiment.device or "auto", "precision": experiment.config.precision,
-            "versions": _versions(), "machine": platform.platform(), "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "statistic": experiment.statistic, "part": list(part), "sources": list(experiment.sources),
+            "options": experiment.options, "n_classes": experiment.n_classes,
+            "device": experiment.device or "auto", "precision": experiment.config.precision, "versions": _versions(),
+            "machine": platform.platform(), "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "wall_seconds": seconds}
 
 
-def execute(experiment: Experiment, store: ResultStore,
-            engine: Callable[..., Iterator] = local.execute) -> Iterator[Progress]:
-    """Compute what the store lacks. Yields after every unit; stopping the iteration keeps all finished ones."""
-    plan, start = experiment.plan, time.monotonic()
-    todo = plan.missing(store.done(plan), experiment.unit_size())
-    per = plan.jobs_per_replicate
-    resumed = done = plan.n_jobs - per * sum(u.stop - u.start for u in todo)
-    yield Progress(done, plan.n_jobs, resumed)
-    for unit, columns in engine(experiment.compute, todo):
-        store.write(unit, columns)
-        done += per * (unit.stop - unit.start)
-        yield Progress(done, plan.n_jobs, resumed)
-    if store.path is not None and not (store.path / "observed.parquet").exists():
+def execute(experiment: Experiment, store: ResultStore, engine: Callable[..., Iterator[Finished]] = local.execute,
+            part: tuple[int, int] = (0, 1), workers_write: bool = False) -> Iterator[Progress]:
+    """Compute what the store lacks. Yields after every unit; stopping the iteration keeps all finished ones.
+
+    Parameters
+    ----------
+    engine : callable
+        See `fastprobe.engines`.
+    part : (int, int)
+        I and N: only part I of N of the plan (``--shard I/N``).
+    workers_write : bool
+        Workers store what they compute, which needs a store that all of them reach.
+
+    Raises
+    ------
+    StoreError
+        Another run holds the directory, or the store cannot be written.
+    """
+    if store.folder is None:
+        yield from _execute(experiment, store, engine, part, workers_write, None)
+        return
+    with RunLock(store.folder) as lock:
+        yield from _execute(experiment, store, engine, part, workers_write, lock)
+
+
+def _execute(experiment: Experiment, store: ResultStore, engine: Callable[..., Iterator[Finished]], part: tuple[int, int],
+             workers_write: bool, lock: RunLock | None) -> Iterator[Progress]:
+    plan, start, per = experiment.plan, time.monotonic(), experiment.plan.jobs_per_replicate
+    wanted = plan.part(*part)
+    store.write_manifest(manifest(experiment, "running", part=part))
+    mended = tuple((store.shard_name(unit), why) for unit, why in store.mend())
+    work = Work(plan.gaps(store.done(plan), wanted))
+    total = per * sum(u.stop - u.start for u in wanted)
+    resumed = done = total - per * work.replicates
+    heartbeat = Heartbeat(store, done, total, per)
+    yield Progress(done, total, resumed, mended=mended)
+    pace = Pace(experiment.unit_size(), experiment.largest_unit())
+    task = Task(experiment, store if workers_write else None)
+    finished = engine(task, work, pace)
+    try:
+        for unit, columns, worker, seconds in finished:
+            if lock is not None:
+                lock.check()
+            if columns is not None:
+                store.write(unit, columns)
+            done += per * (unit.stop - unit.start)
+            heartbeat.unit(unit, worker, seconds)
+            yield Progress(done, total, resumed, unit, worker, seconds)
+    finally:
+        finished.close()  # its workers end now, not when the garbage is collected
+        heartbeat.write()
+    if part[0] == 0 and store.folder is not None and store.read_file("observed.parquet") is None:
         store.write_table("observed.parquet", observed_queries(experiment))
-    store.write_manifest(manifest(experiment, "done", round(time.monotonic() - start, 3)))
+    store.write_manifest(manifest(experiment, "done" if part[1] == 1 else "part done", round(time.monotonic() - start, 3), part))
+
+
+def is_complete(experiment: Experiment, store: ResultStore) -> bool:
+    """Whether every job of the plan is stored."""
+    return not experiment.plan.gaps(store.done(experiment.plan))
 
 
 def observed_queries(experiment: Experiment) -> dict[str, Any]:

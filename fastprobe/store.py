@@ -113,8 +113,9 @@ class ResultStore:
                                  "or choose another `out`.")
         elif [n for n in names if n != "results"] or store.folder.names("results"):
             raise StoreError(f"{path} exists and is not a run directory. Choose another `out`.")
-        store.folder.make("results")
-        store.write_manifest(manifest)
+        else:
+            store.folder.make("results")
+            store.write_manifest(manifest)
         return store
 
     @classmethod
