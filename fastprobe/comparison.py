@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from .errors import InputError
-from .intervals import Interval
+from .significance import Interval
 
 # Up to this many classes all sign patterns are enumerated (2^17 of them).
 ENUMERATE_UP_TO = 17

@@ -1,42 +1,23 @@
-"""Intervals: on a Monte-Carlo p, at a fixed or an optional stop, and on an accuracy, with classes as the unit."""
+"""Intervals: on a Monte-Carlo p after an optional stop, and on an accuracy, with classes as the unit.
+
+For a number of permutations fixed beforehand, `significance.pvalue_interval` is the sharper one.
+"""
 
 from __future__ import annotations
 
 from math import inf, log, log1p
-from typing import NamedTuple
 
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import betaln
-from scipy.stats import binomtest
 
 from .errors import InputError
-
-
-class Interval(NamedTuple):
-    """Both ends of an interval."""
-
-    low: float
-    high: float
+from .significance import Interval
 
 
 def _check_level(level: float) -> None:
     if not 0 < level < 1:
         raise InputError(f"`level` must lie between 0 and 1; got {level!r}.")
-
-
-def clopper_pearson(exceedances: int, permutations: int, level: float = 0.95) -> Interval:
-    """Exact interval on the p that infinitely many permutations would give, for a number fixed beforehand.
-
-        x of B replicates exceed, x ~ Bin(B, p)
-
-    Source: Clopper & Pearson 1934, by scipy.stats.binomtest.
-    """
-    _check_level(level)
-    if not 0 <= exceedances <= permutations or permutations < 1:
-        raise InputError(f"`exceedances` must lie between 0 and `permutations`; got {exceedances} of {permutations}.")
-    found = binomtest(int(exceedances), int(permutations)).proportion_ci(level, method="exact")
-    return Interval(float(found.low), float(found.high))
 
 
 def confidence_sequence(exceedances: int, permutations: int, level: float = 0.95) -> Interval:

@@ -13,10 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import InputError
-
-# Relative: replicates closer than this to the observed value count as ties, and a tie counts against us.
-TOLERANCE = 1e-9
-
+from .significance import TOLERANCE, studentise
 
 def check_replicates(t: np.ndarray) -> np.ndarray:
     """`t` as float64 (m, B+1).
@@ -36,41 +33,16 @@ def check_replicates(t: np.ndarray) -> np.ndarray:
     return t
 
 
-def studentise(t: np.ndarray) -> np.ndarray:
-    """Each test on its own scale, with moments over all B+1 replicates.
-
-        z_jb = (T_jb - mean_b T_jb) / sd_b T_jb        b = 0 ... B
-
-    The observed run is one of the replicates: leaving it out of the moments would treat it unlike the others
-    and break their exchangeability. A test whose replicates are all equal gets z = 0 throughout.
-
-    Parameters
-    ----------
-    t : float (m, B+1)
-
-    Returns
-    -------
-    float64 (m, B+1)
-    """
-    t = check_replicates(t)
-    centred = t - t.mean(axis=1, keepdims=True)
-    sd = np.sqrt(np.mean(centred**2, axis=1, keepdims=True))
-    # Rounding leaves a variance of about eps^2 in a constant row; it must not be blown up to 1.
-    constant = sd <= 1e-12 * np.maximum(np.abs(t).max(axis=1, keepdims=True), 1e-300)
-    return np.where(constant, 0.0, centred / np.where(constant, 1.0, sd))
-
-
 def _add_one(null: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """(1 + #{null >= observed}) / (1 + B), ties within TOLERANCE counted; null (B,), observed (m,)."""
+    """(1 + #{null >= observed}) / (1 + B), ties counted as `significance.exceedances` does; null (B,), observed (m,)."""
     null = np.sort(null)
     threshold = observed - TOLERANCE * np.maximum(np.abs(observed), 1.0)
     return (1.0 + len(null) - np.searchsorted(null, threshold, side="left")) / (1.0 + len(null))
 
 
 def add_one_pvalues(t: np.ndarray) -> np.ndarray:
-    """Unadjusted p of each test, float64 (m,):  p_j = (1 + #{b >= 1 : z_jb >= z_j0}) / (1 + B)."""
-    z = studentise(t)
-    return np.array([_add_one(row[1:], row[:1])[0] for row in z])
+    """Unadjusted p of each test, float64 (m,):  p_j = (1 + #{b >= 1 : T_jb >= T_j0}) / (1 + B)."""
+    return np.array([_add_one(row[1:], row[:1])[0] for row in check_replicates(t)])
 
 
 def max_t(t: np.ndarray, studentised: bool = True) -> np.ndarray:
@@ -92,7 +64,7 @@ def max_t(t: np.ndarray, studentised: bool = True) -> np.ndarray:
 
     Source: Westfall & Young 1993, sec. 2.3; Nichols & Holmes 2002.
     """
-    z = studentise(t) if studentised else check_replicates(t)
+    z = studentise(check_replicates(t)) if studentised else check_replicates(t)
     return _add_one(z[:, 1:].max(axis=0), z[:, 0])
 
 
@@ -112,7 +84,7 @@ def step_down(t: np.ndarray, studentised: bool = True) -> np.ndarray:
 
     Source: Westfall & Young 1993, algorithm 4.1; Ge, Dudoit & Speed 2003, box 2.
     """
-    z = studentise(t) if studentised else check_replicates(t)
+    z = studentise(check_replicates(t)) if studentised else check_replicates(t)
     order = np.argsort(-z[:, 0], kind="stable")
     successive = np.maximum.accumulate(z[order[::-1], 1:], axis=0)[::-1]
     p = np.array([_add_one(q, z[j, :1])[0] for q, j in zip(successive, order)])
@@ -155,7 +127,7 @@ def best_of(t: np.ndarray, groups: Sequence) -> tuple[list, np.ndarray, np.ndarr
     maxima : float64 (g, B+1)
         Ready for `max_t` or `step_down` over the groups.
     """
-    z = studentise(t)
+    z = studentise(check_replicates(t))
     if len(groups) != len(z):
         raise InputError(f"`groups` must name the group of each of the {len(z)} tests; got {len(groups)} names.")
     names = list(dict.fromkeys(groups))

@@ -17,6 +17,7 @@ import numpy as np
 from scipy.stats import beta, binom
 
 from .errors import InputError
+from .significance import TOLERANCE
 
 # The share of alpha up to which the mixture bets; 0.9 leaves it room to reach 1/alpha (arXiv 2401.07365, sec. 5).
 MIXTURE = 0.9
@@ -83,8 +84,11 @@ def parse_stop(text: str) -> StopRule:
     return StopRule(name, **settings)
 
 
-def besag_clifford_pvalue(exceedances: int, permutations: int, h: int) -> float:
-    """p after a Besag-Clifford run:  h/t when it stopped at the h-th exceedance, else (x+1)/(B+1).
+def besag_clifford_pvalue(exceedances: int, permutations: int, h: int, limit: int | None = None) -> float:
+    """p of a Besag-Clifford run:  h/t at the h-th exceedance, (x+1)/(B+1) at the end, h/(t+h-x) at any other moment.
+
+    The last is the largest h/t' that going on could still give (all further permutations exceed), so it is
+    valid whenever one looks (Fischer & Ramdas, arXiv 2401.07365).
 
     Parameters
     ----------
@@ -92,10 +96,12 @@ def besag_clifford_pvalue(exceedances: int, permutations: int, h: int) -> float:
         x, of them the last was the one that stopped the run when x = h.
     permutations : int
         t, permutations counted (the observed run not among them).
+    limit : int, optional
+        B, fixed beforehand; None when the run could have gone on.
     """
-    if exceedances >= h:
-        return h / permutations
-    return (exceedances + 1) / (permutations + 1)
+    if exceedances < h and permutations == limit:
+        return (exceedances + 1) / (permutations + 1)
+    return h / (permutations + h - exceedances)
 
 
 def mixture_wealth(exceedances, permutations, c: float) -> np.ndarray:
@@ -132,6 +138,8 @@ class SequentialTest:
     Attributes
     ----------
     rule : StopRule
+    limit : int or None
+        The most permutations there will be, fixed beforehand.
     permutations, exceedances : int
         t and x so far; frozen once decided.
     decision : {None, "reject", "accept", "enough"}
@@ -140,6 +148,7 @@ class SequentialTest:
     """
 
     rule: StopRule
+    limit: int | None = None
     permutations: int = 0
     exceedances: int = 0
     decision: str | None = None
@@ -157,7 +166,7 @@ class SequentialTest:
             return 1.0
         if self.rule.name == "anytime":
             return self._best
-        return besag_clifford_pvalue(self.exceedances, self.permutations, self.rule.h)
+        return besag_clifford_pvalue(self.exceedances, self.permutations, self.rule.h, self.limit)
 
     def update(self, exceeds: np.ndarray) -> int:
         """Take replicates in order until the rule fires.
@@ -209,15 +218,16 @@ class SequentialFamily:
     rule : StopRule
     observed : float (m,)
         T_0 of each pair, larger is better.
-    tolerance : float or float (m,)
-        A replicate this close below the observed value counts as a tie, that is, as an exceedance.
+    limit : int, optional
+        B, the most permutations there will be.
     """
 
-    def __init__(self, rule: StopRule, observed: np.ndarray, tolerance: float | np.ndarray = 1e-9) -> None:
+    def __init__(self, rule: StopRule, observed: np.ndarray, limit: int | None = None) -> None:
         self.rule = rule
         self.observed = np.atleast_1d(np.asarray(observed, np.float64))
-        self.tolerance = np.broadcast_to(np.asarray(tolerance, np.float64), self.observed.shape)
-        self.tests = [SequentialTest(rule) for _ in self.observed]
+        self.tests = [SequentialTest(rule, limit and limit - self.burn_in) for _ in self.observed]
+        self.own = [SequentialTest(rule, limit) for _ in self.observed]
+        # Permutations used so far; the number of the last one, once done.
         self.seen = 0
         self._burn: list[np.ndarray] = []
         self._scale: tuple[np.ndarray, np.ndarray] | None = None
@@ -238,9 +248,9 @@ class SequentialFamily:
         return np.array([test.pvalue for test in self.tests])
 
     @property
-    def stopped_at(self) -> int:
-        """Number of the last permutation that the family used (0 before the first)."""
-        return max((self.burn_in + test.permutations for test in self.tests if test.permutations), default=self.seen)
+    def unadjusted(self) -> np.ndarray:
+        """Valid p of each pair by itself, from its own exceedances, float64 (m,)."""
+        return np.array([test.pvalue for test in self.own])
 
     def update(self, t: np.ndarray) -> bool:
         """Take the next permutations, in order of their numbers.
@@ -258,29 +268,35 @@ class SequentialFamily:
         t = np.asarray(t, np.float64)
         if t.ndim != 2 or len(t) != len(self.observed):
             raise InputError(f"`t` must have one row for each of the {len(self.observed)} pairs; got shape {t.shape}.")
+        if self.done:
+            return True
+        own = t >= (self.observed - TOLERANCE * np.maximum(1.0, np.abs(self.observed)))[:, None]
         if self._scale is None and self.burn_in:
             missing = self.burn_in - self.seen
             self._burn.append(t[:, :missing])
-            self.seen += min(missing, t.shape[1])
-            t = t[:, missing:]
+            self._count_own(own[:, :missing])
+            t, own = t[:, missing:], own[:, missing:]
             if self.seen < self.burn_in:
                 return False
             self._set_scale(np.concatenate(self._burn, axis=1))
             self._burn.clear()
-        if not t.shape[1] or self.done:
+        if not t.shape[1]:
             return self.done
-        self.seen += t.shape[1]
-        if self._scale is None:
-            exceeds = t >= (self.observed - self.tolerance)[:, None]
-        else:
+        exceeds = own
+        if self._scale is not None:
             mean, sd = self._scale
             best = ((t - mean[:, None]) / sd[:, None]).max(axis=0)
-            # The own comparison is made on the raw scale, where ties are exact.
-            threshold = (self.observed - mean) / sd - TIE
-            exceeds = (best >= threshold[:, None]) | (t >= (self.observed - self.tolerance)[:, None])
-        for test, row in zip(self.tests, exceeds):
-            test.update(row)
+            threshold = (self.observed - mean) / sd
+            threshold -= TOLERANCE * np.maximum(1.0, np.abs(threshold))
+            exceeds = own | (best >= threshold[:, None])
+        used = max(test.update(row) for test, row in zip(self.tests, exceeds))
+        self._count_own(own[:, :used] if self.done else own)
         return self.done
+
+    def _count_own(self, own: np.ndarray) -> None:
+        for test, row in zip(self.own, own):
+            test.update(row)
+        self.seen += own.shape[1]
 
     def _set_scale(self, burn: np.ndarray) -> None:
         mean, sd = burn.mean(axis=1), burn.std(axis=1)
@@ -288,10 +304,6 @@ class SequentialFamily:
         moving = sd > 1e-12 * np.maximum(np.abs(burn).max(axis=1), 1e-300)
         sd = np.where(moving, sd, np.median(sd[moving]) if moving.any() else 1.0)
         self._scale = mean, sd
-
-
-# Ties on the studentised scale: rounding of (T - mean) / sd.
-TIE = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,7 +339,7 @@ def simulate(rule: StopRule, true_p: np.ndarray, permutations: int, alpha: float
     """
     counts, rejected = np.empty(len(true_p), np.int64), np.empty(len(true_p), bool)
     for i, p in enumerate(true_p):
-        test = SequentialTest(rule)
+        test = SequentialTest(rule, permutations)
         test.update(rng.random(permutations) < p)
         counts[i], rejected[i] = test.permutations, test.pvalue <= alpha
     return Simulation(counts, rejected, 1.0 - counts.mean() / permutations)

@@ -5,7 +5,8 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from fastprobe.errors import InputError
-from fastprobe.intervals import class_bootstrap, clopper_pearson, confidence_sequence
+from fastprobe.intervals import class_bootstrap, confidence_sequence
+from fastprobe.significance import pvalue_interval as clopper_pearson
 
 
 @pytest.mark.parametrize("b,low,high", [(999, 0.037, 0.064), (9_999, 0.046, 0.054)])
@@ -77,7 +78,7 @@ def test_micro_weights_and_missing_classes():
 
 def test_bad_input_is_named():
     with pytest.raises(InputError, match="`exceedances`"):
-        clopper_pearson(5, 4)
+        confidence_sequence(5, 4)
     with pytest.raises(InputError, match="`level`"):
         confidence_sequence(1, 4, 1.0)
     with pytest.raises(InputError, match="split 1"):

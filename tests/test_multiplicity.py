@@ -7,6 +7,7 @@ from statsmodels.stats.multitest import multipletests
 
 from fastprobe import multiplicity as mt
 from fastprobe.errors import InputError
+from fastprobe.significance import max_t_pvalues, studentise
 
 
 def correlated(rng, studies, m, b, rho, effect=0.0):
@@ -38,6 +39,7 @@ def test_max_t_and_step_down_are_their_definitions(m, b):
     t = rng.normal(size=(m, b + 1)) * rng.uniform(0.1, 10, (m, 1)) + rng.normal(size=(m, 1))
     t[:, 0] += rng.uniform(0, 3, m)
     np.testing.assert_array_equal(mt.max_t(t), max_t_by_definition(t))
+    np.testing.assert_array_equal(mt.max_t(t), max_t_pvalues(t))
     np.testing.assert_array_equal(mt.step_down(t), step_down_by_definition(t))
 
 
@@ -61,7 +63,7 @@ def test_order_of_the_adjustments():
     f = mt.family("all pairs", [f"pair {i}" for i in range(12)], t)
     assert (f.pvalue <= f.step_down + 1e-15).all() and (f.step_down <= f.single_step + 1e-15).all()
     assert (f.bh <= f.holm + 1e-15).all() and (f.pvalue >= 1 / 200).all()
-    by_observed = np.argsort(-mt.studentise(t)[:, 0])
+    by_observed = np.argsort(-studentise(t)[:, 0])
     assert (np.diff(f.step_down[by_observed]) >= 0).all()
     record = f.to_dict()
     assert record["n_tests"] == 12 and record["tests"][3]["pvalue_stepdown"] == f.step_down[3]
@@ -76,7 +78,7 @@ def test_scale_and_shift_of_a_test_change_nothing():
 
 
 def test_moments_run_over_all_replicates():
-    z = mt.studentise(np.random.default_rng(6).normal(3, 2, (4, 50)))
+    z = studentise(np.random.default_rng(6).normal(3, 2, (4, 50)))
     np.testing.assert_allclose(z.mean(1), 0, atol=1e-14)
     np.testing.assert_allclose(z.std(1), 1, atol=1e-14)
 
@@ -88,7 +90,7 @@ def test_a_test_that_never_varies_has_p_one_and_harms_nobody(value):
     t[1] = value
     p = mt.max_t(t)
     assert p[1] == 1.0 and mt.step_down(t)[1] == 1.0 and p[0] == 1 / 100
-    assert np.isfinite(mt.studentise(t)).all()
+    assert np.isfinite(studentise(t)).all()
 
 
 def test_ties_count_against_us():
@@ -101,7 +103,7 @@ def test_best_layer_is_chosen_inside_every_replicate():
     t = rng.normal(size=(7, 400))
     t[5, 0] = 4.0
     names, winners, maxima = mt.best_of(t, list("aababbb"))
-    z = mt.studentise(t)
+    z = studentise(t)
     assert names == ["a", "b"] and winners[1] == 5
     np.testing.assert_array_equal(maxima[0], z[[0, 1, 3]].max(0))
     np.testing.assert_array_equal(maxima[1], z[[2, 4, 5, 6]].max(0))

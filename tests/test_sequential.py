@@ -66,11 +66,12 @@ def test_besag_clifford_stops_at_the_hth_exceedance():
 
 
 def test_without_a_stop_besag_clifford_is_the_add_one_pvalue():
-    assert besag_clifford_pvalue(2, 99, 10) == 3 / 100
+    assert besag_clifford_pvalue(2, 99, 10, limit=99) == 3 / 100
+    assert besag_clifford_pvalue(2, 99, 10) == 10 / 107, "stopped before the end: the worst that could still come"
     # h = B + 1 can never be reached: the ordinary test
     rng = np.random.default_rng(0)
     t = rng.normal(size=(1, 200))
-    test = SequentialTest(StopRule("besag-clifford", h=200))
+    test = SequentialTest(StopRule("besag-clifford", h=200), limit=199)
     test.update(t[0, 1:] >= t[0, 0])
     assert test.pvalue == multiplicity.add_one_pvalues(t)[0]
 
@@ -88,7 +89,7 @@ def test_the_stop_does_not_depend_on_how_replicates_arrive(rule, pairs):
             if family.update(t[:, at:at + size]):
                 break
             at += size
-        outcomes.append((family.done, family.stopped_at, tuple(family.pvalues), tuple(x.permutations for x in family.tests)))
+        outcomes.append((family.done, family.seen, tuple(family.pvalues), tuple(family.unadjusted), tuple(x.permutations for x in family.tests)))
     assert len(set(outcomes)) == 1
 
 
@@ -127,17 +128,18 @@ def test_saving_with_effects_and_nulls_mixed():
 def test_family_controls_its_error_and_stops_together():
     rng = np.random.default_rng(5)
     rules = (StopRule("besag-clifford", h=5, burn_in=50), StopRule("anytime", alpha=0.05, burn_in=50))
-    errors, used = np.zeros(2), [[], []]
+    errors, own_errors, used = np.zeros(2), np.zeros(2), [[], []]
     for _ in range(300):
         t = np.sqrt(0.5) * rng.standard_normal((1, 551)) + np.sqrt(0.5) * rng.standard_normal((6, 551))
         t *= np.logspace(-2, 2, 6)[:, None]
         for i, rule in enumerate(rules):
-            family = SequentialFamily(rule, t[:, 0])
+            family = SequentialFamily(rule, t[:, 0], 550)
             family.update(t[:, 1:])
             errors[i] += (family.pvalues <= 0.05).any()
-            used[i].append(family.stopped_at)
-            assert family.stopped_at == 50 + max(x.permutations for x in family.tests)
-    assert (errors <= binom.ppf(0.999, 300, 0.05)).all()
+            own_errors[i] += family.unadjusted[3] <= 0.05
+            used[i].append(family.seen)
+            assert family.seen == 50 + max(x.permutations for x in family.tests)
+    assert (errors <= binom.ppf(0.999, 300, 0.05)).all() and (own_errors <= binom.ppf(0.999, 300, 0.05)).all()
     assert all(np.mean(u) < 400 for u in used)
 
 
