@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import csv
 import itertools
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import factorial, prod
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -63,6 +66,9 @@ def check_control(control: str, groups: np.ndarray | None, n_splits: int = 1) ->
         raise InputError(f"`control` must be one of {', '.join(CONTROLS)}; got {control!r}.")
     if control == "permute-within" and groups is None:
         raise InputError("`control`=\"permute-within\" needs `groups`: a CSV with a column `label` and the column to stay within.")
+    if control == "frozen" and n_splits > 1:
+        raise InputError(f"`control`=\"frozen\" is valid for one split at a time, because its shuffles of different splits cannot "
+                         f"be matched; got `splits`={n_splits}. Use `splits`=1, or `control`=\"permute\".")
     if control != "permute-within" and groups is not None:
         raise InputError(f"`groups` belongs to `control`=\"permute-within\"; got `control`={control!r}. Choose one.")
 
@@ -96,6 +102,35 @@ def read_groups(path: str | Path, column: str, classes: Sequence[str]) -> np.nda
     return np.array([found[str(c)] for c in classes])
 
 
+def group_of(control: str, groups: Any, within: str | None, classes: np.ndarray, n_splits: int = 1) -> np.ndarray | None:
+    """The group of each class for a run, str (C,), or None where the control has none.
+
+    Parameters
+    ----------
+    groups : path, mapping from label to group, sequence (C,), or None
+    within : str, optional
+        Column, when `groups` is a file.
+    classes : str (C,)
+        Ascending.
+    """
+    check_control(control, groups, n_splits)
+    if groups is None:
+        return None
+    if isinstance(groups, (str, os.PathLike)):
+        if not within:
+            raise InputError("`within` must name the column of `groups` to stay within; got none.")
+        return read_groups(groups, within, classes)
+    if isinstance(groups, Mapping):
+        missing = [str(c) for c in classes if str(c) not in groups]
+        if missing:
+            raise InputError(f"`groups` lacks {len(missing)} of {len(classes)} classes: {first_few(missing)}.")
+        return np.array([str(groups[str(c)]) for c in classes])
+    out = np.array([str(g) for g in groups])
+    if len(out) != len(classes):
+        raise InputError(f"`groups` must have one entry for each of the {len(classes)} classes; got {len(out)}.")
+    return out
+
+
 def count_distinct(n_classes: int, groups: np.ndarray | None = None) -> int:
     """Distinct relabellings, identity included:  C!  or, within groups, the product of n_g!. Exact."""
     if groups is None:
@@ -120,6 +155,16 @@ def enumerate_distinct(n_classes: int, groups: np.ndarray | None = None) -> np.n
         for block, order in zip(blocks, choice):
             out[i, block] = order
     return out
+
+
+def listed(groups: np.ndarray) -> np.ndarray:
+    """`enumerate_distinct` of these groups, made once per process."""
+    return _listed(tuple(groups.tolist()))
+
+
+@lru_cache(maxsize=2)
+def _listed(groups: tuple[str, ...]) -> np.ndarray:
+    return enumerate_distinct(len(groups), np.array(groups))
 
 
 def permutation_source(control: str, seed: int, n_classes: int, n_permutations: int,
@@ -215,17 +260,6 @@ def gaussian_texts(features: np.ndarray, rng: np.random.Generator) -> np.ndarray
         raise InputError(f"`features` must have at least two rows to have a covariance; got {len(f)}.")
     mean = f.mean(axis=0)
     return mean + rng.standard_normal((len(f), len(f))) @ (f - mean) / np.sqrt(len(f) - 1)
-
-
-def average_pvalue(p: np.ndarray) -> float:
-    """One p from several dependent ones:  min(1, 2 mean(p)).
-
-    For `frozen` over several splits, whose shuffles cannot be matched to one another.
-
-    Source: Vovk & Wang 2020, Combining p-values via averaging, prop. 2.
-    """
-    p = np.asarray(p, np.float64)
-    return float(p[0]) if len(p) == 1 else float(min(1.0, 2 * p.mean()))
 
 
 def selectivity(observed: float, control_mean: float) -> float:

@@ -1,55 +1,11 @@
-"""Intervals: on a Monte-Carlo p after an optional stop, and on an accuracy, with classes as the unit.
-
-For a number of permutations fixed beforehand, `significance.pvalue_interval` is the sharper one.
-"""
+"""An interval on an accuracy, with classes as the unit. Those on a p are in `significance`."""
 
 from __future__ import annotations
 
-from math import inf, log, log1p
-
 import numpy as np
-from scipy.optimize import brentq
-from scipy.special import betaln
 
 from .errors import InputError
 from .significance import Interval
-
-
-def _check_level(level: float) -> None:
-    if not 0 < level < 1:
-        raise InputError(f"`level` must lie between 0 and 1; got {level!r}.")
-
-
-def confidence_sequence(exceedances: int, permutations: int, level: float = 0.95) -> Interval:
-    """Interval on the limiting p that holds at *every* moment, hence after an optional stop.
-
-        {p : (t+1) C(t, x) p^x (1-p)^(t-x) > 1 - level}
-
-    Somewhat wider than Clopper-Pearson, which is wrong when the data chose the moment to stop.
-
-    Parameters
-    ----------
-    exceedances, permutations : int
-        x and t when it is looked at.
-
-    Source: Robbins 1970; for Monte-Carlo tests Gandy 2009, Ding, Gandy & Hahn 2020.
-    """
-    _check_level(level)
-    x, t = int(exceedances), int(permutations)
-    if not 0 <= x <= t or t < 1:
-        raise InputError(f"`exceedances` must lie between 0 and `permutations`; got {exceedances} of {permutations}.")
-
-    constant = -float(betaln(x + 1, t - x + 1)) - log(1 - level)
-
-    def excess(p: float) -> float:
-        if (x and p <= 0) or (t > x and p >= 1):
-            return -inf
-        return constant + (x * log(p) if x else 0.0) + ((t - x) * log1p(-p) if t > x else 0.0)
-
-    mode = x / t
-    low = 0.0 if x == 0 else brentq(excess, 1e-300, mode, xtol=1e-12)
-    high = 1.0 if x == t else brentq(excess, mode, 1 - 1e-16, xtol=1e-12)
-    return Interval(float(low), float(high))
 
 
 def class_bootstrap(per_class: np.ndarray, weights: np.ndarray | None = None, level: float = 0.95,
@@ -77,7 +33,8 @@ def class_bootstrap(per_class: np.ndarray, weights: np.ndarray | None = None, le
 
     Source: Efron & Tibshirani 1993, ch. 13; clusters as in Cameron, Gelbach & Miller 2008.
     """
-    _check_level(level)
+    if not 0 < level < 1:
+        raise InputError(f"`level` must lie between 0 and 1; got {level!r}.")
     a = np.asarray(per_class, np.float64)
     if a.ndim != 2 or a.shape[1] < 2:
         raise InputError(f"`per_class` must have shape (splits, classes) with at least two classes; got {a.shape}.")

@@ -97,12 +97,6 @@ def test_gaussian_texts_have_the_same_mean_and_covariance():
     assert np.linalg.matrix_rank(controls.gaussian_texts(low_rank, rng) - low_rank.mean(0), tol=1e-8) == 2
 
 
-def test_average_of_dependent_pvalues():
-    assert controls.average_pvalue(np.array([0.03])) == 0.03
-    assert controls.average_pvalue(np.array([0.01, 0.03])) == pytest.approx(0.04)
-    assert controls.average_pvalue(np.array([0.9, 0.8])) == 1.0
-
-
 def test_groups_are_read_and_checked(tmp_path):
     path = tmp_path / "groups.csv"
     path.write_text("label,top\ndog,animal\ncat,animal\nbell,thing\n")

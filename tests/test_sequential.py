@@ -97,8 +97,8 @@ def test_the_stop_does_not_depend_on_how_replicates_arrive(rule, pairs):
                                         (StopRule("anytime", alpha=0.05), 0.02)])
 def test_type_one_error_under_the_null(rule, alpha):
     rng = np.random.default_rng(2)
-    result = simulate(rule, rng.uniform(size=4000), 1000, alpha, rng)
-    assert result.rejected.sum() <= binom.ppf(0.999, 4000, alpha)
+    result = simulate(rule, rng.uniform(size=2000), 600, alpha, rng)
+    assert result.rejected.sum() <= binom.ppf(0.999, 2000, alpha)
 
 
 def test_looking_at_the_plain_pvalue_all_the_time_errs_and_the_anytime_one_does_not():
