@@ -22,7 +22,8 @@ _LAZY = {
 _MODULES = ("kernels", "metrics", "plan", "run", "significance", "store", "probe", "embeddings", "compression",
             "config", "errors", "engines", "retrieval", "report", "extract", "simulate")
 
-__all__ = ["__version__", "kernels", *_LAZY]
+__all__ = ["BackendUnavailableError", "ContrastiveProbe", "EmbeddingTable", "InputError", "PermutationTestResult", "ProbeConfig",
+           "ResultStore", "StoreError", "__version__", "available_backends", "kernels", "permutation_test"]
 
 if TYPE_CHECKING:
     from . import kernels

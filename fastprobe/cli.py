@@ -89,8 +89,8 @@ def _progress(steps, quiet: bool, out: Path | None):
     from .console import show_progress
     last = None
     try:
-        for last in show_progress(steps, quiet):
-            continue
+        for step in show_progress(steps, quiet):
+            last = step
     except KeyboardInterrupt:
         done = f"{last.done:,} of {last.total:,} probes are" if last else "nothing is"
         typer.echo(f"interrupted: {done} stored in {out}; continue with the same command and --resume.", err=True)
@@ -132,7 +132,7 @@ def run(
     seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
     train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
     k: Annotated[list[int] | None, typer.Option(help="k to store; repeatable.", show_default="1 3 5 10")] = None,
-    statistic: Annotated[str, typer.Option(help="Stored metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")] = "acc@3",
+    statistic: Annotated[str, typer.Option(help="Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")] = "acc@3",
     classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
     control: Annotated[Control, typer.Option(help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts "
                                                   "of a probe trained once, or Gaussian texts.")] = "permute",
@@ -146,11 +146,11 @@ def run(
     probe_fields: dict,
 ) -> None:
     """Test all pairs of text and audio tables: a p-value each, with its evidence in a run directory."""
-    given = {name: value for name, value in {
+    given = {
         "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
         "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": _plain(classes),
         "control": _plain(control), "groups": groups, "within": within, "stop": stop,
-        "backend": _plain(backend), "device": device, "seed": seed, **probe_fields}.items()}
+        "backend": _plain(backend), "device": device, "seed": seed, **probe_fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
             if ctx.get_parameter_source(name).name != "COMMANDLINE":
