@@ -32,6 +32,7 @@ Sampling, Basis = _choice("Sampling", _config.SAMPLINGS), _choice("Basis", _conf
 Precision = _choice("Precision", _config.PRECISIONS)
 Backend = _choice("Backend", ("auto", "reference", "torch", "cpp", "triton"))
 Classes = _choice("Classes", ("strict", "common"))
+Control = _choice("Control", ("permute", "permute-within", "frozen", "gaussian"))
 
 _PROBE, _RUN = "The probe", "The run"
 
@@ -133,6 +134,11 @@ def run(
     k: Annotated[list[int] | None, typer.Option(help="k to store; repeatable.", show_default="1 3 5 10")] = None,
     statistic: Annotated[str, typer.Option(help="Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")] = "acc@3",
     classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
+    control: Annotated[Control, typer.Option(help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts "
+                                                  "of a probe trained once, or Gaussian texts.")] = "permute",
+    groups: Annotated[str | None, typer.Option(help="For permute-within: CSV with a column label, or fsd50k.")] = None,
+    within: Annotated[str | None, typer.Option(help="For permute-within: the column to stay within.")] = None,
+    stop: Annotated[str | None, typer.Option(help="End early: besag-clifford:h=10 or anytime:alpha=0.05.")] = None,
     backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
@@ -143,6 +149,7 @@ def run(
     given = {
         "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
         "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": _plain(classes),
+        "control": _plain(control), "groups": groups, "within": within, "stop": stop,
         "backend": _plain(backend), "device": device, "seed": seed, **probe_fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
@@ -170,7 +177,7 @@ def _carry_out(given: dict[str, Any], probe: _config.ProbeConfig, out: Path, res
                    f"permutations) = {plan.n_jobs:,} probes, backend {experiment.backend}, into {out}", err=True)
     store = _run.open_store(experiment, out, resume)
     _progress(_run.execute(experiment, store), quiet, out)
-    summary = _run.summary(experiment, _run.analyse(experiment, store))
+    summary = _run.summary(experiment, _run.analyse(experiment, store), store)
     store.write_summary(summary)
     from rich.console import Console
     console = Console()

@@ -20,6 +20,7 @@ from ..errors import InputError
 from ..plan import Unit, Work
 
 UNIT_SECONDS = 20.0
+SHORTEST = 1.0
 
 
 class WorkerError(InputError):
@@ -88,7 +89,8 @@ class Task:
 class Pace:
     """How many permutations the next unit should have, from the measured rate.
 
-        size = min(UNIT_SECONDS x median rate of a worker, 4 x the last size, what memory allows, a fair share of the rest)
+        size = min(UNIT_SECONDS x median rate of a worker, 4 x the largest so far, what memory allows,
+                   max(a fair share of what is left, SHORTEST x median rate))
 
     Parameters
     ----------
@@ -113,5 +115,6 @@ class Pace:
     def size(self, work: Work, workers: int = 1) -> int:
         """Permutations of the next unit, with `workers` sharing what is left."""
         by_time = self.seconds * median(self._rates) if self._rates else self.first
-        fair = -(-work.replicates // (2 * workers)) if workers > 1 else self.cap
+        least = SHORTEST * median(self._rates) if self._rates else 1
+        fair = max(-(-work.replicates // (2 * workers)), least) if workers > 1 else self.cap
         return int(max(1, min(by_time, 4 * self._largest, self.cap, fair)))
