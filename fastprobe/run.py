@@ -163,7 +163,6 @@ class Experiment:
         """Permutations of one unit at most: ranks that fit UNIT_BYTES."""
         return int(np.clip(UNIT_BYTES / (12 * max(len(p.labels) for p in self.pairs)), 1, MAX_UNIT))
 
-    def unit_size(self) -> int:
     def largest_unit(self) -> int:
         """Permutations of one unit at most: ranks that fit UNIT_BYTES."""
         by_memory = UNIT_BYTES / (12 * max(len(p.labels) for p in self.pairs))
