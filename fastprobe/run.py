@@ -161,10 +161,6 @@ class Experiment:
 
     def largest_unit(self) -> int:
         """Permutations of one unit at most: ranks that fit UNIT_BYTES."""
-        return int(np.clip(UNIT_BYTES / (12 * max(len(p.labels) for p in self.pairs)), 1, MAX_UNIT))
-
-    def largest_unit(self) -> int:
-        """Permutations of one unit at most: ranks that fit UNIT_BYTES."""
         by_memory = UNIT_BYTES / (12 * max(len(p.labels) for p in self.pairs))
         if self.stop is not None:  # look about fifty times, or there is little to save
             by_memory = min(by_memory, max(64, self.plan.n_permutations // 50))
