@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from pathlib import Path
 from typing import Any
@@ -126,10 +127,8 @@ class Folder:
             self.disk.replace(temporary, path)
             self.disk.sync_folder(path.parent)
         except OSError as error:
-            try:
+            with contextlib.suppress(OSError):  # the folder itself is gone or read-only: nothing is left to clean
                 self.disk.unlink(temporary)
-            except OSError:  # the folder itself is gone or read-only: nothing is left to clean
-                pass
             raise _cannot_write(path, error) from None
 
     def create(self, name: str, data: bytes) -> bool:
