@@ -7,6 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -175,6 +176,7 @@ class Progress(NamedTuple):
     resumed: int
 
 
+@cache
 def _versions() -> dict[str, str]:
     out = {"python": platform.python_version()}
     for name in ("fastprobe", "numpy", "scipy", "torch", "triton", "pyarrow", "faiss-cpu", "faiss-gpu"):
@@ -275,7 +277,8 @@ def manifest(experiment: Experiment, status: str, seconds: float | None = None) 
     """What manifest.json holds."""
     return {"status": status, "identity": experiment.identity(), "permutations": experiment.plan.n_permutations,
             "statistic": experiment.statistic, "device": experiment.device or "auto", "precision": experiment.config.precision,
-            "paths": experiment.paths, "versions": _versions(), "machine": platform.platform(), "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "paths": experiment.paths, "versions": _versions(), "machine": platform.platform(),
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "wall_seconds": seconds}
 
 
