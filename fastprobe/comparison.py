@@ -96,7 +96,7 @@ class SignFlipTest:
 def sign_flip_test(differences: np.ndarray, rng: np.random.Generator | None = None, flips: int = 9_999) -> SignFlipTest:
     """Per-class sign flips: were the two models equal on a class, either sign of its difference is as likely.
 
-        T(e) = | mean_c e_c d_c |,  e_c = +-1        p = (1 + #{T(e) >= T(1)}) / (1 + flips)
+        T(e) = | sum_c e_c d_c |,  e_c = +-1        p = (1 + #{T(e) >= T(1)}) / (1 + flips)
 
     With at most 17 classes that differ, all 2^C patterns are enumerated and p is exact. Classes that do not
     differ never change T and are carried along.
@@ -104,28 +104,40 @@ def sign_flip_test(differences: np.ndarray, rng: np.random.Generator | None = No
     Parameters
     ----------
     differences : float (C,)
-        Difference of each tested class, averaged over the splits that tested it.
+        Difference of each tested class, averaged over the splits that tested it; NaN for a class that none did.
+    """
+    return sign_flip_tests(np.asarray(differences, np.float64)[None], rng, flips)[0]
+
+
+def sign_flip_tests(differences: np.ndarray, rng: np.random.Generator | None = None, flips: int = 9_999) -> list[SignFlipTest]:
+    """`sign_flip_test` of every row of ``differences``, float (n, C), with the same random signs for all.
+
+    Raises
+    ------
+    InputError
+        Fewer than two tested classes.
     """
     d = np.asarray(differences, np.float64)
-    d = d[np.isfinite(d)]
-    if len(d) < 2:
-        raise InputError(f"`differences` must hold at least two classes; got {len(d)}.")
-    mean = float(d.mean())
-    moving = d[d != 0]
-    if not len(moving):
-        return SignFlipTest(mean, 1.0, len(d), 1, True)
-    observed = abs(moving.sum())
-    threshold = observed - 1e-12 * np.abs(moving).sum()
-    if len(moving) <= ENUMERATE_UP_TO:
-        patterns = np.arange(2 ** len(moving))[:, None] >> np.arange(len(moving)) & 1
-        sums = np.abs((2.0 * patterns - 1.0) @ moving)
-        return SignFlipTest(mean, float(np.mean(sums >= threshold)), len(d), len(sums), True)
+    tested = np.isfinite(d)
+    if d.ndim != 2 or (tested.sum(axis=1) < 2).any():
+        raise InputError(f"`differences` must hold at least two classes; got "
+                         f"{int(tested.sum(axis=1).min()) if d.ndim == 2 else d.shape}.")
+    d = np.where(tested, d, 0.0)
+    observed = np.abs(d.sum(axis=1))
+    threshold = observed - 1e-12 * np.maximum(np.abs(d).sum(axis=1), 1e-300)
+    moving = d.any(axis=0)
+    exact = bool(moving.sum() <= ENUMERATE_UP_TO)
+    count, total = np.zeros(len(d), np.int64), 2 ** int(moving.sum()) if exact else flips
     rng = np.random.default_rng(0) if rng is None else rng
-    count = 0
-    for at in range(0, flips, 4096):
-        signs = rng.integers(0, 2, size=(min(4096, flips - at), len(moving))) * 2.0 - 1.0
-        count += int(np.sum(np.abs(signs @ moving) >= threshold))
-    return SignFlipTest(mean, (1 + count) / (1 + flips), len(d), flips, False)
+    for at in range(0, total, 4096):
+        stop = min(at + 4096, total)
+        if exact:
+            bits = np.arange(at, stop)[:, None] >> np.arange(int(moving.sum())) & 1
+        else:
+            bits = rng.integers(0, 2, size=(stop - at, int(moving.sum())))
+        count += np.sum(np.abs((2.0 * bits - 1.0) @ d[:, moving].T) >= threshold, axis=0)
+    p = count / total if exact else (1 + count) / (1 + total)
+    return [SignFlipTest(float(row.sum() / n), float(q), int(n), total, exact) for row, n, q in zip(d, tested.sum(axis=1), p)]
 
 
 @dataclass(frozen=True)
@@ -173,11 +185,21 @@ def compare(first: str, second: str, statistic: str, splits_first: np.ndarray, s
     classes_first, classes_second : float (C,), optional
         The same per class (NaN where never tested).
     """
+    rows = (None if v is None else np.asarray(v)[None] for v in (classes_first, classes_second))
+    return compare_many([(first, second)], statistic, np.asarray(splits_first)[None], np.asarray(splits_second)[None],
+                        n_train, n_test, *rows, rng)[0]
+
+
+def compare_many(names: list[tuple[str, str]], statistic: str, splits_first: np.ndarray, splits_second: np.ndarray,
+                 n_train: int, n_test: int, classes_first: np.ndarray | None = None,
+                 classes_second: np.ndarray | None = None, rng: np.random.Generator | None = None) -> list[Comparison]:
+    """`compare` for many couples at once: (n, J) and (n, C) arrays, one row per couple."""
     a, b = (np.asarray(v, np.float64) for v in (splits_first, splits_second))
     if a.shape != b.shape:
-        raise InputError(f"`splits_first` and `splits_second` must come from the same splits; got {a.shape} and {b.shape}.")
-    t_test = nadeau_bengio_test(a - b, n_train, n_test) if len(a) > 1 else None
-    flip = None
+        raise InputError(f"`splits_first` and `splits_second` must come from the same splits; got {a.shape[1:]} and {b.shape[1:]}.")
+    flips = [None] * len(names)
     if classes_first is not None and classes_second is not None:
-        flip = sign_flip_test(np.asarray(classes_first) - np.asarray(classes_second), rng)
-    return Comparison(first, second, statistic, float(a.mean()), float(b.mean()), t_test, flip)
+        flips = sign_flip_tests(np.asarray(classes_first) - np.asarray(classes_second), rng)
+    return [Comparison(first, second, statistic, float(x.mean()), float(y.mean()),
+                       nadeau_bengio_test(x - y, n_train, n_test) if len(x) > 1 else None, flip)
+            for (first, second), x, y, flip in zip(names, a, b, flips)]

@@ -15,6 +15,7 @@ import numpy as np
 from .errors import InputError
 from .significance import TOLERANCE, studentise
 
+
 def check_replicates(t: np.ndarray) -> np.ndarray:
     """`t` as float64 (m, B+1).
 
@@ -95,14 +96,20 @@ def step_down(t: np.ndarray, studentised: bool = True) -> np.ndarray:
 
 def holm(p: np.ndarray) -> np.ndarray:
     """Holm's adjusted p (family-wise error, any dependence), by statsmodels; float64 (m,)."""
+    p = np.asarray(p, np.float64)
+    if len(p) == 1:  # statsmodels takes a second to import
+        return p.copy()
     from statsmodels.stats.multitest import multipletests
-    return multipletests(np.asarray(p, np.float64), method="holm")[1]
+    return multipletests(p, method="holm")[1]
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     """Benjamini-Hochberg's adjusted p (false discovery rate), by statsmodels; float64 (m,)."""
+    p = np.asarray(p, np.float64)
+    if len(p) == 1:
+        return p.copy()
     from statsmodels.stats.multitest import multipletests
-    return multipletests(np.asarray(p, np.float64), method="fdr_bh")[1]
+    return multipletests(p, method="fdr_bh")[1]
 
 
 def best_of(t: np.ndarray, groups: Sequence) -> tuple[list, np.ndarray, np.ndarray]:

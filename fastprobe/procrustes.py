@@ -83,7 +83,8 @@ def protest(text: np.ndarray, audio: np.ndarray, permutations: int = 999, seed: 
     Source: Gower 1975; Jackson 1995 (PROTEST); Peres-Neto & Jackson 2001.
     """
     if len(text) != len(audio) or len(text) < 3:
-        raise InputError(f"`text` and `audio` must have one row for each of the same classes, at least 3; got {len(text)} and {len(audio)}.")
+        raise InputError(f"`text` and `audio` must have one row for each of the same classes, at least 3; got {len(text)} and "
+                         f"{len(audio)}.")
     x, y = _standardise(text, components), _standardise(audio, components)
     width = max(x.shape[1], y.shape[1])
     x, y = (np.pad(v, ((0, 0), (0, width - v.shape[1]))) for v in (x, y))

@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -211,6 +211,7 @@ class Progress(NamedTuple):
     mended: tuple[tuple[str, str], ...] = ()
 
 
+@cache
 def _versions() -> dict[str, str]:
     out = {"python": platform.python_version()}
     for name in ("fastprobe", "numpy", "scipy", "torch", "triton", "pyarrow", "faiss-cpu", "faiss-gpu"):

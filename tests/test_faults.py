@@ -14,7 +14,7 @@ from fastprobe import run
 from fastprobe.errors import StoreError
 from fastprobe.storage import Folder
 from fastprobe.store import ResultStore
-from runs import experiment, finish, same_rows, sized
+from runs import copying, experiment, finish, same_rows, sized
 
 
 class Killed(BaseException):
@@ -121,11 +121,11 @@ class Faults(RuleBasedStateMachine):
         self.disk, self.broken = FakeDisk(), set()
         self.experiment = experiment(8, splits=1)
         if not hasattr(Faults, "whole"):
-            Faults.whole = finish(self.experiment, run.open_store(self.experiment, None))
+            Faults.whole = finish(self.experiment, run.open_store(self.experiment, None), sized(1000))
 
     def attempt(self, size):
         store = ResultStore.create(Folder(ROOT, self.disk), run.manifest(self.experiment, "running"), resume=True)
-        finish(self.experiment, store, sized(size))
+        finish(self.experiment, store, copying(Faults.whole, size))
         return store
 
     def after_death(self):
@@ -187,4 +187,4 @@ class Faults(RuleBasedStateMachine):
 
 
 TestFaults = Faults.TestCase
-TestFaults.settings = settings(max_examples=25, stateful_step_count=8, deadline=None)
+TestFaults.settings = settings(max_examples=30, stateful_step_count=6, deadline=None)

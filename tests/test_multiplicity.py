@@ -44,10 +44,11 @@ def test_max_t_and_step_down_are_their_definitions(m, b):
 
 
 def test_one_test_is_the_plain_add_one_pvalue_of_scipy():
-    x, y = np.random.default_rng(0).normal(size=(2, 6)) + [[0.8], [0.0]]
+    x, y = np.random.default_rng(0).normal(size=(2, 6))
+    x += 0.8
     found = permutation_test((x, y), lambda a, b, axis: a.mean(axis) - b.mean(axis), vectorized=True, n_resamples=400,
                              alternative="greater", rng=np.random.default_rng(1))
-    t = np.r_[found.statistic, found.null_distribution][None]
+    t = np.concatenate([[found.statistic], found.null_distribution])[None]
     for p in (mt.add_one_pvalues(t), mt.max_t(t), mt.step_down(t)):
         assert p[0] == pytest.approx(found.pvalue, abs=1e-15)
 

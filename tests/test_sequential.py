@@ -89,7 +89,8 @@ def test_the_stop_does_not_depend_on_how_replicates_arrive(rule, pairs):
             if family.update(t[:, at:at + size]):
                 break
             at += size
-        outcomes.append((family.done, family.seen, tuple(family.pvalues), tuple(family.unadjusted), tuple(x.permutations for x in family.tests)))
+        counted = tuple(test.permutations for test in family.tests)
+        outcomes.append((family.done, family.seen, tuple(family.pvalues), tuple(family.unadjusted), counted))
     assert len(set(outcomes)) == 1
 
 
