@@ -21,12 +21,12 @@ from .engines import Finished, Pace, Task, local
 from .errors import InputError
 from .inference import extend, replay
 from .kernels import ProbeBatch, make_batch, select_backend
-from .metrics import LOWER_IS_BETTER, chance, check_ks, column_of, statistic_ks, summarise
 from .lock import RunLock
+from .metrics import LOWER_IS_BETTER, chance, check_ks, column_of, statistic_ks, summarise
 from .plan import CONTROL, JobPlan, Split, Unit, Work, generator, permutations, split_classes, train_count
+from .progress import Heartbeat
 from .sequential import SequentialFamily, StopRule, parse_stop
 from .significance import PermutationTestResult, analyse_pairs
-from .progress import Heartbeat
 from .storage import absolute
 from .store import ResultStore
 

@@ -132,7 +132,8 @@ def test_demo_finds_the_planted_pair_only(shell, tmp_path):
 
 
 def test_fit_then_load(shell, files, tmp_path):
-    done = shell("fit", *files, "--out", "p.safetensors", "--steps", "5", "--dim", "4", "--device", "cpu", "--train-fraction", "0.7")
+    done = shell("fit", *files, "--out", "p.safetensors", "--steps", "5", "--dim", "4", "--device", "cpu",
+                 "--train-fraction", "0.7")
     assert done.returncode == 0, done.stderr
     assert "trained on 8 classes" in done.stdout and "unseen" in done.stdout
     assert (tmp_path / "p.safetensors").stat().st_size > 0
