@@ -7,7 +7,7 @@ import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
@@ -17,21 +17,25 @@ from .compression import PairData, make_pair, table_features
 from .config import ProbeConfig
 from .controls import frozen_permutation, frozen_ranks, gaussian_texts, group_of, listed, permutation_source
 from .embeddings import EmbeddingTable, check_labels, keep_common
-from .engines import local
+from .engines import Finished, Pace, Task, local
 from .errors import InputError
 from .inference import extend, replay
 from .kernels import ProbeBatch, make_batch, select_backend
+from .lock import RunLock
 from .metrics import LOWER_IS_BETTER, chance, check_ks, column_of, statistic_ks, summarise
-from .plan import CONTROL, JobPlan, Split, Unit, generator, permutations, split_classes, train_count
+from .plan import CONTROL, JobPlan, Split, Unit, Work, generator, permutations, split_classes, train_count
+from .progress import Heartbeat
 from .sequential import SequentialFamily, StopRule, parse_stop
 from .significance import PermutationTestResult, analyse_pairs
+from .storage import absolute
 from .store import ResultStore
 
 DEFAULT_KS = (1, 3, 5, 10)
-# One unit is small enough to lose: about this much arithmetic per device, a few seconds.
+# The first unit of a worker, before its rate is measured: about this much arithmetic, a few seconds.
 UNIT_FLOPS = {"reference": 4e9, "torch": 1e11, "cpp": 4e11, "triton": 1e14}
 UNIT_BYTES = 128 << 20
 MAX_UNIT = 16384
+FIRST_UNIT = 256  # small: the arithmetic says little about tiny probes, and the pace grows fourfold each time
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,6 +66,8 @@ class Experiment:
         Declared before the first permutation.
     paths : dict
         File of each table that came from one, by "side/name". Recorded, but no part of the identity.
+    options : dict
+        Arguments of `prepare` that the rest of a manifest does not tell, to prepare it again.
     """
 
     pairs: tuple[PairData, ...]
@@ -80,6 +86,7 @@ class Experiment:
     stop: StopRule | None = None
     paths: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
 
     @property
     def n_classes(self) -> int:
@@ -98,7 +105,7 @@ class Experiment:
     def batch(self, pair: int, split: int, repeat: int, start: int, stop: int) -> ProbeBatch:
         """Permutations `start` ... `stop`-1 at one (pair, split, seed)."""
         relabel = listed(self.groups)[start:stop] if self.enumerated else \
-            permutations(self.seed, start, stop, self.n_classes, self.groups)
+            _permutations(self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
         return make_batch(self.pairs[pair], self.config, self.split(split), self.seed, split, repeat, relabel)
 
     def outcomes(self, train: Callable[..., Any], pair: int, split: int, repeat: int, start: int,
@@ -153,13 +160,17 @@ class Experiment:
             per_split = max(per_split, steps + 2.0 * queries * (ra + self.n_classes) * d + 2.0 * self.n_classes * rt * d)
         return per_split * self.plan.jobs_per_replicate
 
-    def unit_size(self) -> int:
-        """Permutations of one unit: a few seconds of work, and ranks that fit UNIT_BYTES."""
-        by_time = MAX_UNIT if self.control == "frozen" else UNIT_FLOPS[self.backend] / self.flops_per_permutation()
-        if self.stop is not None:  # look about fifty times, or there is little to save
-            by_time = min(by_time, max(64, self.plan.n_permutations // 50))
+    def largest_unit(self) -> int:
+        """Permutations of one unit at most: ranks that fit UNIT_BYTES."""
         by_memory = UNIT_BYTES / (12 * max(len(p.labels) for p in self.pairs))
-        return int(np.clip(min(by_time, by_memory), 1, MAX_UNIT))
+        if self.stop is not None:  # look about fifty times, or there is little to save
+            by_memory = min(by_memory, max(64, self.plan.n_permutations // 50))
+        return int(np.clip(by_memory, 1, MAX_UNIT))
+
+    def unit_size(self) -> int:
+        """Permutations of the first unit: a few seconds of work by the arithmetic alone."""
+        by_time = MAX_UNIT if self.control == "frozen" else UNIT_FLOPS.get(self.backend, 4e9) / self.flops_per_permutation()
+        return int(np.clip(by_time, 1, min(FIRST_UNIT, self.largest_unit())))
 
     def identity(self) -> dict[str, Any]:
         """All that decides results: what a resumed run must share. More permutations may be added later."""
@@ -168,12 +179,36 @@ class Experiment:
                 "k": list(self.ks), "seed": self.seed, "backend": self.backend, **self.meta}
 
 
+@lru_cache(maxsize=1)
+def _permutations(seed: int, start: int, stop: int, n_classes: int, groups: tuple[str, ...] | None) -> np.ndarray:
+    """The relabellings of a unit, drawn once for all its splits and seeds (and for the next pair's)."""
+    return permutations(seed, start, stop, n_classes, None if groups is None else np.array(groups))
+
+
 class Progress(NamedTuple):
-    """How far a run is, after a unit."""
+    """How far a run is, after a unit.
+
+    Attributes
+    ----------
+    done, total, resumed : int
+        Probes stored, of how many, and how many of them this call found stored.
+    unit : Unit or None
+        What was just stored; None for the first.
+    worker : str or None
+        Who computed it.
+    seconds : float
+        How long that took there.
+    mended : tuple of (str, str)
+        With the first: shards that were removed to be computed again, and why.
+    """
 
     done: int
     total: int
     resumed: int
+    unit: Unit | None = None
+    worker: str | None = None
+    seconds: float = 0.0
+    mended: tuple[tuple[str, str], ...] = ()
 
 
 @cache
@@ -261,11 +296,11 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
         if enumerated:
             raise InputError(f"`stop` is of no use with all {plan.n_permutations + 1} distinct permutations listed. Leave it out.")
         meta |= {"stop": str(rule), "stop_limit": permutations, "stop_statistic": statistic}
-    sources = {f"{side}/{table.name}": os.path.abspath(given) for side, values, tables in
-               (("text", _as_list(text), texts), ("audio", _as_list(audio), audios))
-               for given, table in zip(values, tables) if isinstance(given, (str, os.PathLike))}
+    paths = {f"{side}/{table.name}": absolute(given) for side, values, tables in
+             (("text", _as_list(text), texts), ("audio", _as_list(audio), audios))
+             for given, table in zip(values, tables) if isinstance(given, (str, os.PathLike))}
     return Experiment(pairs, config, plan, int(seed), float(train_fraction), ks, statistic, chosen.name, device, inputs,
-                      control, blocks, enumerated, rule, sources, meta)
+                      control, blocks, enumerated, rule, paths, meta, {"classes": classes})
 
 
 def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bool = False) -> ResultStore:
@@ -273,35 +308,77 @@ def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bo
     return ResultStore.create(out, manifest(experiment, "running"), resume)
 
 
-def manifest(experiment: Experiment, status: str, seconds: float | None = None) -> dict[str, Any]:
-    """What manifest.json holds."""
+def manifest(experiment: Experiment, status: str, seconds: float | None = None, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
+    """What manifest.json holds. Where the tables lie is said beside the identity, never in it."""
     return {"status": status, "identity": experiment.identity(), "permutations": experiment.plan.n_permutations,
-            "statistic": experiment.statistic, "device": experiment.device or "auto", "precision": experiment.config.precision,
-            "paths": experiment.paths, "versions": _versions(), "machine": platform.platform(),
-            "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "statistic": experiment.statistic, "part": list(part), "paths": experiment.paths,
+            "options": experiment.options, "n_classes": experiment.n_classes,
+            "device": experiment.device or "auto", "precision": experiment.config.precision, "versions": _versions(),
+            "machine": platform.platform(), "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "wall_seconds": seconds}
 
 
-def execute(experiment: Experiment, store: ResultStore,
-            engine: Callable[..., Iterator] = local.execute) -> Iterator[Progress]:
-    """Compute what the store lacks. Yields after every unit; stopping the iteration keeps all finished ones."""
-    plan, start = experiment.plan, time.monotonic()
+def execute(experiment: Experiment, store: ResultStore, engine: Callable[..., Iterator[Finished]] = local.execute,
+            part: tuple[int, int] = (0, 1), workers_write: bool = False) -> Iterator[Progress]:
+    """Compute what the store lacks. Yields after every unit; stopping the iteration keeps all finished ones.
+
+    Parameters
+    ----------
+    engine : callable
+        See `fastprobe.engines`.
+    part : (int, int)
+        I and N: only part I of N of the plan (``--shard I/N``).
+    workers_write : bool
+        Workers store what they compute, which needs a store that all of them reach.
+
+    Raises
+    ------
+    StoreError
+        Another run holds the directory, or the store cannot be written.
+    """
+    if store.folder is None:
+        yield from _execute(experiment, store, engine, part, workers_write, None)
+        return
+    with RunLock(store.folder) as lock:
+        yield from _execute(experiment, store, engine, part, workers_write, lock)
+
+
+def _execute(experiment: Experiment, store: ResultStore, engine: Callable[..., Iterator[Finished]], part: tuple[int, int],
+             workers_write: bool, lock: RunLock | None) -> Iterator[Progress]:
+    plan, start, per = experiment.plan, time.monotonic(), experiment.plan.jobs_per_replicate
+    if experiment.stop is not None and part[1] > 1:
+        raise InputError(f"`stop` must see all permutations in order; got `shard` {part[0]}/{part[1]}. Leave one of them out.")
+    wanted = plan.part(*part)
+    store.write_manifest(manifest(experiment, "running", part=part))
+    mended = tuple((store.shard_name(unit), why) for unit, why in store.mend())
+    work = Work(plan.gaps(store.done(plan), wanted))
+    total = per * sum(u.stop - u.start for u in wanted)
+    resumed = done = total - per * work.replicates
     watch = None if experiment.stop is None else _Watch(experiment, store)
-    todo = [] if watch is not None and watch.done else plan.missing(store.done(plan), experiment.unit_size())
-    per = plan.jobs_per_replicate
-    resumed = done = plan.n_jobs - per * sum(u.stop - u.start for u in todo)
-    yield Progress(done, plan.n_jobs, resumed)
-    units = engine(experiment.compute, todo)
-    for unit, columns in units:
-        store.write(unit, columns)
-        done += per * (unit.stop - unit.start)
-        yield Progress(done, plan.n_jobs, resumed)
-        if watch is not None and watch.take(unit, columns):
-            units.close()
-            break
-    if store.path is not None and not (store.path / "observed.parquet").exists():
+    if watch is not None and watch.done:
+        work = Work([])
+    heartbeat = Heartbeat(store, done, total, per)
+    yield Progress(done, total, resumed, mended=mended)
+    pace = Pace(experiment.unit_size(), experiment.largest_unit())
+    task = Task(experiment, store if workers_write else None)
+    finished = engine(task, work, pace)
+    try:
+        for unit, columns, worker, seconds in finished:
+            if lock is not None:
+                lock.check()
+            if columns is not None:
+                store.write(unit, columns)
+            done += per * (unit.stop - unit.start)
+            heartbeat.unit(unit, worker, seconds)
+            yield Progress(done, total, resumed, unit, worker, seconds)
+            if watch is not None and watch.take(unit, columns or store.read(unit)):
+                break
+    finally:
+        finished.close()  # its workers end now, not when the garbage is collected
+        heartbeat.write()
+    if part[0] == 0 and store.folder is not None and store.read_file("observed.parquet") is None:
         store.write_table("observed.parquet", observed_queries(experiment))
-    final = manifest(experiment, "done", round(time.monotonic() - start, 3))
+    final = manifest(experiment, "done" if part[1] == 1 else "part done", round(time.monotonic() - start, 3), part)
     if watch is not None:
         final |= {"permutations": watch.used, "permutations_at_most": plan.n_permutations,
                   "stopped": watch.family.done if watch.family else False}
@@ -347,6 +424,11 @@ class _Watch:
             self.family = SequentialFamily(self.rule, self.t[:, 0], self.limit)
         self.family.update(self.t[:, max(self.fed, 1):upto])
         self.fed = upto
+
+
+def is_complete(experiment: Experiment, store: ResultStore) -> bool:
+    """Whether every job of the plan is stored."""
+    return not experiment.plan.gaps(store.done(experiment.plan))
 
 
 def observed_queries(experiment: Experiment) -> dict[str, Any]:
