@@ -50,7 +50,7 @@ def stars(p: float) -> str:
 def accuracy(run: RunData, audio: str) -> Figure:
     """The paper's figure: a bar per language model, its permuted control, both error bars, chance, significance."""
     pairs = run.pairs_of(audio)
-    figure, ax = _new(0.75 + 0.34 * len(pairs))
+    figure, ax = _new(1.3 + 0.36 * len(pairs))
     y = np.arange(len(pairs))[::-1]
     observed = np.array([run.records[i]["statistic"] for i in pairs])
     has_null = run.t.shape[1] > 1
@@ -86,7 +86,7 @@ def accuracy(run: RunData, audio: str) -> Figure:
 def nulls(run: RunData, audio: str) -> Figure:
     """The null distribution of every pair as a ridge, with the observed value on it."""
     pairs = run.pairs_of(audio)
-    figure, ax = _new(0.75 + 0.42 * len(pairs))
+    figure, ax = _new(0.85 + 0.46 * len(pairs))
     values = run.t[pairs]
     low, high = float(values.min()), float(values.max())
     bins = np.linspace(low, high + 1e-12, 61)
@@ -144,12 +144,15 @@ def classes(run: RunData, pair: int, shown: int = 10) -> Figure:
     y = -np.arange(len(picked), dtype=float)
     if several:
         y[shown:] -= 1
-        ax.text(0, -shown, f"   … {len(order) - 2 * shown} classes between", va="center", fontsize=7, style="italic")
+        ax.text(0.02, -shown, f"… {len(order) - 2 * shown} classes between", va="center", fontsize=7, style="italic")
     ax.hlines(y, 0, accuracies[picked], color=BLUE, lw=1.5)
     ax.plot(accuracies[picked], y, "o", color=BLUE, ms=4, clip_on=False)
     mean = float(np.nanmean(accuracies))
-    ax.axvline(mean, color=RED, lw=0.9, ls=(0, (3, 2)))
-    ax.text(mean, 1.0, f"mean {number(mean)}", color=RED, fontsize=7, ha="center", va="center")
+    for top, bottom in ((0.6, -shown + 0.5), (-shown - 0.5, y[-1] - 0.6)) if several else ((0.6, y[-1] - 0.6),):
+        ax.plot([mean, mean], [top, bottom], color=RED, lw=0.9, ls=(0, (3, 2)), zorder=0)
+    side = mean > 0.7
+    ax.annotate(f"mean {number(mean)}", (mean, 1.05), xytext=(-3 if side else 3, 0), textcoords="offset points", color=RED, fontsize=7,
+                ha="right" if side else "left", va="center")
     ax.set_yticks(y, [short(str(run.observed.classes[i]).replace("_", " "), 28) for i in picked])
     ax.tick_params(axis="y", length=0)
     ax.set(xlim=(0, 1), xlabel=f"acc@{run.observed.k} on the class while unseen", ylim=(y[-1] - 0.8, 1.6))
@@ -261,17 +264,25 @@ def procrustes(test, names: np.ndarray, category: dict[str, str], title: str) ->
 
 
 def _label_apart(ax, points: np.ndarray, names: list[str]) -> None:
-    """Names beside their points, moved up or down until no two are on one line."""
-    low, high = ax.get_ylim()
-    gap, placed = (high - low) / 20, []
-    left, right = ax.get_xlim()
-    for i in np.argsort(points[:, 1]):
-        y = max(float(points[i, 1]), placed[-1] + gap if placed else -np.inf)
-        placed.append(y)
-        ends = points[i, 0] > (left + right) / 2
-        ax.annotate(short(names[i], 22), points[i], xytext=(points[i, 0] + (-1 if ends else 1) * (right - left) / 40, y),
-                    fontsize=6.5, ha="right" if ends else "left", va="center", annotation_clip=False)
-    ax.set_ylim(low, max(high, placed[-1] + gap))
+    """Names beside their points, pushed up and down until no two that share a stretch of the axis overlap."""
+    (low, high), (left, right) = ax.get_ylim(), ax.get_xlim()
+    gap, reach = (high - low) / 18, (right - left) * 0.42
+    ends = points[:, 0] > (left + right) / 2
+    y = points[:, 1].astype(float).copy()
+    for _ in range(60):
+        moved = False
+        for i in range(len(y)):
+            for j in range(i):
+                overlap = gap - abs(y[i] - y[j])
+                if overlap > 1e-9 * gap and abs(points[i, 0] - points[j, 0]) < reach:
+                    up = 1 if (y[i], points[i, 1], i) > (y[j], points[j, 1], j) else -1
+                    y[i], y[j], moved = y[i] + up * overlap / 2, y[j] - up * overlap / 2, True
+        if not moved:
+            break
+    for i, name in enumerate(names):
+        ax.annotate(short(name, 22), points[i], xytext=(points[i, 0] + (-1 if ends[i] else 1) * (right - left) / 40, y[i]),
+                    fontsize=6.5, ha="right" if ends[i] else "left", va="center", annotation_clip=False)
+    ax.set_ylim(min(low, y.min() - gap), max(high, y.max() + gap))
 
 
 @rc_context(STYLE)

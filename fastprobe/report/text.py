@@ -30,9 +30,9 @@ def sentence(record: dict[str, Any], n_pairs: int, lower_is_better: bool, stoppe
     against = f"against {number(record['null_mean'])} for its control"
     how = f"p {pvalue(p, relation=True)}{adjusted}, {record['n_permutations']:,} permutations{', stopped by rule' if stopped else ''}"
     if p <= 0.05:
-        return True, f"{name}: yes. {value[0].upper() + value[1:]}, {against} ({how})."
+        return True, f"{name}: yes; {value}, {against} ({how})."
     gap = "a gap the control shows as well by chance" if sign * (record["statistic"] - record["null_mean"]) > 0 else "no better"
-    return False, f"{name}: no evidence. {value[0].upper() + value[1:]}, {against}: {gap} ({how})."
+    return False, f"{name}: no evidence; {value}, {against}: {gap} ({how})."
 
 
 def listing(names: list[str], limit: int = 12) -> str:
