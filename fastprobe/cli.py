@@ -32,6 +32,7 @@ Sampling, Basis = _choice("Sampling", _config.SAMPLINGS), _choice("Basis", _conf
 Precision = _choice("Precision", _config.PRECISIONS)
 Backend = _choice("Backend", ("auto", "reference", "torch", "cpp", "triton"))
 Classes = _choice("Classes", ("strict", "common"))
+Retrieval = _choice("Retrieval", ("fused", "faiss"))
 
 _PROBE, _RUN = "The probe", "The run"
 
@@ -136,6 +137,7 @@ def run(
     backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    retrieval: Annotated[Retrieval, typer.Option(help="What serves the stored top-k lists; ranks are the backend's.")] = "fused",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     probe_fields: dict,
 ) -> None:

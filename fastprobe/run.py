@@ -19,6 +19,7 @@ from .engines import local
 from .errors import InputError
 from .kernels import ProbeBatch, make_batch, select_backend
 from .metrics import LOWER_IS_BETTER, chance, check_ks, column_of, statistic_ks, summarise
+from .observed import check_retrieval, write_observed
 from .plan import JobPlan, Split, Unit, permutations, split_classes, train_count
 from .significance import PermutationTestResult, analyse_pairs
 from .store import ResultStore
@@ -50,6 +51,8 @@ class Experiment:
         Name, rows, width and digest of every table.
     groups : (C,) or None
         Blocks within which texts are permuted.
+    retrieval : {"fused", "faiss"}
+        What serves the top-k lists of the observed run. Ranks are the backend's in either case.
     """
 
     pairs: tuple[PairData, ...]
@@ -64,6 +67,7 @@ class Experiment:
     inputs: tuple[dict[str, Any], ...]
     groups: np.ndarray | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    retrieval: str = "fused"
 
     @property
     def n_classes(self) -> int:
@@ -151,7 +155,8 @@ def _as_list(value: Any) -> list[Any]:
 
 def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutations: int = 1000, splits: int = 5,
             seeds: int = 1, train_fraction: float = 0.7, statistic: str = "acc@3", k: Sequence[int] | None = None,
-            backend: str = "auto", device: str | None = None, seed: int = 0, classes: str = "strict") -> Experiment:
+            backend: str = "auto", device: str | None = None, seed: int = 0, classes: str = "strict",
+            retrieval: str = "fused") -> Experiment:
     """Check all inputs and build the experiment; nothing is trained yet.
 
     Parameters
@@ -173,6 +178,7 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
         raise InputError(f"`classes` must be strict or common; got {classes!r}.")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise InputError(f"`seed` must be a whole number of at least 0; got {seed!r}.")
+    check_retrieval(retrieval)
     chosen = select_backend(backend, config.precision, device)
     texts = [EmbeddingTable.coerce(t, "text") for t in _as_list(text)]
     audios = [EmbeddingTable.coerce(a, "audio") for a in _as_list(audio)]
@@ -203,7 +209,8 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
                   for t, tf in zip(texts, text_features))
     inputs = tuple({"side": side, "name": t.name, "rows": len(t), "width": t.width, "digest": t.digest, "meta": t.meta}
                    for side, tables in (("text", texts), ("audio", audios)) for t in tables)
-    return Experiment(pairs, config, plan, int(seed), float(train_fraction), ks, statistic, chosen.name, device, inputs)
+    return Experiment(pairs, config, plan, int(seed), float(train_fraction), ks, statistic, chosen.name, device, inputs,
+                      retrieval=retrieval)
 
 
 def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bool = False) -> ResultStore:
@@ -215,7 +222,7 @@ def manifest(experiment: Experiment, status: str, seconds: float | None = None) 
     """What manifest.json holds."""
     return {"status": status, "identity": experiment.identity(), "permutations": experiment.plan.n_permutations,
             "statistic": experiment.statistic, "device": experiment.device or "auto", "precision": experiment.config.precision,
-            "versions": _versions(), "machine": platform.platform(), "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "retrieval": experiment.retrieval, "versions": _versions(), "machine": platform.platform(), "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "wall_seconds": seconds}
 
 
@@ -231,25 +238,9 @@ def execute(experiment: Experiment, store: ResultStore,
         store.write(unit, columns)
         done += per * (unit.stop - unit.start)
         yield Progress(done, plan.n_jobs, resumed)
-    if store.path is not None and not (store.path / "observed.parquet").exists():
-        store.write_table("observed.parquet", observed_queries(experiment))
+    if store.path is not None and not all((store.path / n).exists() for n in ("observed.parquet", "retrieved.parquet")):
+        write_observed(experiment, store)
     store.write_manifest(manifest(experiment, "done", round(time.monotonic() - start, 3)))
-
-
-def observed_queries(experiment: Experiment) -> dict[str, Any]:
-    """Rank of every query of the observed run, one row per (text, audio, split, seed, query)."""
-    train = select_backend(experiment.backend, experiment.config.precision, experiment.device).load()
-    parts: list[dict[str, Any]] = []
-    for i, pair in enumerate(experiment.pairs):
-        for split in range(experiment.plan.n_splits):
-            for repeat in range(experiment.plan.n_seeds):
-                batch = experiment.batch(i, split, repeat, 0, 1)
-                n = len(batch.queries)
-                parts.append({"text": np.full(n, pair.text_name), "audio": np.full(n, pair.audio_name),
-                              "split": np.full(n, split, np.int32), "seed": np.full(n, repeat, np.int32),
-                              "query": pair.clip_ids[batch.queries], "label": pair.classes[pair.labels[batch.queries]],
-                              "rank": train(batch, experiment.device).ranks[0].astype(np.int32)})
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
 
 
 def analyse(experiment: Experiment, store: ResultStore) -> list[PermutationTestResult]:
@@ -273,7 +264,7 @@ def summary(experiment: Experiment, results: list[PermutationTestResult]) -> dic
 def permutation_test(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutations: int = 10_000, splits: int = 5,
                      seeds: int = 1, train_fraction: float = 0.7, statistic: str = "acc@3", k: Sequence[int] | None = None,
                      backend: str = "auto", device: str | None = None, seed: int = 0, classes: str = "strict",
-                     out: str | os.PathLike | None = None, resume: bool = False):
+                     retrieval: str = "fused", out: str | os.PathLike | None = None, resume: bool = False):
     """Does the geometry of the texts carry over to the sounds? A probe's accuracy on unseen classes, against
     the same probe trained again on permuted text rows.
 
@@ -302,6 +293,8 @@ def permutation_test(text: Any, audio: Any, *, probe: ProbeConfig | None = None,
         Of all randomness.
     classes : {"strict", "common"}
         Labels that a table lacks are an error, or are left out.
+    retrieval : {"fused", "faiss"}
+        What serves the top-k lists of the observed run (``retrieved.parquet``). Ranks are counted by the backend.
     out : path-like, optional
         Run directory; by default nothing is written.
     resume : bool
@@ -319,7 +312,7 @@ def permutation_test(text: Any, audio: Any, *, probe: ProbeConfig | None = None,
     """
     experiment = prepare(text, audio, probe=probe, permutations=permutations, splits=splits, seeds=seeds,
                          train_fraction=train_fraction, statistic=statistic, k=k, backend=backend, device=device,
-                         seed=seed, classes=classes)
+                         seed=seed, classes=classes, retrieval=retrieval)
     store = open_store(experiment, out, resume)
     for _ in execute(experiment, store):
         pass

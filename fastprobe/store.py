@@ -261,6 +261,11 @@ class ResultStore:
         writer.writerows(flat)
         write_atomically(self.path / "summary.csv", text.getvalue().encode())
 
+    def write_file(self, name: str, data: bytes) -> None:
+        """A file of the run, whole or not at all; nothing when the run is in memory."""
+        if self.path is not None:
+            write_atomically(self.path / name, data)
+
     def write_table(self, name: str, columns: dict[str, Any]) -> None:
         """Another Parquet file of the run (``observed.parquet``), whole or not at all."""
         if self.path is None:
