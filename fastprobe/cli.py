@@ -145,7 +145,7 @@ def run(
     given = {
         "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
         "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": _plain(classes),
-        "backend": _plain(backend), "device": device, "seed": seed, **probe_fields}
+        "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval), **probe_fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
             if ctx.get_parameter_source(name).name != "COMMANDLINE":

@@ -157,14 +157,45 @@ class ContrastiveProbe:
         _, position = np.unique(y, return_inverse=True)
         return float(np.mean(np.bincount(position, rank <= k) / np.bincount(position)))
 
-    def retrieve(self, audio: Any, k: int = 3) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest texts of each clip: labels str (n, k) and scores float64 (n, k), best first."""
-        from .metrics import check_ks
+    def retrieve(self, audio: Any, k: int = 3, gallery: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest texts of each clip, best first.
+
+        Parameters
+        ----------
+        audio : table, path, or float (n, D_a)
+        k : int
+            1 ... rows of the gallery.
+        gallery : table, path, `GalleryIndex`, or None
+            Texts embedded by the model the probe was trained on; by default the probe's own classes. Equal scores
+            go by the gallery's order.
+
+        Returns
+        -------
+        str (n, k)
+            Labels.
+        float32 (n, k)
+            Scores s(c, i).
+
+        Raises
+        ------
+        InputError
+            Another width than the probe's, k above the gallery's size; see `check_model` for tables of other models.
+        """
+        from .retrieval import GalleryIndex
+        from .topk import top_k
         self._check_fitted()
-        (k,) = check_ks((k,), len(self.classes_))
-        scores = self.project_audio(audio) @ self.gallery_.T
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return self.classes_[order], np.take_along_axis(scores, order, axis=1)
+        queries = self.project_audio(audio)
+        if gallery is None:
+            labels, scores_rows = self.classes_, top_k(queries, self.gallery_, k)
+        elif isinstance(gallery, GalleryIndex):
+            gallery.check_probe(self)
+            found = gallery.search(queries, k)
+            return gallery.texts(found[1]), found[0]
+        else:
+            table = EmbeddingTable.coerce(gallery, "gallery")
+            labels, scores_rows = table.labels, top_k(queries, self.project_text(table), k)
+        scores, rows = scores_rows
+        return labels[rows], scores
 
     # ---- files -----------------------------------------------------------------------------------
 

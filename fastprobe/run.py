@@ -222,7 +222,8 @@ def manifest(experiment: Experiment, status: str, seconds: float | None = None) 
     """What manifest.json holds."""
     return {"status": status, "identity": experiment.identity(), "permutations": experiment.plan.n_permutations,
             "statistic": experiment.statistic, "device": experiment.device or "auto", "precision": experiment.config.precision,
-            "retrieval": experiment.retrieval, "versions": _versions(), "machine": platform.platform(), "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "retrieval": experiment.retrieval, "versions": _versions(), "machine": platform.platform(),
+            "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "wall_seconds": seconds}
 
 
