@@ -107,14 +107,15 @@ def top_k(queries: Any, gallery: Any, k: int, *, path: str = "auto", device: str
     path : {"auto", "faiss", "groups", "torch", "numpy"}
         ``auto`` follows `choose_path`.
     device : str, optional
-        For arrays: "cpu" (default) or "cuda:1", to which they are copied. Tensors stay where they are.
+        For two arrays: "cpu" (default) or "cuda:1", to which they are copied. Otherwise the tensor's device is taken (the
+        queries', when both are tensors).
 
     Returns
     -------
     scores : float32 (n, k)
         Descending.
     rows : int64 (n, k)
-        Tensors on the queries' device for tensors, else arrays.
+        Tensors when the queries are one, else arrays.
 
     Raises
     ------
@@ -125,8 +126,8 @@ def top_k(queries: Any, gallery: Any, k: int, *, path: str = "auto", device: str
     import torch
     if path != "auto" and path not in PATHS:
         raise InputError(f"`path` must be auto, {', '.join(PATHS)}; got {path!r}.")
-    tensors = isinstance(queries, torch.Tensor) or isinstance(gallery, torch.Tensor)
-    where = queries.device if isinstance(queries, torch.Tensor) else torch.device(device or "cpu")
+    tensors = isinstance(queries, torch.Tensor)
+    where = next((a.device for a in (queries, gallery) if isinstance(a, torch.Tensor)), torch.device(device or "cpu"))
     q, g = (_as_tensor(a, name, where) for a, name in ((queries, "queries"), (gallery, "gallery")))
     check_shapes(tuple(q.shape), tuple(g.shape), k)
     if not _finite(q):
