@@ -316,8 +316,9 @@ def index_build(
         raise InputError("`queries` are sounds, which only a probe can place among texts. Give --probe too.")
     sample = None if queries is None else project_inputs(loaded, [queries], any_model=any_model).vectors
     free = "" if plan.available is None else f" ({indexing.gib(plan.available)} free)"
-    typer.echo(f"{plan.kind} index of {plan.rows:,} texts x {plan.width}: up to {indexing.gib(plan.estimate['build'])} of memory to "
-               f"build{free}, {indexing.gib(plan.estimate['search'])} to search, {indexing.gib(plan.estimate['disk'])} on disk", err=True)
+    build, search, disk = (indexing.gib(plan.estimate[name]) for name in ("build", "search", "disk"))
+    typer.echo(f"{plan.kind} index of {plan.rows:,} texts x {plan.width}: up to {build} of memory to build{free}, {search} to search, "
+               f"{disk} on disk", err=True)
     shown = time.monotonic()
     for done in indexing.build_index(plan, out, loaded, recall=recall, queries=sample, overwrite=overwrite):
         if not quiet and time.monotonic() - shown > 10:
@@ -327,8 +328,8 @@ def index_build(
     told = "" if plan.kind == "exact" else f"; {meta['factory']}, recall@10 {meta['recall']:.3f} on {meta['recall_on']}"
     typer.echo(f"{out}: {plan.rows:,} texts{told}")
     if plan.kind != "exact" and meta["recall"] < recall:
-        typer.echo(f"fastprobe: recall@10 stays below the {recall:g} asked for at the greatest effort; search with --exact, or build "
-                   "kind hnsw or exact.", err=True)
+        typer.echo(f"fastprobe: recall@10 stays below the {recall:g} asked for at the greatest effort. Search with --exact, or "
+                   "build another kind.", err=True)
 
 
 @index_app.command("search")

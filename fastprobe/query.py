@@ -108,11 +108,11 @@ def search_index(path: str | os.PathLike, inputs: Sequence[str | os.PathLike], k
                                  "it with --probe to look up sounds.")
             table = EmbeddingTable.load(file)
             if not any_model and (difference := model_difference(index.meta["source"], table.meta)):
-                raise InputError(f"{file}: embedded by another model than the index: {difference}. Embed it with the index's model, "
-                                 "or say --any-model if the vectors are alike all the same.")
+                raise InputError(f"{file}: embedded by another model than the index: {difference}. Embed it with the index's "
+                                 "model, or say --any-model if the vectors are alike all the same.")
             if table.width != index.meta["width"]:
-                raise InputError(f"{file}: its vectors have width {table.width}, those of the index {index.meta['width']}. Embed it "
-                                 "with the index's model.")
+                raise InputError(f"{file}: its vectors have width {table.width}, those of the index {index.meta['width']}. Embed "
+                                 "it with the index's model.")
             names += table.ids.tolist()
             vectors.append(table.vectors)
         queries = Queries(names, np.concatenate(vectors))

@@ -33,9 +33,10 @@ APPROXIMATE_FROM = 1_000_000  # rows, for kind "auto"
 SMALLEST_APPROXIMATE = 5000
 RECALL_AT = 10
 _HNSW_LINKS = 32
-_OVERFETCH = 10  # candidates per result of ivfpq, scored again
 _ADD_ROWS = 65536
-_EFFORTS = {"hnsw": (16, 32, 64, 128, 256, 512, 1024), "ivfpq": (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)}
+# Effort: efSearch of HNSW, or the lists that are looked into, and the candidates per result that are scored again.
+_EFFORTS = {"hnsw": tuple((ef, 1) for ef in (16, 32, 64, 128, 256, 512, 1024)),
+            "ivfpq": tuple((lists, again) for lists in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) for again in (5, 10, 20))}
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
@@ -194,8 +195,12 @@ class GalleryIndex:
 
     def _search_faiss(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         kind = self.meta["kind"]
-        fetch = min(k if kind == "hnsw" else _OVERFETCH * k, len(self))
-        set_effort(self._faiss, kind, self.meta.get("effort", _EFFORTS[kind][0]), fetch)
+        effort, again = self.meta["effort"]
+        fetch = min(again * k, len(self))
+        if kind == "hnsw":
+            self._faiss.hnsw.efSearch = max(effort, fetch)
+        else:
+            self._faiss.nprobe = min(effort, self._faiss.nlist)
         step = max((64 << 20) // (4 * fetch * self.meta["width"]), 1)
         out = []
         for start in range(0, len(queries), step):
@@ -340,11 +345,14 @@ def build_faiss(vectors: Any, kind: str) -> Any:
     if rows < SMALLEST_APPROXIMATE:
         raise InputError(f"`kind`={kind!r} needs at least {SMALLEST_APPROXIMATE:,} rows; got {rows:,}. Use kind=\"exact\", which "
                          "is fast at that size.")
-    index = faiss.index_factory(width, factory(kind, rows, width), faiss.METRIC_INNER_PRODUCT)
+    # Among rows of length 1 the largest inner product is the smallest distance, and codes of differences from a centre
+    # (which FAISS makes for distances) found .93 where those for inner products found .83 (benchmarks/notes/retrieval.md).
+    metric = faiss.METRIC_INNER_PRODUCT if kind == "hnsw" else faiss.METRIC_L2
+    index = faiss.index_factory(width, factory(kind, rows, width), metric)
     if kind == "hnsw":
         index.hnsw.efConstruction = 100
     else:
-        index.cp.spherical, index.cp.niter, index.cp.max_points_per_centroid = True, 8, 64
+        index.cp.niter, index.cp.max_points_per_centroid = 8, 64
         wanted = min(rows, 64 * inverted_lists(rows))
         sample = np.sort(np.random.default_rng(0).choice(rows, wanted, replace=False))
         index.train(_rows(vectors, sample))
@@ -358,21 +366,13 @@ def _rows(vectors: Any, which: Any) -> np.ndarray:
     return np.ascontiguousarray(part if isinstance(part, np.ndarray) else part.cpu().numpy(), np.float32)
 
 
-def set_effort(index: Any, kind: str, effort: int, fetch: int) -> None:
-    """How hard an approximate index searches: `efSearch` of HNSW, lists that are looked into of IVF."""
-    if kind == "hnsw":
-        index.hnsw.efSearch = max(effort, fetch)
-    else:
-        index.nprobe = min(effort, index.nlist)
-
-
 def tune(index: GalleryIndex, recall: float, queries: Any = None) -> dict[str, Any]:
     """Raise the effort until the measured recall@10 is reached.
 
     Returns
     -------
     dict
-        ``factory``, ``effort``, ``recall`` (measured), ``recall_wanted``, ``recall_on`` (what it was measured on).
+        ``factory``, ``effort`` (lists or efSearch, and candidates per result), ``recall`` (measured), ``recall_wanted``, ``recall_on`` (what it was measured on).
     """
     if isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 < recall <= 1:
         raise InputError(f"`recall` must lie in (0, 1]; got {recall!r}.")
@@ -388,12 +388,12 @@ def tune(index: GalleryIndex, recall: float, queries: Any = None) -> dict[str, A
         check_shapes(queries.shape, (len(index), index.meta["width"]), k)
     true = index.search(queries, k, exact=True)[1]
     for effort in _EFFORTS[kind]:
-        index.meta["effort"] = effort
+        index.meta["effort"] = list(effort)
         found = index.search(queries, k)[1]
         reached = float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, true)]))
         if reached >= recall:
             break
-    return {"factory": factory(kind, len(index), index.meta["width"]), "effort": effort, "recall": round(reached, 4),
+    return {"factory": factory(kind, len(index), index.meta["width"]), "effort": list(effort), "recall": round(reached, 4),
             "recall_wanted": recall, "recall_on": on}
 
 
