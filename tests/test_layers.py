@@ -14,12 +14,13 @@ import fastprobe
 ROOT = Path(fastprobe.__file__).parent
 # From the ground up. Modules on one line may not import each other.
 ORDER = [
-    {"errors"}, {"config"}, {"embeddings"}, {"compression"}, {"plan"}, {"kernels"}, {"probe"}, {"retrieval"}, {"metrics"},
-    {"store"}, {"significance"}, {"engines"}, {"simulate"}, {"run"}, {"doctor"}, {"extract"}, {"report"}, {"console"}, {"cli"},
+    {"errors"}, {"topk"}, {"config"}, {"embeddings"}, {"streams"}, {"compression"}, {"plan"}, {"kernels"},
+    {"observed"}, {"probe"}, {"retrieval"}, {"indexing"}, {"metrics"}, {"store"}, {"significance"}, {"engines"},
+    {"simulate"}, {"run"}, {"doctor"}, {"extract"}, {"query"}, {"report"}, {"console"}, {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(ORDER) for name in names}
 # Reached for inside functions by something below; each is a small helper, never a composer.
-DELAYED = {("probe", "metrics"), ("probe", "store")}
+DELAYED = {("probe", "metrics"), ("probe", "store"), ("probe", "retrieval")}
 
 
 def imports(path: Path):
