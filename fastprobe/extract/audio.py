@@ -25,20 +25,13 @@ from ..embeddings import EmbeddingTable
 from ..errors import InputError
 from .audio_models import load_model
 from .cache import VectorCache, file_digest
+from .datasets import Clip
 from .meta import origin
 from .provenance import Provenance, by_name, refuse_leak
 from .sounds import BadSoundError, read_sound
 from .spec import AudioSpec
 
 RECIPE = 1  # of decoding and pooling: raised when the same file and model would give another vector, so caches part
-
-
-class Clip(NamedTuple):
-    """A labelled sound file."""
-
-    path: str
-    label: str
-    id: str
 
 
 class Embedded(NamedTuple):
