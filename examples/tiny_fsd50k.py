@@ -14,11 +14,18 @@ import soundfile
 
 # Leaf -> its ancestors.
 CLASSES = {
-    "Bark": ["Dog", "Domestic_animals_and_pets", "Animal"], "Growling": ["Dog", "Domestic_animals_and_pets", "Animal"],
-    "Meow": ["Cat", "Domestic_animals_and_pets", "Animal"], "Purr": ["Cat", "Domestic_animals_and_pets", "Animal"],
-    "Crow": ["Bird", "Wild_animals", "Animal"], "Gull_and_seagull": ["Bird", "Wild_animals", "Animal"],
-    "Acoustic_guitar": ["Guitar", "Music"], "Electric_guitar": ["Guitar", "Music"], "Snare_drum": ["Drum", "Music"],
-    "Bass_drum": ["Drum", "Music"], "Church_bell": ["Bell"], "Bicycle_bell": ["Bell"],
+    "Bark": ["Dog", "Domestic_animals_and_pets", "Animal"],
+    "Growling": ["Dog", "Domestic_animals_and_pets", "Animal"],
+    "Meow": ["Cat", "Domestic_animals_and_pets", "Animal"],
+    "Purr": ["Cat", "Domestic_animals_and_pets", "Animal"],
+    "Crow": ["Bird", "Wild_animals", "Animal"],
+    "Gull_and_seagull": ["Bird", "Wild_animals", "Animal"],
+    "Acoustic_guitar": ["Guitar", "Music"],
+    "Electric_guitar": ["Guitar", "Music"],
+    "Snare_drum": ["Drum", "Music"],
+    "Bass_drum": ["Drum", "Music"],
+    "Church_bell": ["Bell"],
+    "Bicycle_bell": ["Bell"],
 }
 RATE = 44100
 
@@ -27,9 +34,11 @@ def sound(kind: int, take: int, seconds: float) -> np.ndarray:
     """A take of class `kind`: the same shape, another pitch, level and noise."""
     random = np.random.default_rng([kind, take])
     time = np.arange(int(RATE * seconds)) / RATE
-    pitch = 110 * 1.35 ** kind * random.uniform(0.97, 1.03)
+    pitch = 110 * 1.35**kind * random.uniform(0.97, 1.03)
     phase = 2 * np.pi * pitch * time
-    wave = (np.sin(phase), np.sin(phase * (1 + 0.5 * time / seconds)), np.sin(phase) * (np.sin(2 * np.pi * (3 + kind) * time) > 0))[kind % 3]
+    wave = (np.sin(phase), np.sin(phase * (1 + 0.5 * time / seconds)), np.sin(phase) * (np.sin(2 * np.pi * (3 + kind) * time) > 0))[
+        kind % 3
+    ]
     return 0.2 * random.uniform(0.5, 1.5) * wave + 0.01 * random.standard_normal(len(time))
 
 
@@ -43,10 +52,12 @@ def main(folder: Path, clips: int = 4, seconds: float = 1.0) -> None:
             writer = csv.writer(file)
             writer.writerow(["fname", "labels", "mids"] + (["split"] if part == "dev" else []))
             for kind, (leaf, ancestors) in enumerate(CLASSES.items()):
-                for take in range(clips):
+                for _ in range(clips):
                     number += 1
                     labels = ",".join([leaf, *ancestors])
-                    writer.writerow([number, labels, ",".join("/m/x" for _ in labels.split(","))] + (["train"] if part == "dev" else []))
+                    writer.writerow(
+                        [number, labels, ",".join("/m/x" for _ in labels.split(","))] + (["train"] if part == "dev" else [])
+                    )
                     soundfile.write(folder / f"FSD50K.{part}_audio" / f"{number}.wav", sound(kind, number, seconds), RATE)
     # Two sounds at once: this clip carries two leaf labels, and is left out unless asked for.
     with open(truth / "eval.csv", "a", newline="") as file:

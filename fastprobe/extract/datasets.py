@@ -59,8 +59,10 @@ def _rows(path: Path, columns: Sequence[str], what: str) -> list[dict[str, str]]
         with open(path, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             if absent := [c for c in columns if c not in (reader.fieldnames or [])]:
-                raise InputError(f"{path}: must have the columns {', '.join(columns)}; {', '.join(absent)} is missing, found "
-                                 f"{', '.join(reader.fieldnames or []) or 'nothing'}.")
+                raise InputError(
+                    f"{path}: must have the columns {', '.join(columns)}; {', '.join(absent)} is missing, found "
+                    f"{', '.join(reader.fieldnames or []) or 'nothing'}."
+                )
             rows = list(reader)
     except (UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: not a readable CSV in UTF-8 ({error}).") from None
@@ -76,11 +78,11 @@ def find_leaves(label_sets: Sequence[Sequence[str]]) -> list[str]:
     Two labels that are on exactly the same clips imply each other: the packaged vocabulary's parents then decide, and where
     they are silent both stay.
     """
-    names = sorted({l for labels in label_sets for l in labels})
+    names = sorted({x for labels in label_sets for x in labels})
     place = {n: i for i, n in enumerate(names)}
     present = np.zeros((len(label_sets), len(names)), dtype=np.float32)
     for row, labels in enumerate(label_sets):
-        present[row, [place[l] for l in labels]] = 1
+        present[row, [place[x] for x in labels]] = 1
     together = present.T @ present
     count = np.diag(together)
     implied = (together == count[None, :]) & (count[:, None] > count[None, :])  # [a, b]: b implies a, a is wider
@@ -98,7 +100,7 @@ def _ancestors(label: str) -> set[str]:
     open_labels = [label]
     while open_labels:
         row = vocabulary.get(open_labels.pop())
-        for mid in (row["parent_mids"].split("|") if row else []):
+        for mid in row["parent_mids"].split("|") if row else []:
             if (parent := by_mid.get(mid)) and parent not in found:
                 found.add(parent)
                 open_labels.append(parent)
@@ -125,20 +127,28 @@ def fsd50k(folder: str | os.PathLike, subset: str = "all", multi: str = "drop", 
         Files missing, an unknown choice, no clip left.
     """
     folder = Path(folder)
-    for name, value, choices in (("subset", subset, ("all", "dev", "eval", "train", "val")), ("multi", multi, ("drop", "repeat")),
-                                 ("leaves", leaves, ("ground-truth", "ontology"))):
+    for name, value, choices in (
+        ("subset", subset, ("all", "dev", "eval", "train", "val")),
+        ("multi", multi, ("drop", "repeat")),
+        ("leaves", leaves, ("ground-truth", "ontology")),
+    ):
         if value not in choices:
             raise InputError(f"`{name}` of fsd50k must be one of {', '.join(choices)}; got {value!r}.")
     truth = {part: folder / "FSD50K.ground_truth" / f"{part}.csv" for part in ("dev", "eval")}
-    rows = {part: _rows(path, ("fname", "labels") + (("split",) if part == "dev" else ()), "fsd50k")
-            for part, path in truth.items() if path.is_file()}
+    rows = {
+        part: _rows(path, ("fname", "labels") + (("split",) if part == "dev" else ()), "fsd50k")
+        for part, path in truth.items()
+        if path.is_file()
+    }
     if not rows:
-        raise InputError(f"fsd50k: {folder} holds neither FSD50K.ground_truth/dev.csv nor eval.csv. Give the folder into which the "
-                         "archives of FSD50K were unpacked.")
+        raise InputError(
+            f"fsd50k: {folder} holds neither FSD50K.ground_truth/dev.csv nor eval.csv. Give the folder into which the "
+            "archives of FSD50K were unpacked."
+        )
     wanted = {"all": tuple(rows), "train": ("dev",), "val": ("dev",)}.get(subset, (subset,))
     if absent := [p for p in wanted if p not in rows]:
         raise InputError(f"fsd50k: `subset` {subset!r} needs {truth[absent[0]]}, which is missing.")
-    split = {part: [[l.strip() for l in r["labels"].split(",") if l.strip()] for r in rows[part]] for part in rows}
+    split = {part: [[x.strip() for x in r["labels"].split(",") if x.strip()] for r in rows[part]] for part in rows}
     if leaves == "ontology":
         leaf = {name for name, row in fsd50k_vocabulary().items() if row["is_leaf_in_ontology"] == "1"}
     else:
@@ -148,18 +158,30 @@ def fsd50k(folder: str | os.PathLike, subset: str = "all", multi: str = "drop", 
         for row, labels in zip(rows[part], split[part]):
             if subset in ("train", "val") and row["split"] != subset:
                 continue
-            own = [l for l in dict.fromkeys(labels) if l in leaf]
+            own = [x for x in dict.fromkeys(labels) if x in leaf]
             several, none = several + (len(own) > 1), none + (not own)
             path = str(folder / f"FSD50K.{part}_audio" / f"{row['fname']}.wav")
             if len(own) == 1:
                 clips.append(Clip(path, own[0], row["fname"]))
             elif multi == "repeat":
-                clips += [Clip(path, l, f"{row['fname']}#{l}") for l in own]
+                clips += [Clip(path, x, f"{row['fname']}#{x}") for x in own]
     if not clips:
-        raise InputError(f"fsd50k: no clip of {folder} ({subset}) has exactly one leaf label ({several} have several, {none} none). "
-                         "With `multi`=\"repeat\" those with several count for each.")
-    return Corpus(clips, "fsd50k", {"subset": subset, "leaves": leaves, "n_leaves": len(leaf), "multi": multi,
-                                    "clips_with_several_leaves": several, "clips_without_leaf": none})
+        raise InputError(
+            f"fsd50k: no clip of {folder} ({subset}) has exactly one leaf label ({several} have several, {none} none). "
+            'With `multi`="repeat" those with several count for each.'
+        )
+    return Corpus(
+        clips,
+        "fsd50k",
+        {
+            "subset": subset,
+            "leaves": leaves,
+            "n_leaves": len(leaf),
+            "multi": multi,
+            "clips_with_several_leaves": several,
+            "clips_without_leaf": none,
+        },
+    )
 
 
 def esc50(folder: str | os.PathLike) -> Corpus:
@@ -172,7 +194,9 @@ def esc50(folder: str | os.PathLike) -> Corpus:
     """
     folder = Path(folder)
     rows = _rows(folder / "meta" / "esc50.csv", ("filename", "category"), "esc50")
-    return _corpus([Clip(str(folder / "audio" / r["filename"]), r["category"], Path(r["filename"]).stem) for r in rows], "esc50", folder)
+    return _corpus(
+        [Clip(str(folder / "audio" / r["filename"]), r["category"], Path(r["filename"]).stem) for r in rows], "esc50", folder
+    )
 
 
 def urbansound8k(folder: str | os.PathLike) -> Corpus:
@@ -185,8 +209,14 @@ def urbansound8k(folder: str | os.PathLike) -> Corpus:
     """
     folder = Path(folder)
     rows = _rows(folder / "metadata" / "UrbanSound8K.csv", ("slice_file_name", "fold", "class"), "urbansound8k")
-    return _corpus([Clip(str(folder / "audio" / f"fold{r['fold']}" / r["slice_file_name"]), r["class"], Path(r["slice_file_name"]).stem)
-                    for r in rows], "urbansound8k", folder)
+    return _corpus(
+        [
+            Clip(str(folder / "audio" / f"fold{r['fold']}" / r["slice_file_name"]), r["class"], Path(r["slice_file_name"]).stem)
+            for r in rows
+        ],
+        "urbansound8k",
+        folder,
+    )
 
 
 def _corpus(clips: list[Clip], name: str | None, source: Path) -> Corpus:
@@ -206,12 +236,15 @@ def from_folder(folder: str | os.PathLike) -> Corpus:
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"`folder` must be a folder with one subfolder per class; {root} is not a folder.")
-    clips = [Clip(str(path), path.relative_to(root).parts[0], path.relative_to(root).as_posix())
-             for path in sorted(root.rglob("*")) if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file()
-             and len(path.relative_to(root).parts) > 1]
+    clips = [
+        Clip(str(path), path.relative_to(root).parts[0], path.relative_to(root).as_posix())
+        for path in sorted(root.rglob("*"))
+        if path.suffix.lower() in AUDIO_SUFFIXES and path.is_file() and len(path.relative_to(root).parts) > 1
+    ]
     if not clips:
-        raise InputError(f"`folder` {root} has no sound file in a subfolder named after its class (looked for "
-                         f"{', '.join(AUDIO_SUFFIXES)}).")
+        raise InputError(
+            f"`folder` {root} has no sound file in a subfolder named after its class (looked for {', '.join(AUDIO_SUFFIXES)})."
+        )
     return Corpus(clips, None, {"folder": str(root.resolve())})
 
 
@@ -225,8 +258,10 @@ def from_manifest(path: str | os.PathLike) -> Corpus:
     """
     path = Path(path)
     rows = _rows(path, ("path", "label"), "`manifest`")
-    clips = [Clip(str(path.parent / r["path"].strip()), r["label"].strip(), (r.get("id") or "").strip() or r["path"].strip())
-             for r in rows]
+    clips = [
+        Clip(str(path.parent / r["path"].strip()), r["label"].strip(), (r.get("id") or "").strip() or r["path"].strip())
+        for r in rows
+    ]
     if twice := [i for i, n in Counter(c.id for c in clips).items() if n > 1 and any(r.get("id") for r in rows)]:
         raise InputError(f"{path}: each `id` must be there once; found again: {first_few(twice)}. Correct them or drop the column.")
     return _corpus(clips, None, path)
@@ -244,7 +279,9 @@ def load_dataset(name: str, folder: str | os.PathLike, **options: Any) -> Corpus
         An unknown name, an option the data set has not, and as its loader.
     """
     if name not in DATASETS:
-        raise InputError(f"`dataset` must be one of {', '.join(DATASETS)}; got {name!r}. For other corpora give `folder` or `manifest`.")
+        raise InputError(
+            f"`dataset` must be one of {', '.join(DATASETS)}; got {name!r}. For other corpora give `folder` or `manifest`."
+        )
     if not Path(folder).is_dir():
         raise InputError(f"`dataset` {name}: {folder} is not a folder. Give the folder the data set lies in.")
     options = {k: v for k, v in options.items() if v is not None}

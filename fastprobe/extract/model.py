@@ -56,13 +56,16 @@ def choose_device(device: str | None) -> str:
         An unknown device, or CUDA where there is none.
     """
     import torch
+
     if device in (None, "auto"):
         return "cuda" if torch.cuda.is_available() else "cpu"
     try:
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"`device` must be one that torch can use here (cpu{', cuda' if torch.cuda.is_available() else ''}); "
-                         f"got {device!r}: {str(error).splitlines()[0]}") from None
+        raise InputError(
+            f"`device` must be one that torch can use here (cpu{', cuda' if torch.cuda.is_available() else ''}); "
+            f"got {device!r}: {str(error).splitlines()[0]}"
+        ) from None
     return str(device)
 
 
@@ -70,6 +73,7 @@ def choose_device(device: str | None) -> str:
 def seeded(seed: int) -> Iterator[None]:
     """Random starts inside the block are a function of `seed`; torch's own stream is left as it was."""
     import torch
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield

@@ -59,8 +59,10 @@ def read_classes(path: str | os.PathLike) -> list[ClassName]:
     """
     path = Path(path)
     if not path.is_file():
-        raise InputError(f"`classes`: {path}: no such file. Give a text file with one label per line, a .csv with a column "
-                         "`label`, or an embedding table.")
+        raise InputError(
+            f"`classes`: {path}: no such file. Give a text file with one label per line, a .csv with a column "
+            "`label`, or an embedding table."
+        )
     if path.suffix.lower() in SUFFIXES:
         labels = sorted(set(EmbeddingTable.load(path).labels.tolist()))
         return [ClassName(label, natural_name(label)) for label in labels]
@@ -68,9 +70,15 @@ def read_classes(path: str | os.PathLike) -> list[ClassName]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"`classes`: {path}: not UTF-8 text (byte {error.start}). Save the list as UTF-8.") from None
-    rows = _csv_rows(path, text) if path.suffix.lower() == ".csv" else [
-        ClassName(line.strip(), natural_name(line)) for line in text.splitlines()
-        if line.strip() and not line.lstrip().startswith("#")]
+    rows = (
+        _csv_rows(path, text)
+        if path.suffix.lower() == ".csv"
+        else [
+            ClassName(line.strip(), natural_name(line))
+            for line in text.splitlines()
+            if line.strip() and not line.lstrip().startswith("#")
+        ]
+    )
     if not rows:
         raise InputError(f"`classes`: {path}: holds no class. Write one label per line.")
     seen: set[str] = set()

@@ -47,7 +47,7 @@ UNTRAINED = Provenance(())
 
 def of_checkpoint(source: str, head_width: int | None = None, labels: Iterable[str] = ()) -> Provenance:
     """What a local checkpoint tells: by the width and labels of its classifier, and by its file's name."""
-    labels = frozenset(l for l in labels if not re.fullmatch(r"LABEL_\d+", l))
+    labels = frozenset(x for x in labels if not re.fullmatch(r"LABEL_\d+", x))
     sets = {name for name in _TITLES if name in re.sub(r"[^a-z0-9]", "", source.lower())}
     if head_width in _HEADS:
         sets.add(_HEADS[head_width])
@@ -71,13 +71,13 @@ def leak(provenance: Provenance, labels: Iterable[str], dataset: str | None) -> 
     tuned = provenance.label_sets - {"audioset"}
     if dataset in tuned:
         return f"it was fine-tuned on {_TITLES[dataset]}, the data set under test"
-    natural = {natural_name(l): l for l in labels}
+    natural = {natural_name(x): x for x in labels}
     if "fsd50k" in tuned:
-        vocabulary = {natural_name(l) for l in fsd50k_vocabulary()}
+        vocabulary = {natural_name(x) for x in fsd50k_vocabulary()}
         if seen := [natural[n] for n in natural if n in vocabulary]:
             return f"it was fine-tuned on FSD50K, whose labels include {len(seen)} of these {len(labels)}: {first_few(seen)}"
     if provenance.labels and "audioset" not in provenance.label_sets:
-        own = {natural_name(l) for l in provenance.labels}
+        own = {natural_name(x) for x in provenance.labels}
         if seen := [natural[n] for n in natural if n in own]:
             return f"its own classifier knows {len(seen)} of these {len(labels)} labels: {first_few(seen)}"
     return None
@@ -92,7 +92,9 @@ def refuse_leak(model: str, provenance: Provenance, labels: Iterable[str], datas
     """
     reason = leak(provenance, labels, dataset)
     if reason and not allow:
-        raise InputError(f"`model` {model!r} leaks the labels under test: {reason}. Held-out classes would not be held out from "
-                         "it. Take a model that has not seen them, or say `allow_label_leak` (in the shell "
-                         "--allow-label-leak), which is then recorded in the table.")
+        raise InputError(
+            f"`model` {model!r} leaks the labels under test: {reason}. Held-out classes would not be held out from "
+            "it. Take a model that has not seen them, or say `allow_label_leak` (in the shell "
+            "--allow-label-leak), which is then recorded in the table."
+        )
     return reason

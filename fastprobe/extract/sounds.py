@@ -88,7 +88,7 @@ def spread_windows(wave: np.ndarray, length: int) -> np.ndarray:
         return wave[None]
     k = -(-n // length)
     starts = np.rint(np.linspace(0, n - length, k)).astype(int)
-    return np.stack([wave[s:s + length] for s in starts])
+    return np.stack([wave[s : s + length] for s in starts])
 
 
 def centred_windows(wave: np.ndarray, length: int, hop: int) -> np.ndarray:

@@ -25,12 +25,16 @@ def _from_meta(cls: type, meta: Mapping[str, Any], kind: str) -> Any:
     """The spec stored under ``meta["spec"]``, of a table of this kind."""
     spec = meta.get("spec") if isinstance(meta, Mapping) else None
     if not isinstance(spec, Mapping) or meta.get("kind") != kind:
-        raise InputError(f"`meta` does not say how its vectors were made: it needs `kind` = {kind!r} and `spec`, as `fastprobe "
-                         f"embed {kind}` writes them; found {', '.join(sorted(meta)) or 'nothing'}. Embed the table again.")
+        raise InputError(
+            f"`meta` does not say how its vectors were made: it needs `kind` = {kind!r} and `spec`, as `fastprobe "
+            f"embed {kind}` writes them; found {', '.join(sorted(meta)) or 'nothing'}. Embed the table again."
+        )
     known = {f.name for f in dataclasses.fields(cls)}
     if unknown := sorted(set(spec) - known):
-        raise InputError(f"`meta` has a `spec` with unknown fields: {', '.join(unknown)}. It is from another version of "
-                         "fastprobe: embed the table again.")
+        raise InputError(
+            f"`meta` has a `spec` with unknown fields: {', '.join(unknown)}. It is from another version of "
+            "fastprobe: embed the table again."
+        )
     values = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
     return cls(**values)
 
@@ -81,11 +85,15 @@ class AudioSpec:
         _choice("mode", self.mode, MODES)
         _choice("pad", self.pad, PADS)
         if self.mode != "embed_only" and self.family not in ("passt", "hear"):
-            raise InputError(f"`mode` {self.mode!r} needs a model with logits beside its embedding (passt, hear:MODULE); "
-                             f"got model {self.model!r}.")
+            raise InputError(
+                f"`mode` {self.mode!r} needs a model with logits beside its embedding (passt, hear:MODULE); "
+                f"got model {self.model!r}."
+            )
         if self.pad == "none" and self.family not in ("passt", "pann", "hear"):
-            raise InputError(f"`pad`=\"none\" needs a model that takes any length (passt, pann, hear:MODULE); {self.model!r} "
-                             "takes one fixed size. Use `pad`=\"trained\".")
+            raise InputError(
+                f'`pad`="none" needs a model that takes any length (passt, pann, hear:MODULE); {self.model!r} '
+                'takes one fixed size. Use `pad`="trained".'
+            )
         if self.random_init and self.family == "hear":
             raise InputError("`random_init` cannot be had for a HEAR module, which loads its own weights. Leave it out.")
         if self.revision and self.family not in ("audiomae", "audiomae-ft", "ast", "clap"):

@@ -70,8 +70,10 @@ def read_vectors(path: str | os.PathLike, wanted: Iterable[str]) -> tuple[dict[s
                     continue
                 width = width or len(parts) - 1
                 if width < 2 or b"\0" in line[:200]:
-                    raise InputError(f"`model` {path}: line {number} is not a word and its numbers, with spaces between. Give the text "
-                                     "format of GloVe or word2vec (or a model's folder).")
+                    raise InputError(
+                        f"`model` {path}: line {number} is not a word and its numbers, with spaces between. Give the text "
+                        "format of GloVe or word2vec (or a model's folder)."
+                    )
                 # A word may hold spaces (GloVe 840B has some): the numbers are the last `width` parts.
                 word = keys.get(b" ".join(parts[:-width]))
                 if word is not None and word not in found:
@@ -87,7 +89,9 @@ def _numbers(path: Path, number: int, parts: Sequence[bytes]) -> np.ndarray:
     try:
         vector = np.array([float(p) for p in parts], dtype=np.float32)
     except ValueError:
-        raise InputError(f"`model` {path}: line {number} has other than numbers after its word, or fewer than the first line.") from None
+        raise InputError(
+            f"`model` {path}: line {number} has other than numbers after its word, or fewer than the first line."
+        ) from None
     if not np.isfinite(vector).all():
         raise InputError(f"`model` {path}: line {number} holds NaN or infinity.")
     return vector
@@ -110,7 +114,7 @@ def static_embeddings(spec: TextSpec, names: Sequence[str]) -> tuple[np.ndarray,
         `pool` "cls", a template, or a revision, which word vectors have not; names without one known word, listed.
     """
     if spec.pool == "cls":
-        raise InputError("`pool`=\"cls\" needs a class token, which word vectors have not. Use mean, last or max.")
+        raise InputError('`pool`="cls" needs a class token, which word vectors have not. Use mean, last or max.')
     if spec.templates != ("{}",):
         raise InputError(f"`template` needs a model that reads sentences; {spec.model} holds word vectors. Leave it out.")
     if spec.revision or spec.random_init:
@@ -119,8 +123,10 @@ def static_embeddings(spec: TextSpec, names: Sequence[str]) -> tuple[np.ndarray,
     wanted = words | {w.lower() for w in words} | {p for w in words for p in w.lower().split("-") if p}
     vectors, digest = read_vectors(spec.model, wanted)
     if spec.weights is not None and spec.weights != digest:
-        raise InputError(f"`model` {spec.model}: not the file that made the table (digest {digest[:12]}... instead of "
-                         f"{spec.weights[:12]}...). Give that file, or embed the table again.")
+        raise InputError(
+            f"`model` {spec.model}: not the file that made the table (digest {digest[:12]}... instead of "
+            f"{spec.weights[:12]}...). Give that file, or embed the table again."
+        )
     rows, unknown = [], []
     for name in names:
         known = []
@@ -132,6 +138,8 @@ def static_embeddings(spec: TextSpec, names: Sequence[str]) -> tuple[np.ndarray,
             continue
         rows.append({"mean": np.mean, "max": np.max}[spec.pool](known, axis=0) if spec.pool != "last" else known[-1])
     if unknown:
-        raise InputError(f"`classes`: {len(unknown)} names have no word that {spec.model} knows: {first_few(unknown)}. Give them other "
-                         "names (a .csv with columns `label` and `name`) or drop them.")
+        raise InputError(
+            f"`classes`: {len(unknown)} names have no word that {spec.model} knows: {first_few(unknown)}. Give them other "
+            "names (a .csv with columns `label` and `name`) or drop them."
+        )
     return np.array(rows, dtype=np.float32), digest

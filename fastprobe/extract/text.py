@@ -42,13 +42,16 @@ def _load(spec: TextSpec, device: str | None) -> _Model:
         import torch
         from transformers import AutoConfig, AutoModel, AutoTokenizer
     except ModuleNotFoundError as error:
-        raise InputError(f"`model` {spec.model!r} needs the package {error.name!r}. Install the extra: pip install "
-                         "\"fastprobe[text]\".") from None
+        raise InputError(
+            f'`model` {spec.model!r} needs the package {error.name!r}. Install the extra: pip install "fastprobe[text]".'
+        ) from None
     folder = Path(spec.model)
     local = folder.is_dir()
     if not local and (folder.is_absolute() or spec.model.startswith((".", "~"))):
-        raise InputError(f"`model` {spec.model}: no such folder or file. Give a model's folder, a text file of word vectors, or a "
-                         "name on the Hugging Face hub.")
+        raise InputError(
+            f"`model` {spec.model}: no such folder or file. Give a model's folder, a text file of word vectors, or a "
+            "name on the Hugging Face hub."
+        )
     if local and spec.revision:
         raise InputError(f"`revision` belongs to a model fetched by name; got a folder, {spec.model}. Leave it out.")
     where: dict[str, Any] = {"local_files_only": True} if local else {"revision": spec.revision or "main"}
@@ -60,11 +63,14 @@ def _load(spec: TextSpec, device: str | None) -> _Model:
         if spec.random_init:
             network, info = AutoModel.from_config(config, dtype=getattr(torch, spec.dtype)), {}
         else:
-            network, info = AutoModel.from_pretrained(spec.model, dtype=getattr(torch, spec.dtype), output_loading_info=True, **where)
+            network, info = AutoModel.from_pretrained(
+                spec.model, dtype=getattr(torch, spec.dtype), output_loading_info=True, **where
+            )
         return tokenizer, network, info
 
     import contextlib
-    with quiet(), seeded(spec.seed), (no_network(what) if local else contextlib.nullcontext()):
+
+    with quiet(), seeded(spec.seed), no_network(what) if local else contextlib.nullcontext():
         tokenizer, network, info = fetched(what, load)
     config = network.config
     # The pooler follows the last hidden state, the decoder the encoder: neither is read here.
@@ -72,16 +78,20 @@ def _load(spec: TextSpec, device: str | None) -> _Model:
     if getattr(config, "is_encoder_decoder", False):
         network = network.get_encoder()
     if not getattr(tokenizer, "is_fast", False):
-        raise InputError(f"{what}: its tokenizer gives no offsets ({type(tokenizer).__name__} is not a fast one), so the tokens of a "
-                         "name cannot be told from the prompt's. Save it with a tokenizer.json.")
+        raise InputError(
+            f"{what}: its tokenizer gives no offsets ({type(tokenizer).__name__} is not a fast one), so the tokens of a "
+            "name cannot be told from the prompt's. Save it with a tokenizer.json."
+        )
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     tokenizer.padding_side = "right"
     network.eval().requires_grad_(False)
     digest = state_digest(network) if spec.random_init or not local else path_digest(folder)
     if spec.weights is not None and spec.weights != digest:
-        raise InputError(f"{what}: the weights loaded ({digest[:12]}...) are not those that made the table ({spec.weights[:12]}...). "
-                         "Give the model and revision it was made with, or embed it again.")
+        raise InputError(
+            f"{what}: the weights loaded ({digest[:12]}...) are not those that made the table ({spec.weights[:12]}...). "
+            "Give the model and revision it was made with, or embed it again."
+        )
     device = choose_device(device)
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
     relative = getattr(text, "model_type", "") in ("t5", "mt5", "umt5", "longt5")
@@ -114,9 +124,9 @@ def choose_layers(layers: int | str | Sequence[int], count: int) -> list[int]:
         except ValueError:
             raise InputError(f"`layers` must be numbers with commas, 'last' or 'all'; got {layers!r}.") from None
     else:
-        chosen = [layers] if isinstance(layers, int) else [int(l) for l in layers]
-    resolved = [l + count + 1 if l < 0 else l for l in chosen]
-    if wrong := [l for l, r in zip(chosen, resolved) if not 0 <= r <= count]:
+        chosen = [layers] if isinstance(layers, int) else [int(x) for x in layers]
+    resolved = [x + count + 1 if x < 0 else x for x in chosen]
+    if wrong := [x for x, r in zip(chosen, resolved) if not 0 <= r <= count]:
         raise InputError(f"`layers` must lie in 0 ... {count} (0 is the input embedding), or -1 ... {-count - 1}; got {wrong[0]}.")
     if not resolved or len(set(resolved)) < len(resolved):
         raise InputError(f"`layers` must name at least one layer, each once; got {layers!r}.")
@@ -131,18 +141,21 @@ def name_tokens(offsets: np.ndarray, special: np.ndarray, start: int, stop: int)
 
 def _encode(model: _Model, prompts: Sequence[tuple[str, int, int]], pool: str, what: str) -> tuple[Any, np.ndarray]:
     """Token ids and, for every prompt, which of its tokens are pooled, bool (b, n)."""
-    encoded = model.tokenizer([p[0] for p in prompts], padding=True, return_offsets_mapping=True, return_special_tokens_mask=True,
-                              return_tensors="pt")
+    encoded = model.tokenizer(
+        [p[0] for p in prompts], padding=True, return_offsets_mapping=True, return_special_tokens_mask=True, return_tensors="pt"
+    )
     offsets, special = encoded.pop("offset_mapping").numpy(), encoded.pop("special_tokens_mask").numpy()
     width = encoded["input_ids"].shape[1]
     if width > model.longest:
-        raise InputError(f"{what}: a prompt is {width} tokens long, the model takes {model.longest}. Shorten the template or the name.")
+        raise InputError(
+            f"{what}: a prompt is {width} tokens long, the model takes {model.longest}. Shorten the template or the name."
+        )
     special = np.maximum(special, 1 - encoded["attention_mask"].numpy())
     if pool == "cls":
         first = model.tokenizer.cls_token_id
         chosen = (encoded["input_ids"].numpy() == first) & (encoded["attention_mask"].numpy() == 1) if first is not None else None
         if chosen is None or not chosen.any(axis=1).all():
-            raise InputError(f"`pool`=\"cls\": {what} puts no class token before a text. Use mean, last or max.")
+            raise InputError(f'`pool`="cls": {what} puts no class token before a text. Use mean, last or max.')
         return encoded, chosen & (np.cumsum(chosen, axis=1) == 1)
     chosen = np.stack([name_tokens(o, s, start, stop) for o, s, (_, start, stop) in zip(offsets, special, prompts)])
     if (empty := np.flatnonzero(~chosen.any(axis=1))).size:
@@ -153,6 +166,7 @@ def _encode(model: _Model, prompts: Sequence[tuple[str, int, int]], pool: str, w
 def pooled(hidden: Any, chosen: Any, pool: str) -> Any:
     """Pool hidden states (b, n, D) over the chosen tokens, bool (b, n): float32 (b, D)."""
     import torch
+
     hidden = hidden.float()
     if pool == "max":
         return hidden.masked_fill(~chosen[..., None], -torch.inf).amax(1)
@@ -166,6 +180,7 @@ def pooled(hidden: Any, chosen: Any, pool: str) -> Any:
 def _run(model: _Model, names: Sequence[str], spec: TextSpec, layers: Sequence[int], batch_size: int) -> np.ndarray:
     """Vectors, float32 (layers, names, D)."""
     import torch
+
     prompts = []
     for template in spec.templates:
         before = template.index("{}")
@@ -173,23 +188,30 @@ def _run(model: _Model, names: Sequence[str], spec: TextSpec, layers: Sequence[i
     total: Any = 0.0
     out = []
     for start in range(0, len(prompts), batch_size):
-        encoded, chosen = _encode(model, prompts[start:start + batch_size], spec.pool, f"`model` {spec.model}")
+        encoded, chosen = _encode(model, prompts[start : start + batch_size], spec.pool, f"`model` {spec.model}")
         try:
             with torch.inference_mode():
                 arguments = {k: v.to(model.device) for k, v in encoded.items() if k in ("input_ids", "attention_mask")}
                 states = model.network(**arguments, output_hidden_states=True).hidden_states
                 mask = torch.from_numpy(chosen).to(model.device)
-                out.append(torch.stack([pooled(states[l], mask, spec.pool) for l in layers]).cpu().numpy())
+                out.append(torch.stack([pooled(states[x], mask, spec.pool) for x in layers]).cpu().numpy())
         except torch.OutOfMemoryError:
-            raise InputError(f"`batch_size` {batch_size} does not fit into the memory of {model.device}. Lower it, or choose a "
-                             "narrower `dtype`.") from None
+            raise InputError(
+                f"`batch_size` {batch_size} does not fit into the memory of {model.device}. Lower it, or choose a narrower `dtype`."
+            ) from None
     vectors = np.concatenate(out, axis=1).reshape(len(layers), len(spec.templates), len(names), -1)
     total = vectors.mean(axis=1, dtype=np.float64).astype(np.float32)
     return total
 
 
-def embed_classes(classes: Sequence[ClassName | str], spec: TextSpec, layers: int | str | Sequence[int] = "last", *,
-                  device: str | None = None, batch_size: int = 256) -> dict[int, EmbeddingTable]:
+def embed_classes(
+    classes: Sequence[ClassName | str],
+    spec: TextSpec,
+    layers: int | str | Sequence[int] = "last",
+    *,
+    device: str | None = None,
+    batch_size: int = 256,
+) -> dict[int, EmbeddingTable]:
     """One table per layer, with a row per class; all layers from one pass over the names.
 
     Parameters
@@ -232,23 +254,43 @@ def embed_classes(classes: Sequence[ClassName | str], spec: TextSpec, layers: in
         digest, revision, device, count = model.digest, model.revision, model.device, model.layers
     for layer, block in zip(layers, vectors):
         if (bad := np.flatnonzero(~np.isfinite(block).all(axis=1))).size:
-            raise InputError(f"`model` {spec.model}: layer {layer} is NaN or infinite for {first_few([names[i] for i in bad])}. With "
-                             "`dtype`=\"float16\" values overflow: use bfloat16 or float32.")
+            raise InputError(
+                f"`model` {spec.model}: layer {layer} is NaN or infinite for {first_few([names[i] for i in bad])}. With "
+                '`dtype`="float16" values overflow: use bfloat16 or float32.'
+            )
     where = str(Path(spec.model).resolve()) if Path(spec.model).exists() else spec.model
     made = origin("numpy", "torch", "transformers", "tokenizers")
     tables = {}
     for layer, block in zip(layers, vectors):
         exact = dataclasses.replace(spec, model=where, layer=layer, weights=digest)
-        tables[layer] = EmbeddingTable(block, np.array([r.label for r in rows]), np.array(names), {
-            "name": f"{Path(spec.model).name}-layer{layer:02d}", "kind": "text", "model": where, "revision": revision or spec.revision,
-            "weights": digest, "untrained": spec.random_init, "layer": layer, "n_layers": count, "pooling": spec.pool,
-            "template": list(spec.templates), "dtype": spec.dtype, "device": device, "sample_rate": None, **made,
-            "spec": exact.to_dict()})
+        tables[layer] = EmbeddingTable(
+            block,
+            np.array([r.label for r in rows]),
+            np.array(names),
+            {
+                "name": f"{Path(spec.model).name}-layer{layer:02d}",
+                "kind": "text",
+                "model": where,
+                "revision": revision or spec.revision,
+                "weights": digest,
+                "untrained": spec.random_init,
+                "layer": layer,
+                "n_layers": count,
+                "pooling": spec.pool,
+                "template": list(spec.templates),
+                "dtype": spec.dtype,
+                "device": device,
+                "sample_rate": None,
+                **made,
+                "spec": exact.to_dict(),
+            },
+        )
     return tables
 
 
-def embed_texts(names: Sequence[str], spec: TextSpec | Mapping[str, Any], device: str | None = None, *,
-                batch_size: int = 256) -> np.ndarray:
+def embed_texts(
+    names: Sequence[str], spec: TextSpec | Mapping[str, Any], device: str | None = None, *, batch_size: int = 256
+) -> np.ndarray:
     """Vectors of texts, in their order, by the model, layer, pooling and templates that made a table.
 
     Parameters

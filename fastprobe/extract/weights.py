@@ -25,8 +25,7 @@ def quiet() -> Iterator[None]:
     previous = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), \
-                contextlib.redirect_stderr(io.StringIO()):
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
             warnings.simplefilter("ignore")
             yield
     finally:
@@ -42,9 +41,12 @@ def no_network(what: str) -> Iterator[None]:
     InputError
         When a package tries to connect.
     """
+
     def refuse(self: socket.socket, address: Any) -> None:
-        raise InputError(f"{what} tried to reach the network ({address}) although local weights were asked for. "
-                         "Give all of its files in `checkpoint`, or leave `checkpoint` out to let it download.")
+        raise InputError(
+            f"{what} tried to reach the network ({address}) although local weights were asked for. "
+            "Give all of its files in `checkpoint`, or leave `checkpoint` out to let it download."
+        )
 
     saved = socket.socket.connect, socket.socket.connect_ex
     socket.socket.connect = socket.socket.connect_ex = refuse  # type: ignore[method-assign, assignment]
@@ -60,6 +62,7 @@ def state_digest(module: Any) -> str:
     The same weights give the same digest whether they came from a file, a download or a seed.
     """
     import torch
+
     digest = hashlib.sha256()
     for name, tensor in sorted(module.state_dict().items()):
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}\0".encode())
@@ -72,8 +75,11 @@ def state_digest(module: Any) -> str:
 def path_digest(path: Path) -> str:
     """SHA-256 of a file, or over names and bytes of a folder's weight, config and tokenizer files."""
     digest = hashlib.sha256()
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file()
-                                                 and p.suffix in _WEIGHT_FILES and ".git" not in p.parts)
+    files = (
+        [path]
+        if path.is_file()
+        else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _WEIGHT_FILES and ".git" not in p.parts)
+    )
     for file in files:
         if path.is_dir():
             digest.update(file.relative_to(path).as_posix().encode() + b"\0")
@@ -94,19 +100,23 @@ def read_state(path: str | os.PathLike) -> dict[str, Any]:
         A missing, damaged or foreign file.
     """
     import torch
+
     path = Path(path)
     if not path.is_file():
         raise InputError(f"`checkpoint` must be a file of weights; {path} is {'a folder' if path.is_dir() else 'not there'}.")
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
+
             state: Any = load_file(path)
         else:
             with torch.serialization.safe_globals(_harmless()):
                 state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip, safetensors and torch each have their own
-        raise InputError(f"`checkpoint` {path} is not a readable file of weights ({str(error).splitlines()[0][:160]}). Give "
-                         "a .pt, .pth, .bin or .safetensors file that holds tensors only.") from None
+        raise InputError(
+            f"`checkpoint` {path} is not a readable file of weights ({str(error).splitlines()[0][:160]}). Give "
+            "a .pt, .pth, .bin or .safetensors file that holds tensors only."
+        ) from None
     for key in ("state_dict", "model"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
@@ -120,9 +130,16 @@ def _harmless() -> list[Any]:
     import argparse
 
     import numpy as np
+
     rebuild = np.zeros(1).__reduce__()[0]
-    return [argparse.Namespace, np.ndarray, np.dtype, (rebuild, "numpy.core.multiarray._reconstruct"), rebuild,
-            *{type(np.dtype(kind)) for kind in "?bhilqBHILQfd"}]
+    return [
+        argparse.Namespace,
+        np.ndarray,
+        np.dtype,
+        (rebuild, "numpy.core.multiarray._reconstruct"),
+        rebuild,
+        *{type(np.dtype(kind)) for kind in "?bhilqBHILQfd"},
+    ]
 
 
 def load_state(module: Any, state: Mapping[str, Any], source: str, ignore: tuple[str, ...] = ()) -> None:
@@ -137,12 +154,17 @@ def load_state(module: Any, state: Mapping[str, Any], source: str, ignore: tuple
     own = module.state_dict()
     missing = [k for k in own if k not in state and not k.startswith(ignore)]
     extra = [k for k in state if k not in own and not k.startswith(ignore)]
-    shapes = [f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}" for k in own
-              if k in state and state[k].shape != own[k].shape]
+    shapes = [
+        f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
+        for k in own
+        if k in state and state[k].shape != own[k].shape
+    ]
     for problem, names in (("lacks", missing), ("has unknown", extra), ("has misshapen", shapes)):
         if names:
-            raise InputError(f"`checkpoint` {source} does not fit the model: it {problem} {len(names)} tensors: "
-                             f"{first_few(names)}. Give weights of this architecture.")
+            raise InputError(
+                f"`checkpoint` {source} does not fit the model: it {problem} {len(names)} tensors: "
+                f"{first_few(names)}. Give weights of this architecture."
+            )
     module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
 
 
@@ -155,6 +177,7 @@ def fetch_state(url: str, what: str) -> dict[str, Any]:
         Without a network, and when the server refuses.
     """
     import torch
+
     name = url.rsplit("/", 1)[-1].split("?")[0]
     target = Path(torch.hub.get_dir()) / "checkpoints" / name
     if not target.exists():
@@ -162,6 +185,8 @@ def fetch_state(url: str, what: str) -> dict[str, Any]:
         try:
             torch.hub.download_url_to_file(url, str(target), progress=False)
         except OSError as error:
-            raise InputError(f"the weights of {what} could not be fetched from {url} ({error}). Connect to the network, "
-                             "give `checkpoint` a local file, or ask for `random_init`.") from None
+            raise InputError(
+                f"the weights of {what} could not be fetched from {url} ({error}). Connect to the network, "
+                "give `checkpoint` a local file, or ask for `random_init`."
+            ) from None
     return read_state(target)
