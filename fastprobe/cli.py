@@ -16,11 +16,15 @@ import typer
 
 from . import __version__, cli_runs
 from . import config as _config
+from .cli_embed import app as _embed
 from .errors import InputError
 
 app = typer.Typer(name="fastprobe", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Millions of small contrastive linear probes, trained as one job, with p-values that hold up.")
+
+
+app.add_typer(_embed, name="embed")
 
 
 def _choice(name: str, values: tuple[str, ...]) -> type[Enum]:

@@ -14,13 +14,14 @@ import fastprobe
 ROOT = Path(fastprobe.__file__).parent
 # From the ground up. Modules on one line may not import each other.
 ORDER = [
-    {"errors"}, {"topk"}, {"config"}, {"embeddings"}, {"streams"}, {"compression"}, {"plan"}, {"kernels"},
-    {"observed"}, {"probe"}, {"retrieval"}, {"indexing"}, {"metrics"}, {"store"}, {"significance"}, {"engines"},
-    {"simulate"}, {"run"}, {"doctor"}, {"extract"}, {"query"}, {"report"}, {"console"}, {"cli"},
+    {"errors"}, {"interrupt", "storage", "topk"}, {"config"}, {"embeddings"}, {"streams"}, {"compression"}, {"plan"},
+    {"controls"}, {"kernels"}, {"metrics"}, {"observed"}, {"lock"}, {"store"}, {"probe"}, {"retrieval"}, {"indexing"},
+    {"intervals", "procrustes"}, {"significance"}, {"multiplicity", "tail"}, {"sequential"}, {"comparison", "power"},
+    {"inference"}, {"progress"}, {"engines"}, {"simulate"}, {"run"}, {"audit", "merge", "planning", "doctor", "bench"},
+    {"extract"}, {"query"}, {"report"}, {"console"}, {"cli_embed", "cli_runs"}, {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(ORDER) for name in names}
-# Reached for inside functions by something below; each is a small helper, never a composer.
-DELAYED = {("probe", "metrics"), ("probe", "store"), ("probe", "retrieval")}
+DELAYED: set[tuple[str, str]] = set()  # no exception so far
 
 
 def imports(path: Path):
