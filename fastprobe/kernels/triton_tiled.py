@@ -1,0 +1,2 @@
+"""placeholder"""
+def train_tiled(*a, **k): raise NotImplementedError
