@@ -171,7 +171,8 @@ class EmbeddingTable:
         path = Path(path)
         reader = {".npz": _read_npz, ".safetensors": _read_safetensors, ".parquet": _read_parquet}.get(path.suffix.lower())
         if reader is None:
-            raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(SUFFIXES)}. Save the table as one of these.")
+            raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(SUFFIXES)}. "
+                             "Save the table as one of these.")
         if not path.is_file():
             raise InputError(f"{path}: no such file." if not path.is_dir() else f"{path}: a directory, not a file.")
         try:

@@ -186,7 +186,7 @@ class JobPlan:
         out = []
         for pair in range(self.n_pairs):
             free, at = [], 0
-            for unit in sorted(u for u in done if u.pair == pair):
+            for unit in sorted(u for u in done if u.pair == pair and u.start <= self.n_permutations):
                 if unit.start > at:
                     free.append((at, unit.start))
                 at = max(at, unit.stop)

@@ -1,7 +1,8 @@
 """Many probes at once with batched products in PyTorch: CPU, CUDA or MPS, float32.
 
 The gradients are written out (reference.py has the equations): autograd would keep every intermediate.
-Products are batched over probes, never over their rows, so a probe's bits do not depend on its batch.
+Libraries choose a routine, and so the last bits, by the size of a batched product. Probes are therefore
+always trained in chunks of one size, a function of the shapes alone, and a short chunk is filled up.
 """
 
 from __future__ import annotations
@@ -18,10 +19,8 @@ from ..errors import BackendUnavailableError, OutOfMemoryError
 from .batch import BatchResult, ProbeBatch
 from .reference import BETA1, BETA2_ADAM, BETA2_MINI, EPS, EPS_ADAM
 
-# Working set of one chunk of probes. A function of the shapes alone, so that a run on a machine with
-# less free memory still trains the same chunks.
-CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 4 << 30, "mps": 512 << 20}
-MAX_CHUNK = {"cpu": 64, "cuda": 4096, "mps": 256}
+CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 2 << 30, "mps": 512 << 20}
+MAX_CHUNK = {"cpu": 16, "cuda": 512, "mps": 64}
 QUERY_BLOCK = 2048
 
 
@@ -63,12 +62,17 @@ def _matmul_precision(device: torch.device, precision: str) -> Iterator[None]:
         torch.backends.cuda.matmul.allow_tf32 = before
 
 
-def chunk_size(batch: ProbeBatch, device: torch.device) -> int:
-    """Probes trained side by side: a power of two whose working set fits CHUNK_BYTES."""
+def _probe_bytes(batch: ProbeBatch) -> int:
+    """Working set of one probe."""
     (classes, r_text), r_audio, d = batch.text.shape, batch.audio.shape[1], batch.config.dim
     n, m, q = batch.n_rows, len(batch.train_classes), min(len(batch.queries), QUERY_BLOCK)
     floats = 4 * (r_text + r_audio) * d + classes * r_text + 6 * (n + m) * d + 4 * n * m + q * (d + 2 * classes)
-    fit = max(CHUNK_BYTES[device.type] // (4 * floats), 1)
+    return 4 * floats
+
+
+def chunk_size(batch: ProbeBatch, device: torch.device) -> int:
+    """Probes trained side by side: a power of two whose working set fits CHUNK_BYTES."""
+    fit = max(CHUNK_BYTES[device.type] // _probe_bytes(batch), 1)
     return min(1 << (fit.bit_length() - 1), MAX_CHUNK[device.type])
 
 
@@ -78,25 +82,24 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> 
     Raises
     ------
     OutOfMemoryError
-        When the device cannot hold a chunk of one probe.
+        When the device cannot hold a chunk.
     """
     chosen = resolve_device(device)
     size = chunk_size(batch, chosen)
-    shared = _Shared(batch, chosen)
-    parts: list[tuple[np.ndarray, ...]] = []
-    start = 0
+    parts: list[tuple[np.ndarray | None, ...]] = []
     with torch.inference_mode(), _matmul_precision(chosen, batch.config.precision):
-        while start < batch.n_probes:
-            try:
-                parts.append(_train_chunk(shared, batch.permutations[start:start + size], heads))
-                start += size
-            except torch.OutOfMemoryError:
-                if size == 1:
-                    raise OutOfMemoryError(f"device {chosen} is out of memory with a single probe of {batch.text.shape[0]} "
-                                           f"classes, {len(batch.audio)} clips and d={batch.config.dim}. Free memory on it, "
-                                           "lower `dim`, or use `device=\"cpu\"`.") from None
-                size //= 2
-                torch.cuda.empty_cache()
+        try:
+            shared = _Shared(batch, chosen)
+            for start in range(0, batch.n_probes, size):
+                chunk = batch.permutations[start:start + size]
+                filled = chunk[np.arange(size) % len(chunk)]
+                parts.append(tuple(None if column is None else column[:len(chunk)]
+                                   for column in _train_chunk(shared, filled, heads)))
+        except torch.OutOfMemoryError:
+            free = f", {torch.cuda.mem_get_info(chosen)[0] >> 20} MiB free" if chosen.type == "cuda" else ""
+            raise OutOfMemoryError(f"device {chosen} is out of memory{free}: a chunk of {size} probes needs about "
+                                   f"{(size * _probe_bytes(batch) + batch.audio32.nbytes) >> 20} MiB. Free memory on it, lower "
+                                   "`dim`, or use `device=\"cpu\"`. Everything finished is kept.") from None
     return BatchResult(*(np.concatenate(column) if column[0] is not None else None for column in zip(*parts)))
 
 

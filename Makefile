@@ -1,0 +1,61 @@
+# `make demo` and `make test` set up what they need in .venv/ and run. PYTHON picks the interpreter.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check -q
+SOURCES := $(wildcard csrc/*.cpp csrc/*.h) CMakeLists.txt pyproject.toml constraints.txt
+PYTEST_WORKERS ?= 2
+
+.PHONY: setup demo test bench gpu lint clean wheel sanitize check-prerequisites
+.DEFAULT_GOAL := setup
+
+check-prerequisites:
+	@command -v $(PYTHON) >/dev/null || { echo "missing: Python 3.10 or newer (apt-get install python3)"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' || { echo "missing: Python 3.10 or newer; $(PYTHON) is older. Name another with PYTHON=python3.12"; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo "missing: Python's venv module (apt-get install python3-venv)"; exit 1; }
+	@$(PYTHON) -c 'import os, sysconfig, sys; sys.exit(not os.path.exists(os.path.join(sysconfig.get_paths()["include"], "Python.h")))' || { echo "missing: Python's headers (apt-get install python3-dev)"; exit 1; }
+	@command -v $${CXX:-c++} >/dev/null || { echo "missing: a C++17 compiler (apt-get install g++)"; exit 1; }
+
+$(VENV)/bin/python: | check-prerequisites
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -U pip
+
+# The package with its C++ extension, and what it needs to run; editable, so that sources are read in place.
+$(VENV)/.base: $(SOURCES) | $(VENV)/bin/python
+	@echo "setting up $(VENV) (a few minutes and about 5 GB the first time, mostly PyTorch)"
+	$(PIP) install -c constraints.txt -e '.[cpu]'
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.base
+	@echo "adding what the tests need"
+	$(PIP) install -c constraints.txt -e '.[test,dev]'
+	@touch $@
+
+$(VENV)/.bench: $(VENV)/.test
+	$(PIP) install -c constraints.txt -e '.[test,dev,bench]'
+	@touch $@
+
+setup: $(VENV)/.base  ## set up .venv
+
+demo: $(VENV)/.base  ## set up and run the main job on simulated embeddings
+	$(BIN)/fastprobe demo
+
+test: $(VENV)/.test  ## set up and run the tests
+	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -q
+
+bench: $(VENV)/.bench  ## CPU benchmarks: peers side by side
+	$(BIN)/python -m pytest benchmarks --benchmark-only -q
+
+gpu:  ## on a machine with an NVIDIA GPU: CUDA tests and benchmarks, tables into benchmarks/results/
+	@echo "the GPU suite is not in this version yet"; exit 1
+
+lint: $(VENV)/.test  ## ruff
+	$(BIN)/ruff check .
+
+wheel: | $(VENV)/bin/python  ## a wheel in dist/
+	$(PIP) install build
+	$(BIN)/python -m build --wheel
+
+clean:  ## remove .venv and everything built
+	rm -rf $(VENV) build dist .pytest_cache .hypothesis .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,298 @@
+"""The shell's door: arguments in, the library called, exit code out. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+import time
+import typing
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from . import __version__
+from . import config as _config
+from .errors import InputError
+
+app = typer.Typer(name="fastprobe", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+                  context_settings={"help_option_names": ["-h", "--help"]},
+                  help="Millions of small contrastive linear probes, trained as one job, with p-values that hold up.")
+
+
+def _choice(name: str, values: tuple[str, ...]) -> type[Enum]:
+    return Enum(name, {v: v for v in values}, type=str)
+
+
+Optimizer, Schedule = _choice("Optimizer", _config.OPTIMIZERS), _choice("Schedule", _config.SCHEDULES)
+Sampling, Basis = _choice("Sampling", _config.SAMPLINGS), _choice("Basis", _config.BASES)
+Precision = _choice("Precision", _config.PRECISIONS)
+Backend = _choice("Backend", ("auto", "reference", "torch", "cpp", "triton"))
+Classes = _choice("Classes", ("strict", "common"))
+
+_PROBE, _RUN = "The probe", "The run"
+
+
+def _probe(help: str, *names: str, **kwargs: Any):
+    return typer.Option(*names, help=help, rich_help_panel=_PROBE, **kwargs)
+
+
+# Every field of ProbeConfig, once; commands that train take them all.
+ProbeOptions = {
+    "dim": (Annotated[int, _probe("Width d of the shared space.")], 64),
+    "temperature": (Annotated[float, _probe("tau of the contrastive loss.")], 0.25),
+    "steps": (Annotated[int, _probe("Optimiser steps.")], 100),
+    "lr": (Annotated[float | None, _probe("Step size.", show_default="1; sgd 3; adam 0.003")], None),
+    "schedule": (Annotated[Schedule, _probe("Of the step size.")], "cosine"),
+    "optimizer": (Annotated[Optimizer, _probe("adam-mini and sgd commute with rotations.")], "adam-mini"),
+    "momentum": (Annotated[float, _probe("For sgd.")], 0.9),
+    "weight_decay": (Annotated[float, _probe("Decoupled for adam-mini.")], 0.0),
+    "sampling": (Annotated[Sampling, _probe("A clip of each class per step, or the class means.")], "clip"),
+    "clips_per_class": (Annotated[int, _probe("Clips of each class per step.")], 1),
+    "symmetric": (Annotated[bool, _probe("Add the text-to-sound loss.")], False),
+    "bias": (Annotated[bool, _probe("A bias on both heads.")], False),
+    "basis": (Annotated[Basis | None, _probe("Lossless svd, or raw.", show_default="svd; adam raw")], None),
+    "energy": (Annotated[float | None, _probe("Keep this share of the variance (lossy).")], None),
+    "precision": (Annotated[Precision, _probe("Of the matrix products.")], "ieee"),
+}
+
+
+def with_probe_options(command):
+    """Add an option for every field of ProbeConfig to a command that takes `probe_fields`."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    kept = [inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default, annotation=hints[p.name])
+            for p in inspect.signature(command).parameters.values() if p.name != "probe_fields"]
+    added = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a)
+             for n, (a, d) in ProbeOptions.items()]
+
+    @functools.wraps(command)
+    def wrapped(**kwargs: Any):
+        fields = {n: _plain(kwargs.pop(n)) for n in ProbeOptions}
+        return command(**kwargs, probe_fields=fields)
+
+    wrapped.__signature__ = inspect.Signature(kept + added)
+    wrapped.__annotations__ = {p.name: p.annotation for p in kept + added}
+    del wrapped.__wrapped__  # typer would look through it to the bare command
+    return wrapped
+
+
+def _plain(value: Any) -> Any:
+    return value.value if isinstance(value, Enum) else value
+
+
+def _progress(steps, quiet: bool, out: Path | None):
+    """Drive a run to its end; on Ctrl-C say what is kept and leave with 130."""
+    from .console import show_progress
+    last = None
+    try:
+        for step in show_progress(steps, quiet):
+            last = step
+    except KeyboardInterrupt:
+        done = f"{last.done:,} of {last.total:,} probes are" if last else "nothing is"
+        typer.echo(f"interrupted: {done} stored in {out}; continue with the same command and --resume.", err=True)
+        raise typer.Exit(130) from None
+
+
+def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"`config` {path}: cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"`config` {path}: not TOML: {error}.") from None
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        flat.update(value if key in ("probe", "run") and isinstance(value, dict) else {key: value})
+    flat = {key.replace("-", "_"): value for key, value in flat.items()}
+    if unknown := sorted(set(flat) - known):
+        raise InputError(f"`config` {path}: unknown names {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+    return flat
+
+
+@app.command()
+@with_probe_options
+def run(
+    ctx: typer.Context,
+    *,
+    text: Annotated[list[Path] | None, typer.Option(help="Text table (.npz, .safetensors, .parquet); repeatable.")] = None,
+    audio: Annotated[list[Path] | None, typer.Option(help="Audio table; repeatable: all pairs are tested.")] = None,
+    out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/DATE-TIME")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    config: Annotated[Path | None, typer.Option(help="TOML file with the names of these options; the shell wins.")] = None,
+    permutations: Annotated[int, typer.Option(help="Controls: text rows permuted, probe trained again.")] = 1000,
+    splits: Annotated[int, typer.Option(help="Random partitions of the classes.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
+    train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
+    k: Annotated[list[int] | None, typer.Option(help="k to store; repeatable.", show_default="1 3 5 10")] = None,
+    statistic: Annotated[str, typer.Option(help="Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")] = "acc@3",
+    classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
+    backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    probe_fields: dict,
+) -> None:
+    """Test all pairs of text and audio tables: a p-value each, with its evidence in a run directory."""
+    given = {
+        "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
+        "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": _plain(classes),
+        "backend": _plain(backend), "device": device, "seed": seed, **probe_fields}
+    if config is not None:
+        for name, value in _read_toml(config, set(given)).items():
+            if ctx.get_parameter_source(name).name != "COMMANDLINE":
+                given[name] = value
+    out = Path(given.pop("out") or time.strftime("runs/%Y%m%d-%H%M%S"))
+    for side in ("text", "audio"):
+        if isinstance(given[side], (str, Path)):
+            given[side] = [given[side]]
+        if not given[side]:
+            raise InputError(f"`{side}` is missing: give --{side} FILE (repeatable), or `{side}` in --config.")
+        given[side] = [str(p) for p in given[side]]
+    given["k"] = given["k"] or None
+    probe = _config.ProbeConfig(**{n: given.pop(n) for n in list(probe_fields)})
+    _carry_out(given, probe, out, resume, quiet)
+
+
+def _carry_out(given: dict[str, Any], probe: _config.ProbeConfig, out: Path, resume: bool, quiet: bool) -> list[dict[str, Any]]:
+    from . import run as _run
+    from .console import conclusion, results_table
+    experiment = _run.prepare(probe=probe, **given)
+    plan = experiment.plan
+    if not quiet:
+        typer.echo(f"{plan.n_pairs} pairs x {plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} "
+                   f"permutations) = {plan.n_jobs:,} probes, backend {experiment.backend}, into {out}", err=True)
+    store = _run.open_store(experiment, out, resume)
+    _progress(_run.execute(experiment, store), quiet, out)
+    summary = _run.summary(experiment, _run.analyse(experiment, store))
+    store.write_summary(summary)
+    from rich.console import Console
+    console = Console()
+    console.print(results_table(summary["pairs"]))
+    for record in summary["pairs"]:
+        console.print(conclusion(record), highlight=False, soft_wrap=True)
+    typer.echo(f"run directory: {out}", err=True)
+    return summary["pairs"]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/demo-DATE-TIME")] = None,
+    permutations: Annotated[int, typer.Option(help="Controls.")] = 200,
+    splits: Annotated[int, typer.Option(help="Partitions of the classes.")] = 5,
+    backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Try the whole job on simulated embeddings: one pair with a weak planted alignment, one with none."""
+    from .simulate import fsd50k_leaf_names, simulate_pair
+    names = fsd50k_leaf_names()
+    typer.echo(f"SIMULATED embeddings over the names of {len(names)} FSD50K classes: in 'planted' the sounds follow the texts "
+               "weakly, in 'null' not at all. No model and no recording is involved.\n", err=True)
+    text, planted = simulate_pair(names, alignment=0.5, seed=seed, number=0)
+    null = simulate_pair(names, alignment=0.0, seed=seed, number=2)[1]
+    for table, name in ((text, "simulated"), (planted, "planted"), (null, "null")):
+        table.meta["name"] = name
+    out = out or Path(time.strftime("runs/demo-%Y%m%d-%H%M%S"))
+    _carry_out({"text": [text], "audio": [planted, null], "permutations": permutations, "splits": splits,
+                "backend": _plain(backend), "seed": seed}, _config.ProbeConfig(), out, False, quiet)
+
+
+@app.command()
+def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]) -> None:
+    """How far a run is, from another shell too."""
+    from .plan import JobPlan
+    from .store import ResultStore, read_manifest
+    manifest = read_manifest(run_dir)
+    identity, store = manifest["identity"], ResultStore.open(run_dir)
+    plan = JobPlan(len(identity["pairs"]), identity["splits"], identity["seeds"], manifest["permutations"])
+    missing = sum(u.stop - u.start for u in plan.missing(store.done(plan), 1 << 40))
+    done = plan.n_jobs - missing * plan.jobs_per_replicate
+    typer.echo(f"{run_dir}: {manifest['status']}; {done:,} of {plan.n_jobs:,} probes stored "
+               f"({done / plan.n_jobs:.1%}), {plan.n_pairs} pairs, {plan.n_permutations:,} permutations, "
+               f"backend {identity['backend']}")
+    if missing:
+        typer.echo("continue it with the command that began it and --resume.")
+    elif (run_dir / "summary.json").exists():
+        from rich.console import Console
+
+        from .console import results_table
+        Console().print(results_table(json.loads((run_dir / "summary.json").read_text())["pairs"]))
+
+
+@app.command()
+@with_probe_options
+def fit(
+    *,
+    text: Annotated[Path, typer.Option(help="Text table.")],
+    audio: Annotated[Path, typer.Option(help="Audio table.")],
+    out: Annotated[Path, typer.Option(help="The probe, a .safetensors file.")],
+    train_fraction: Annotated[float | None, typer.Option(
+        help="Hold out the other classes and print acc@k on them; by default all are trained on.")] = None,
+    k: Annotated[int, typer.Option(help="For acc@k.")] = 3,
+    backend: Annotated[Backend, typer.Option(help="What trains the probe.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    probe_fields: dict,
+) -> None:
+    """Train one probe and save it."""
+    from .embeddings import EmbeddingTable
+    from .plan import split_classes
+    from .probe import ContrastiveProbe
+    texts = EmbeddingTable.load(text)
+    names = sorted(set(texts.labels.tolist()))
+    train = None
+    if train_fraction is not None:
+        train = [names[i] for i in split_classes(seed, 0, len(names), train_fraction).train]
+    probe = ContrastiveProbe(_config.ProbeConfig(**probe_fields), backend=_plain(backend), device=device, seed=seed)
+    probe.fit(texts, audio, classes=train)
+    probe.save(out)
+    which = "unseen classes" if train else "the classes it was trained on"
+    typer.echo(f"{out}: trained on {len(probe.train_classes_)} classes with {probe.meta['backend']}; "
+               f"acc@{k} {probe.score(k):.3f} on {which}")
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False) -> None:
+    """What this machine has, what fastprobe uses of it, and what would help."""
+    from .doctor import examine
+    found = examine()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for name, number in found["versions"].items():
+        typer.echo(f"  {name:<16} {number or '-':<14} {found['purposes'].get(name, '')}".rstrip())
+    typer.echo("devices: " + ", ".join(found["devices"]))
+    typer.echo("backends: " + ", ".join(n + ("" if why is None else " (no)") for n, why in found["backends"].items())
+               + f"; auto takes {found['auto']}")
+    for line in found["advice"]:
+        typer.echo("  - " + line)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: 0 done, 2 bad input or usage, 130 interrupted."""
+    try:
+        app()
+    except InputError as error:
+        print(f"fastprobe: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except MemoryError:
+        print("fastprobe: out of memory. Lower `permutations` per run or `dim`, or use a machine with more.", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # `fastprobe ... | head`
+        sys.exit(0)

@@ -1,0 +1,230 @@
+"""`ContrastiveProbe`: one trained pair of heads, to project, score, retrieve with, and keep on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from .compression import PairData, Preprocessing, make_pair
+from .config import ProbeConfig
+from .embeddings import EmbeddingTable, first_few
+from .errors import InputError
+from .kernels import make_batch, select_backend
+from .kernels.reference import norm, ranks
+from .plan import Split
+
+__all__ = ["ContrastiveProbe", "ProbeConfig"]
+
+_FORMAT = 1
+
+
+class ContrastiveProbe:
+    """Two linear heads that bring a class's text and its sounds together.
+
+        a_c = norm(W' t_c)        b_i = norm(V' x_i)        s(c, i) = <a_c, b_i>
+
+    Parameters
+    ----------
+    config : ProbeConfig, optional
+    backend, device, seed
+        As in `permutation_test`.
+
+    Attributes
+    ----------
+    classes_ : str (C,)
+        Texts of the gallery, ascending.
+    train_classes_ : str (n_train,)
+        Those the probe was trained on; the others are unseen.
+    text_head_, audio_head_ : float64 (r_text, d), (r_audio, d)
+        W and V.
+    loss_ : float
+        Training loss of the last step.
+    """
+
+    def __init__(self, config: ProbeConfig | None = None, *, backend: str = "auto", device: str | None = None,
+                 seed: int = 0) -> None:
+        self.config = ProbeConfig() if config is None else config
+        self.backend, self.device, self.seed = backend, device, seed
+        self.meta: dict[str, Any] = {}
+
+    # ---- training --------------------------------------------------------------------------------
+
+    def fit(self, text: Any, audio: Any, classes: Sequence[str] | None = None) -> ContrastiveProbe:
+        """Train on the clips of `classes` (all classes by default) against their texts.
+
+        Parameters
+        ----------
+        text, audio : EmbeddingTable, path, or (vectors, labels)
+        classes : sequence of str, optional
+            Labels to train on; the rest stays unseen, for `score`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            Tables that do not belong together, unknown classes, fewer than two.
+        """
+        text, audio = EmbeddingTable.coerce(text, "text"), EmbeddingTable.coerce(audio, "audio")
+        pair = make_pair(text, audio, self.config)
+        if classes is None:
+            train = np.arange(len(pair.classes))
+        else:
+            wanted = np.unique(np.asarray(list(classes), dtype=str))
+            if unknown := sorted(set(wanted.tolist()) - set(pair.classes.tolist())):
+                raise InputError(f"`classes` has {len(unknown)} labels that the tables lack: {first_few(unknown)}.")
+            train = np.flatnonzero(np.isin(pair.classes, wanted))
+        if len(train) < 2:
+            raise InputError(f"`classes` must name at least 2 classes to train on; got {len(train)}.")
+        test = np.setdiff1d(np.arange(len(pair.classes)), train)
+        identity = np.arange(len(pair.classes))[None]
+        batch = make_batch(pair, self.config, Split(train, test), self.seed, 0, 0, identity)
+        chosen = select_backend(self.backend, self.config.precision, self.device)
+        result = chosen.load()(batch, self.device, heads=True)
+        self.text_head_, self.audio_head_ = (h[0].astype(np.float64) for h in (result.text_heads, result.audio_heads))
+        self.loss_ = float(result.loss[0])
+        self.classes_, self.train_classes_ = pair.classes, pair.classes[train]
+        self.text_preprocessing, self.audio_preprocessing = pair.text_preprocessing, pair.audio_preprocessing
+        self.gallery_ = norm(pair.text @ self.text_head_)[0]
+        self._fitted_on: PairData | None = pair
+        self.meta = {"text": text.meta, "audio": audio.meta, "text_digest": text.digest, "audio_digest": audio.digest,
+                     "backend": chosen.name, "seed": self.seed, "loss": self.loss_}
+        return self
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "text_head_"):
+            raise InputError("this probe is not fitted. Call `fit(text, audio)` or `ContrastiveProbe.load(path)` first.")
+
+    # ---- using it --------------------------------------------------------------------------------
+
+    def project_text(self, vectors: Any) -> np.ndarray:
+        """a = norm(W' t) of text embeddings (n, D_t) or a table: float64 (n, d), unit rows."""
+        self._check_fitted()
+        return norm(self.text_preprocessing.apply(_vectors(vectors)) @ self.text_head_)[0]
+
+    def project_audio(self, vectors: Any) -> np.ndarray:
+        """b = norm(V' x) of audio embeddings (n, D_a) or a table: float64 (n, d), unit rows."""
+        self._check_fitted()
+        return norm(self.audio_preprocessing.apply(_vectors(vectors)) @ self.audio_head_)[0]
+
+    def rank(self, audio: Any = None) -> np.ndarray:
+        """Rank of the true class of each clip among all texts, int32 (n,); 1 is best, ties count against.
+
+        Parameters
+        ----------
+        audio : table, path or (vectors, labels), optional
+            By default the clips of the unseen classes it was fitted with (all clips, when it saw all classes),
+            grouped by class.
+        """
+        return self._ranks(audio)[0]
+
+    def _ranks(self, audio: Any) -> tuple[np.ndarray, np.ndarray]:
+        self._check_fitted()
+        if audio is None:
+            pair = self._fitted_on
+            if pair is None:
+                raise InputError("a loaded probe has no clips. Give `audio`.")
+            unseen = ~np.isin(pair.classes, self.train_classes_)
+            rows = np.flatnonzero(unseen[pair.labels]) if unseen.any() else np.arange(len(pair.labels))
+            queries, y = norm(pair.audio[rows] @ self.audio_head_)[0], pair.labels[rows]
+        else:
+            table = EmbeddingTable.coerce(audio, "audio")
+            if unknown := sorted(set(table.labels.tolist()) - set(self.classes_.tolist())):
+                raise InputError(f"`audio` has {len(unknown)} labels that the probe's texts lack: {first_few(unknown)}.")
+            queries, y = self.project_audio(table.vectors), np.searchsorted(self.classes_, table.labels)
+        return ranks(self.gallery_, queries, y), y
+
+    def score(self, k: int = 3, audio: Any = None) -> float:
+        """acc@k, the mean over classes of the share of clips whose true text is among the k nearest.
+
+        Parameters
+        ----------
+        k : int
+        audio : optional
+            As in `rank`.
+        """
+        from .metrics import check_ks
+        self._check_fitted()
+        (k,) = check_ks((k,), len(self.classes_))
+        rank, y = self._ranks(audio)
+        _, position = np.unique(y, return_inverse=True)
+        return float(np.mean(np.bincount(position, rank <= k) / np.bincount(position)))
+
+    def retrieve(self, audio: Any, k: int = 3) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest texts of each clip: labels str (n, k) and scores float64 (n, k), best first."""
+        from .metrics import check_ks
+        self._check_fitted()
+        (k,) = check_ks((k,), len(self.classes_))
+        scores = self.project_audio(audio) @ self.gallery_.T
+        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
+        return self.classes_[order], np.take_along_axis(scores, order, axis=1)
+
+    # ---- files -----------------------------------------------------------------------------------
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write heads, preprocessing, gallery and meta as one .safetensors file, whole or not at all."""
+        from safetensors.numpy import save
+
+        from .store import write_atomically
+        self._check_fitted()
+        path = Path(path)
+        if path.suffix != ".safetensors":
+            raise InputError(f"{path}: a probe is saved as .safetensors; got the suffix {path.suffix!r}.")
+        tensors = {"text_head": self.text_head_, "audio_head": self.audio_head_, "gallery": self.gallery_}
+        for side, pre in (("text", self.text_preprocessing), ("audio", self.audio_preprocessing)):
+            tensors[f"{side}_mean"], tensors[f"{side}_scale"] = pre.mean, np.array([pre.scale])
+            if pre.basis is not None:
+                tensors[f"{side}_basis"] = pre.basis
+        header = {"format": "fastprobe-probe", "version": _FORMAT, "config": self.config.to_dict(), "meta": self.meta,
+                  "classes": self.classes_.tolist(), "train_classes": self.train_classes_.tolist()}
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, save({k: np.ascontiguousarray(v) for k, v in tensors.items()},
+                                    metadata={"fastprobe": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> ContrastiveProbe:
+        """Read a saved probe.
+
+        Raises
+        ------
+        InputError
+            A missing, foreign or damaged file, or one from a newer version.
+        """
+        from safetensors import SafetensorError, safe_open
+        path = Path(path)
+        if not path.is_file():
+            raise InputError(f"{path}: no such file.")
+        try:
+            with safe_open(path, framework="numpy") as file:
+                header = json.loads((file.metadata() or {})["fastprobe"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if header["format"] != "fastprobe-probe":
+                raise KeyError("format")
+            if header["version"] > _FORMAT:
+                raise InputError(f"{path}: written by a newer fastprobe. Upgrade fastprobe.")
+            probe = cls(ProbeConfig(**header["config"]))
+            probe.meta, probe.loss_ = header["meta"], header["meta"]["loss"]
+            probe.classes_, probe.train_classes_ = np.array(header["classes"]), np.array(header["train_classes"])
+            probe.text_head_, probe.audio_head_, probe.gallery_ = (tensors[n] for n in ("text_head", "audio_head", "gallery"))
+            probe.text_preprocessing, probe.audio_preprocessing = (
+                Preprocessing(tensors[f"{s}_mean"], float(tensors[f"{s}_scale"][0]), tensors.get(f"{s}_basis"), probe.config.bias)
+                for s in ("text", "audio"))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: not a saved probe, or a damaged one ({error}).") from None
+        probe._fitted_on = None
+        return probe
+
+
+def _vectors(value: Any) -> np.ndarray:
+    if isinstance(value, (str, os.PathLike)):
+        value = EmbeddingTable.load(value)
+    return value.vectors if isinstance(value, EmbeddingTable) else np.asarray(value)

@@ -1,0 +1,31 @@
+"""Settings that all tests share."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+import hypothesis
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+# Timing differs wildly between machines: laws are about values, so no deadline.
+hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=bool(os.environ.get("CI")),
+                                     suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("default")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture
+def shell(tmp_path):
+    """Run `fastprobe` in a fresh process: shell("run", "--text", ...) -> CompletedProcess."""
+    import subprocess
+
+    def call(*arguments, timeout=120, **kwargs):
+        command = [sys.executable, "-c", "from fastprobe.cli import main; main()", *map(str, arguments)]
+        return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=kwargs.pop("cwd", tmp_path), **kwargs)
+
+    return call
