@@ -72,12 +72,14 @@ def pad_columns(array: np.ndarray, width: int) -> np.ndarray:
 def dot(a, b, acc, PRECISION: tl.constexpr):
     """acc + a b in the named precision, float32 sums.
 
-    ieee: float32 products. tf32x3: three tf32 products, near float32. tf32, bf16: rounded operands.
+    ieee: float32 products. tf32x3: three tf32 products, near float32. tf32, bf16, fp16: rounded operands.
     """
-    if PRECISION == "bf16" and _INTERPRETED:  # the interpreter multiplies bfloat16's bit patterns
+    if _INTERPRETED and PRECISION == "bf16":  # the interpreter multiplies bit patterns of bfloat16
         return tl.dot(a.to(tl.bfloat16).to(tl.float32), b.to(tl.bfloat16).to(tl.float32), acc)
     elif PRECISION == "bf16":
         return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16), acc)
+    elif PRECISION == "fp16":
+        return tl.dot(a.to(tl.float16), b.to(tl.float16), acc)
     else:
         return tl.dot(a, b, acc, input_precision=PRECISION)
 
