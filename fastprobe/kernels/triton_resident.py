@@ -113,6 +113,7 @@ def resident_kernel(
     sw, sv,       # the same                  second moments, zero (adam only)
     scratch,      # float32 (P, M + padded n, D)   dZ_a; b, then dZ_b
     lengths,      # float32 (P, padded n)     inverse lengths of b
+    values,       # float32 (P, padded n)     loss of each row, last step
     schedule,     # float32 (steps, 3)
     loss,         # float32 (P,)              loss of the last step
     r_text, r_audio, n_padded, steps, audio_step,   # audio_step: n, or 0 where every step has the same rows
@@ -132,6 +133,7 @@ def resident_kernel(
     a_out = scratch + p * (M + n_padded) * D
     b_out = a_out + M * D
     inverse_out = lengths + p * n_padded
+    values_out = values + p * n_padded
     c = tl.arange(0, M)
     d = tl.arange(0, D)
     cell_a = c[:, None] * D + d[None, :]
@@ -176,7 +178,6 @@ def resident_kernel(
                 total_c = total_c * tl.exp(top_c - top) + tl.sum(tl.exp(s - top[None, :]), axis=0)
                 top_c = top
             total_c = tl.where(in_c, total_c, 1.0)
-        value = 0.0
         da = tl.zeros((M, D), tl.float32)
         for at in range(0, n, BS):
             i = at + tl.arange(0, BS)
@@ -194,14 +195,13 @@ def resident_kernel(
                 lse_c = tl.sum(tl.where(own, (top_c + tl.log(total_c))[None, :], 0.0), axis=1)
                 lse = 0.5 * (lse + lse_c)
                 g = 0.5 * (g + tl.exp(s - top_c[None, :]) * (per_class / total_c)[None, :])
-            value += tl.sum(tl.where(in_i, lse - true, 0.0), axis=0)
+            tl.store(values_out + i, lse - true)
             g = tl.where(own, g - 1.0, g)
             g = tl.where(in_i[:, None], g, 0.0) * (inverse_tau / n)
             da = dot(tl.trans(g), b, da, PRECISION)
             db = dot(g, a, tl.zeros((BS, D), tl.float32), PRECISION)
             tl.store(b_out + i[:, None] * D + d[None, :], through_norm(b, db, tl.load(inverse_out + i)))
         tl.store(a_out + cell_a, through_norm(a, da, inverse_a))
-        tl.store(loss + p, value / n)
 
         rate = tl.load(schedule + step * 3)
         second = tl.load(schedule + step * 3 + 1)
@@ -219,6 +219,13 @@ def resident_kernel(
             decay = tl.load(schedule + step * 3 + 2)
         rows += audio_step
         tl.debug_barrier()
+    # From memory: Triton 3.6 cannot compile for Blackwell a scalar sum of what came out of a product.
+    n = tl.load(shape + 1)
+    total = tl.zeros((N,), tl.float32)
+    for at in range(0, n, N):
+        i = at + tl.arange(0, N)
+        total += tl.load(values_out + i, mask=i < n, other=0.0)
+    tl.store(loss + p, tl.sum(total, axis=0) / n)
     if LAZY:
         _catch_up(w, mw, rate_w, decay, r_text, D, BK)
         _catch_up(v, mv, rate_v, decay, r_audio, D, BK)
@@ -296,12 +303,12 @@ def train_resident(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Ten
     m_tile, n_tile = tile(m), tile(n)
     n_padded = round_up(n, n_tile)
     scratch = empty(n_probes, m_tile + n_padded, width, device=w.device)
-    lengths = empty(n_probes, n_padded, device=w.device)
+    lengths, values = (empty(n_probes, n_padded, device=w.device) for _ in range(2))
     loss = empty(n_probes, device=w.device)
     shape = torch.tensor([m, n], dtype=torch.int32, device=w.device)
     resident_kernel[(n_probes,)](
-        text, text_rows, audio, audio_rows, row_classes, shape, w, v, mw, mv, sw, sv, scratch, lengths, schedule, loss,
-        r_text, r_audio, n_padded, steps, n if len(audio_rows) > 1 else 0,
+        text, text_rows, audio, audio_rows, row_classes, shape, w, v, mw, mv, sw, sv, scratch, lengths,
+        values, schedule, loss, r_text, r_audio, n_padded, steps, n if len(audio_rows) > 1 else 0,
         float(per_class), 1.0 / temperature, float(dim), float(momentum), float(weight_decay),
         M=m_tile, N=n_tile, BS=min(pinned.bs, n_tile), D=width, BK=pinned.bk, ONE_BLOCK=n <= n_tile,
         OPTIMIZER=optimizer, SYMMETRIC=symmetric, DECAY=weight_decay > 0 and optimizer != "adam-mini",
