@@ -57,7 +57,7 @@ def schedule_table(config: ProbeConfig) -> np.ndarray:
 
 
 def empty(*shape: int, device: torch.device, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Uninitialised memory; tests replace it with NaN so that an element nobody writes shows."""
+    """Uninitialised memory: every element is written before it is read."""
     return torch.empty(shape, device=device, dtype=dtype)
 
 

@@ -211,6 +211,10 @@ def _key_stride(keys: torch.Tensor) -> int:
     return 0 if len(keys) == 1 else keys.shape[1]
 
 
+def _like(x: torch.Tensor) -> torch.Tensor:
+    return empty(*x.shape, device=x.device, dtype=x.dtype)
+
+
 class _ContrastiveLoss(torch.autograd.Function):
     """text (P, m, d), audio (P, n, d), labels int32 (P or 1, n) -> loss float32 (P,)."""
 
@@ -229,10 +233,10 @@ class _ContrastiveLoss(torch.autograd.Function):
         upstream = (upstream.float() / (audio.shape[1] * ctx.temperature)).contiguous()
         daudio = dtext = None
         if ctx.needs_input_grad[1]:
-            daudio = row_gradient(audio, text, labels, classes, upstream, torch.empty_like(audio), ctx.temperature,
+            daudio = row_gradient(audio, text, labels, classes, upstream, _like(audio), ctx.temperature,
                                   ctx.precision, row_lse=lse)
         if ctx.needs_input_grad[0]:
-            dtext = row_gradient(text, audio, classes, labels, upstream, torch.empty_like(text), ctx.temperature,
+            dtext = row_gradient(text, audio, classes, labels, upstream, _like(text), ctx.temperature,
                                  ctx.precision, column_lse=lse)
         return dtext, daudio, None, None, None
 
