@@ -1,8 +1,9 @@
 """Many probes at once with batched products in PyTorch: CPU, CUDA or MPS, float32.
 
 The gradients are written out (reference.py has the equations): autograd would keep every intermediate.
-Libraries choose a routine, and so the last bits, by the size of a batched product. Probes are therefore
-always trained in chunks of one size, a function of the shapes alone, and a short chunk is filled up.
+Libraries choose a routine, and so the last bits, by the size of a batched product and by how its operands
+are aligned. Probes are therefore trained in chunks of one size, a function of the shapes alone (a short
+chunk is filled up), and every matrix is padded with zeros so that it begins on a cache line.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from .reference import BETA1, BETA2_ADAM, BETA2_MINI, EPS, EPS_ADAM
 CHUNK_BYTES = {"cpu": 96 << 20, "cuda": 2 << 30, "mps": 512 << 20}
 MAX_CHUNK = {"cpu": 16, "cuda": 512, "mps": 64}
 QUERY_BLOCK = 2048
+ALIGN = 16  # float32 of a 64-byte cache line
 
 
 def resolve_device(device: str | None) -> torch.device:
@@ -103,42 +105,65 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> 
     return BatchResult(*(np.concatenate(column) if column[0] is not None else None for column in zip(*parts)))
 
 
+def _up(n: int) -> int:
+    return -(-n // ALIGN) * ALIGN
+
+
+def _padded(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
+    """float32, filled up with zeros: they change no product."""
+    out = np.zeros((rows, columns), np.float32)
+    out[:array.shape[0], :array.shape[1]] = array
+    return out
+
+
 class _Shared:
-    """Tensors that all probes of a batch read."""
+    """Tensors that all probes of a batch read, padded."""
 
     def __init__(self, batch: ProbeBatch, device: torch.device) -> None:
         def put(array: np.ndarray) -> torch.Tensor:
             return torch.from_numpy(np.ascontiguousarray(array)).to(device)
 
         self.config, self.device = batch.config, device
-        self.text, self.audio = put(batch.text32), put(batch.audio32)
-        self.train = put(batch.train_classes)
+        (self.classes, r_text), (n_clips, r_audio), d = batch.text.shape, batch.audio.shape, _up(batch.config.dim)
+        self.dims = batch.config.dim, batch.text_start.shape[0], batch.audio_start.shape[0]
+        r_text, r_audio = _up(r_text), _up(r_audio)
+        self.n_train = len(batch.train_classes)
+        # Row `classes` is all zero, and stands where a block of texts is filled up.
+        self.text = put(_padded(batch.text32, self.classes + 1, r_text))
+        self.audio = put(_padded(batch.audio32, n_clips, r_audio))
+        self.train = batch.train_classes
         self.clips = None if batch.clips is None else put(batch.clips)
-        self.centroids = put(batch.centroids.astype(np.float32)) if batch.clips is None else None
+        self.centroids = put(_padded(batch.centroids, self.n_train, r_audio)) if batch.clips is None else None
         self.rows = put(batch.row_classes)
         self.queries, self.query_classes = put(batch.queries), put(batch.labels[batch.queries])
-        self.starts = put(batch.text_start.astype(np.float32)), put(batch.audio_start.astype(np.float32))
+        self.starts = put(_padded(batch.text_start, r_text, d)), put(_padded(batch.audio_start, r_audio, d))
 
     def step_rows(self, step: int) -> torch.Tensor:
         return self.centroids if self.clips is None else self.audio[self.clips[step]]
 
+    def texts(self, permutations: np.ndarray) -> torch.Tensor:
+        """Text rows of each probe, (P, rows up to ALIGN, r)."""
+        index = np.full((len(permutations), _up(permutations.shape[1])), self.classes)
+        index[:, :permutations.shape[1]] = permutations
+        return self.text[torch.from_numpy(index).to(self.device)]
 
-def _train_chunk(shared: _Shared, permutations: np.ndarray, heads: bool) -> tuple[np.ndarray, ...]:
+
+def _train_chunk(shared: _Shared, permutations: np.ndarray, heads: bool) -> tuple[np.ndarray | None, ...]:
     c, n_probes = shared.config, len(permutations)
-    text = shared.text[torch.from_numpy(permutations).to(shared.device)]  # (P, C, r)
-    train_text = text[:, shared.train]
+    train_text = shared.texts(permutations[:, shared.train])
     w, v = (s.repeat(n_probes, 1, 1) for s in shared.starts)
     of_w, of_v = _Optimizer(c, w), _Optimizer(c, v)
     loss = torch.full((n_probes,), torch.nan, device=shared.device)
     for step in range(c.steps):
         x = shared.step_rows(step).expand(n_probes, -1, -1)
-        loss, dw, dv = _loss_and_gradient(w, v, train_text, x, shared.rows, c)
+        loss, dw, dv = _loss_and_gradient(w, v, train_text, x, shared.rows, shared.n_train, c)
         of_w.step(w, dw, c.learning_rate(step))
         of_v.step(v, dv, c.learning_rate(step))
-    gallery = F.normalize(torch.bmm(text, w), dim=-1, eps=EPS)
-    ranks = torch.cat([_ranks(gallery, shared.audio[q].expand(n_probes, -1, -1), v, y)
+    gallery = F.normalize(torch.bmm(shared.texts(permutations), w), dim=-1, eps=EPS)
+    ranks = torch.cat([_ranks(gallery, shared.classes, shared.audio[q].expand(n_probes, -1, -1), v, y)
                        for q, y in zip(shared.queries.split(QUERY_BLOCK), shared.query_classes.split(QUERY_BLOCK))], dim=1)
-    kept = [h.cpu().numpy() if heads else None for h in (w, v)]
+    d, r_text, r_audio = shared.dims
+    kept = (w[:, :r_text, :d].cpu().numpy(), v[:, :r_audio, :d].cpu().numpy()) if heads else (None, None)
     return loss.double().cpu().numpy(), ranks.to(torch.int32).cpu().numpy(), *kept
 
 
@@ -152,21 +177,22 @@ def _through_norm(a: torch.Tensor, da: torch.Tensor, length: torch.Tensor) -> to
     return (da - a * (a * da).sum(-1, keepdim=True)) / length
 
 
-def _loss_and_gradient(w, v, t, x, rows, c: ProbeConfig):
-    """(P,), (P, r_text, d), (P, r_audio, d) of one step; see reference.loss_and_gradient."""
+def _loss_and_gradient(w, v, t, x, rows, m: int, c: ProbeConfig):
+    """(P,), (P, r_text, d), (P, r_audio, d) of one step; see reference.loss_and_gradient. `m` of the texts count."""
     n = x.shape[1]
     (a, a_len), (b, b_len) = _norm(torch.bmm(t, w)), _norm(torch.bmm(x, v))
-    s = torch.bmm(b, a.mT) / c.temperature  # (P, n, m)
+    s = torch.bmm(b, a.mT) / c.temperature  # (P, n, m and padding)
+    s[:, :, m:] = -torch.inf
     index = rows.expand(len(s), n).unsqueeze(-1)
     true = s.gather(2, index).squeeze(-1)
     lse = s.logsumexp(dim=2)
     loss = (lse - true).mean(1)
     g = torch.exp(s - lse.unsqueeze(-1))
     if c.symmetric:
-        lse_text = s.logsumexp(dim=1)
+        lse_text = s[:, :, :m].logsumexp(dim=1)
         loss = 0.5 * (loss + (lse_text[:, rows] - true).mean(1))
-        per_class = n // t.shape[1]
-        g = 0.5 * (g + per_class * torch.exp(s - lse_text.unsqueeze(1)))
+        g[:, :, :m].add_(torch.exp(s[:, :, :m] - lse_text.unsqueeze(1)), alpha=n // m)
+        g *= 0.5
     g.scatter_add_(2, index, torch.full_like(true, -1.0).unsqueeze(-1))
     g /= n * c.temperature
     da, db = torch.bmm(g.mT, b), torch.bmm(g, a)
@@ -202,9 +228,9 @@ class _Optimizer:
         w.sub_(lr / (1 - BETA1**self.t) * self.m / denominator)
 
 
-def _ranks(gallery: torch.Tensor, x: torch.Tensor, v: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
+def _ranks(gallery: torch.Tensor, classes: int, x: torch.Tensor, v: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
     """1 + rivals that score at least the true class; (P, n) from gallery (P, C, d) and clips (P, n, r)."""
-    s = torch.bmm(torch.bmm(x, v), gallery.mT)  # the length of a query does not change its ranks
+    s = torch.bmm(torch.bmm(x, v), gallery.mT)[:, :, :classes]  # the length of a query does not change its ranks
     true = s.gather(2, y.expand(len(s), -1).unsqueeze(-1))
     return s.shape[2] - (s < true).sum(2)
 

@@ -1,0 +1,152 @@
+// The vector type of the instruction set this file is compiled for, and what the kernels do with it.
+//
+// Only C headers and names in this namespace are used in code compiled for one instruction set: an inline function of
+// the C++ library would be emitted once for all of them, and the linker might keep the copy that this machine cannot run.
+#pragma once
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#elif defined(__aarch64__)
+#include <arm_neon.h>
+#endif
+
+#ifndef FP_ISA
+#error "FP_ISA names the instruction set; CMakeLists.txt defines it"
+#endif
+
+namespace fastprobe::FP_ISA {
+
+#define FP_INLINE static inline __attribute__((always_inline))
+
+// VL floats per vector. A product holds a tile of MR rows and NR vectors in registers: MR NR sums, NR vectors of the
+// right factor and one element of the left one must fit (32 registers with AVX-512 and NEON, else 16).
+#if defined(__AVX512F__)
+constexpr int VL = 16, MR = 12, NR = 2;
+#elif defined(__AVX2__)
+constexpr int VL = 8, MR = 6, NR = 2;
+#elif defined(__aarch64__)
+constexpr int VL = 4, MR = 12, NR = 2;
+#else
+constexpr int VL = 4, MR = 6, NR = 2;
+#endif
+
+typedef float vf __attribute__((vector_size(4 * VL), may_alias));
+typedef int32_t vi __attribute__((vector_size(4 * VL), may_alias));
+typedef float vf_unaligned __attribute__((vector_size(4 * VL), may_alias, aligned(4)));
+
+FP_INLINE vf load(const float* p) { return *reinterpret_cast<const vf_unaligned*>(p); }
+FP_INLINE void store(float* p, vf x) { *reinterpret_cast<vf_unaligned*>(p) = x; }
+
+FP_INLINE vf splat(float x) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_set1_ps(x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_set1_ps(x);
+#elif defined(__SSE2__)
+    return (vf)_mm_set1_ps(x);
+#elif defined(__aarch64__)
+    return (vf)vdupq_n_f32(x);
+#else
+    return vf{x, x, x, x};
+#endif
+}
+
+// a b + c, rounded once where the machine can (all but baseline x86-64).
+FP_INLINE vf fma(vf a, vf b, vf c) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_fmadd_ps((__m512)a, (__m512)b, (__m512)c);
+#elif defined(__AVX2__)
+    return (vf)_mm256_fmadd_ps((__m256)a, (__m256)b, (__m256)c);
+#elif defined(__aarch64__)
+    return (vf)vfmaq_f32((float32x4_t)c, (float32x4_t)a, (float32x4_t)b);
+#else
+    return a * b + c;
+#endif
+}
+
+FP_INLINE vf root(vf x) {
+#if defined(__AVX512F__)
+    return (vf)_mm512_sqrt_ps((__m512)x);
+#elif defined(__AVX2__)
+    return (vf)_mm256_sqrt_ps((__m256)x);
+#elif defined(__SSE2__)
+    return (vf)_mm_sqrt_ps((__m128)x);
+#elif defined(__aarch64__)
+    return (vf)vsqrtq_f32((float32x4_t)x);
+#else
+    for (int l = 0; l < VL; ++l) x[l] = __builtin_sqrtf(x[l]);
+    return x;
+#endif
+}
+
+// The larger of both; NaN when `x` is NaN.
+FP_INLINE vf at_least(vf x, vf low) { return x < low ? low : x; }
+
+// Sum and largest of the lanes, always in the same order.
+FP_INLINE float sum(vf x) {
+    float t[VL];
+    store(t, x);
+    for (int half = VL / 2; half; half /= 2)
+        for (int l = 0; l < half; ++l) t[l] += t[l + half];
+    return t[0];
+}
+
+FP_INLINE float largest(vf x) {
+    float t[VL];
+    store(t, x);
+    for (int l = 1; l < VL; ++l)
+        if (!(t[l] <= t[0])) t[0] = t[l];
+    return t[0];
+}
+
+// exp(x) for x <= 0: x = k ln 2 + f with |f| <= ln(2)/2, e^f by a polynomial of degree 7 in f, 2^k by the exponent bits.
+// Relative error at most 2.5e-7 above -86; exp(-86) = 4.5e-38 below; NaN for NaN. The polynomial is Cephes' expf.
+FP_INLINE vf exp_nonpositive(vf x) {
+    const vf magic = splat(12582912.0f);  // 1.5 2^23: adding it rounds to an integer and leaves it in the low bits
+    x = at_least(x, splat(-86.0f));
+    const vf t = fma(x, splat(1.44269504088896341f), magic);
+    const vf k = t - magic;
+    vf f = fma(k, splat(-0.693359375f), x);
+    f = fma(k, splat(2.12194440e-4f), f);
+    vf p = splat(1.9875691500e-4f);
+    p = fma(p, f, splat(1.3981999507e-3f));
+    p = fma(p, f, splat(8.3334519073e-3f));
+    p = fma(p, f, splat(4.1665795894e-2f));
+    p = fma(p, f, splat(1.6666665459e-1f));
+    p = fma(p, f, splat(5.0000001201e-1f));
+    p = fma(p, f * f, f) + splat(1.0f);
+    return (vf)((vi)p + ((vi)t << 23));
+}
+
+// One stage of a transposition by halves: lanes with bit H of x's row and of y's row change places.
+template <int H, int... L>
+FP_INLINE void exchange(vf& x, vf& y) {
+    const vf u = __builtin_shufflevector(x, y, ((L & H) ? VL + L - H : L)...);
+    const vf v = __builtin_shufflevector(x, y, ((L & H) ? VL + L : L + H)...);
+    x = u;
+    y = v;
+}
+
+template <int H>
+FP_INLINE void exchange_rows(vf (&row)[VL]) {
+    if constexpr (H > 0) {
+#pragma GCC unroll 16
+        for (int i = 0; i < VL; ++i)
+            if (!(i & H)) {
+                if constexpr (VL == 16)
+                    exchange<H, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>(row[i], row[i + H]);
+                else if constexpr (VL == 8)
+                    exchange<H, 0, 1, 2, 3, 4, 5, 6, 7>(row[i], row[i + H]);
+                else
+                    exchange<H, 0, 1, 2, 3>(row[i], row[i + H]);
+            }
+        exchange_rows<H / 2>(row);
+    }
+}
+
+// A square of VL x VL floats, transposed in registers.
+FP_INLINE void transpose(vf (&row)[VL]) { exchange_rows<VL / 2>(row); }
+
+}  // namespace fastprobe::FP_ISA

@@ -1,0 +1,558 @@
+// All steps of one probe on one core, everything it touches in the second-level cache.
+//
+// One step, for the n rows X and the m train texts T (probe.h has the loss):
+//
+//   Z_a = T W,  Z_b = X V;  A, B = their rows normalised              project, normalise
+//   G = (softmax(B A' / tau) - Y) / (n tau)                           by blocks of rows
+//   dB = G A,  dA = G' B;  dZ = (dA - A <A, dA>) / |Z|
+//   dW = T' dZ_a,  dV = X' dZ_b,  each tile going into the optimiser as it leaves the registers: no gradient is stored
+//
+// A head whose rows never change (texts always, sounds under centroid sampling) can be stepped without it. Under
+// adam-mini and sgd, W stays in W_0 plus the span of the rows, W = omega W_0 - X' U, and with K = X X'
+//
+//   X dW = K dZ,   |dW|_F^2 = <dZ, K dZ>,   so   Z = X W   follows from K dZ alone:   2 n^2 d   instead of   4 n r d
+//
+// operations per step. The head itself is put together at the end. This is the same run in exact arithmetic.
+#include <math.h>
+
+#include "rank.h"
+
+namespace fastprobe::FP_ISA {
+
+static const double EPS = 1e-12, BETA1 = 0.9, BETA2_MINI = 0.99, BETA2_ADAM = 0.999, EPS_ADAM = 1e-8;
+
+// Floats of similarities kept at a time; a block of rows is cut to this when the loss allows it.
+static const int64_t SIMILARITIES = 64 * 1024;
+
+// One head and its optimiser. Matrices of `dim` columns are in panels.
+struct Head {
+    int64_t rows, width, dim;
+    bool gram;
+    const float* x;  // (rows, width), stride ldx
+    int64_t ldx;
+    const float* k;  // (rows, rows), stride ldk: X X', gram only
+    int64_t ldk;
+    float *w, *m, *v;        // (width, dim): head, first moment, second moment (adam)
+    float *z, *zm, *um, *u;  // (rows, dim): X W; gram: its moment, and those of U and U itself
+    float *unit, *dz;        // (rows, dim): normalised rows, and the loss's gradient there, then at Z
+    float* unit_rows;        // the same, row-major with stride padded(dim)
+    float* inverse;          // (rows): 1 / |z|
+    double second;           // adam-mini's v
+    double keep, rate;       // W <- keep W - rate M, due before W is read again (adam-mini)
+    double omega, omega_m;   // gram: coefficient of W_0, and its momentum
+
+    int64_t size() const { return width * padded(dim); }
+    int64_t outputs() const { return rows * padded(dim); }
+};
+
+// Whether the cheaper way is through the Gram matrix; a function of the shapes alone.
+static bool through_gram(const Batch& b, int64_t rows, int64_t width, bool fixed_rows) {
+    if (b.optimizer == Optimizer::adam || !fixed_rows || b.algebra == Algebra::direct) return false;
+    if (b.algebra == Algebra::gram) return true;
+    const double n = rows, r = width, d = b.dim, steps = b.steps;
+    const double direct = steps * 4 * n * r * d;
+    return steps * (2 * n * n * d + 64 * n * d) + 2 * n * n * r + 4 * n * r * d < 0.9 * direct;
+}
+
+static bool text_gram(const Batch& b) { return through_gram(b, b.train, b.text_width, true); }
+static bool audio_gram(const Batch& b) { return through_gram(b, b.rows, b.audio_width, b.centroids != nullptr); }
+
+static int64_t block_rows(const Batch& b) {
+    // The text-to-sound direction needs all rows of a column at once.
+    if (b.symmetric || b.rows * row_stride(b.train) <= SIMILARITIES) return b.rows;
+    const int64_t fit = SIMILARITIES / row_stride(b.train) / MR * MR;
+    return fit < 4 * MR ? 4 * MR : fit;
+}
+
+static void lay_out(const Batch& b, Head& h, Arena& arena) {
+    h.w = arena.take(h.size());
+    if (!h.gram) {
+        h.m = arena.take(h.size());
+        h.v = b.optimizer == Optimizer::adam ? arena.take(h.size()) : nullptr;
+    }
+    h.z = arena.take(h.outputs());
+    if (h.gram) {
+        h.zm = arena.take(h.outputs());
+        h.um = arena.take(h.outputs());
+        h.u = arena.take(h.outputs());
+    }
+    h.unit = arena.take(h.outputs());
+    h.dz = arena.take(h.outputs());
+    h.unit_rows = arena.take(h.outputs());
+    h.inverse = arena.take(h.rows);
+}
+
+// Everything a probe touches, in the order of the memory.
+struct Workspace {
+    Head text, audio;
+    float *texts, *text_k, *sounds;  // T; T T'; X under clip sampling
+    float *unit_t;                   // panels of A', (d, m)
+    float *scores, *columns;         // S and then G, (block, m); sums and shifts of columns, when symmetric
+    float* transposed;               // panels of T', for T T'
+    int64_t ld_text, ld_audio, ld_scores, block;
+
+    Workspace(const Batch& b, Arena& arena) {
+        text = Head{};
+        audio = Head{};
+        ld_text = row_stride(b.text_width);
+        ld_audio = row_stride(b.audio_width);
+        ld_scores = row_stride(b.train);
+        block = block_rows(b);
+        text.rows = b.train, text.width = b.text_width;
+        audio.rows = b.rows, audio.width = b.audio_width;
+        text.dim = audio.dim = b.dim;
+        text.gram = text_gram(b);
+        audio.gram = audio_gram(b);
+        lay_out(b, text, arena);
+        lay_out(b, audio, arena);
+        texts = arena.take(b.train * ld_text);
+        sounds = b.centroids ? nullptr : arena.take(b.rows * ld_audio);
+        text_k = text.gram ? arena.take(b.train * ld_scores) : nullptr;
+        transposed = text.gram ? arena.take(b.text_width * padded(b.train)) : nullptr;
+        unit_t = arena.take(b.dim * padded(b.train));
+        scores = arena.take(block * ld_scores);
+        columns = b.symmetric ? arena.take(2 * padded(b.train)) : nullptr;
+        text.x = texts, text.ldx = ld_text, text.k = text_k, text.ldk = ld_scores;
+        audio.ldx = ld_audio;
+    }
+};
+
+// K = X X' (rows, rows); `transposed` holds panels of X'.
+static void gram_matrix(const float* x, int64_t ldx, int64_t rows, int64_t width, float* transposed, float* k, int64_t ldk) {
+    transposed_panels(x, ldx, rows, width, transposed);
+    product<false>(x, ldx, transposed, width, 0, rows, width, rows, ToRows{k, ldk});
+}
+
+static size_t shared_floats(const Batch& b) {
+    if (!b.centroids) return 0;
+    Arena arena{nullptr};
+    arena.take(b.rows * row_stride(b.audio_width));
+    if (audio_gram(b)) arena.take(b.rows * row_stride(b.rows));
+    return arena.used;
+}
+
+static void prepare(const Batch& b, float* shared, float* scratch) {
+    if (!b.centroids) return;
+    Arena arena{shared};
+    const int64_t ld = row_stride(b.audio_width);
+    float* x = arena.take(b.rows * ld);
+    memset(x, 0, sizeof(float) * b.rows * ld);
+    for (int64_t i = 0; i < b.rows; ++i) memcpy(x + i * ld, b.centroids + i * b.audio_width, sizeof(float) * b.audio_width);
+    if (audio_gram(b))
+        gram_matrix(x, ld, b.rows, b.audio_width, scratch, arena.take(b.rows * row_stride(b.rows)), row_stride(b.rows));
+}
+
+static size_t scratch_floats(const Batch& b) {
+    Arena arena{nullptr};
+    Workspace workspace(b, arena);
+    rank_queries(b, nullptr, nullptr, nullptr, nullptr, arena);
+    const size_t for_prepare = b.centroids && audio_gram(b) ? b.audio_width * padded(b.rows) : 0;
+    return arena.used < for_prepare ? for_prepare : arena.used;
+}
+
+// ---- optimiser ------------------------------------------------------------------------------------------------------
+
+// y <- keep y - rate x over whole panels.
+static void apply(float* y, const float* x, int64_t n, double keep, double rate) {
+    const vf k = splat(static_cast<float>(keep)), r = splat(static_cast<float>(-rate));
+    if (keep == 1.0)
+        for (int64_t i = 0; i < n; i += VL) store(y + i, fma(r, load(x + i), load(y + i)));
+    else
+        for (int64_t i = 0; i < n; i += VL) store(y + i, fma(r, load(x + i), k * load(y + i)));
+}
+
+// adam-mini: M <- b1 M + (1 - b1) dW, and |dW|_F^2 on the way.
+struct StepMini {
+    float* m;
+    int64_t pitch;
+    double* squares;
+    template <int R, int V>
+    inline __attribute__((always_inline)) void tile(int64_t strip, int64_t row, vf (&g)[R][V]) {
+        float* p = m + strip * pitch * PW + row * V * VL;
+        const vf b1 = splat(static_cast<float>(BETA1)), c1 = splat(static_cast<float>(1 - BETA1));
+        vf total = {};
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+            for (int j = 0; j < V; ++j, p += VL) {
+                store(p, fma(b1, load(p), c1 * g[i][j]));
+                total = fma(g[i][j], g[i][j], total);
+            }
+        *squares += sum(total);
+    }
+};
+
+// sgd: M <- mu M + dW + wd W,  W <- W - lr M.
+struct StepSgd {
+    float *w, *m;
+    int64_t pitch;
+    float momentum, decay, rate;
+    template <int R, int V>
+    inline __attribute__((always_inline)) void tile(int64_t strip, int64_t row, vf (&g)[R][V]) {
+        const int64_t at = strip * pitch * PW + row * V * VL;
+        float *pw = w + at, *pm = m + at;
+        const vf mu = splat(momentum), wd = splat(decay), lr = splat(-rate);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+            for (int j = 0; j < V; ++j, pw += VL, pm += VL) {
+                const vf moment = fma(mu, load(pm), fma(wd, load(pw), g[i][j]));
+                store(pm, moment);
+                store(pw, fma(lr, moment, load(pw)));
+            }
+    }
+};
+
+// adam: g = dW + wd W,  M, V their moments,  W <- W - rate M / (sqrt(scale V) + eps).
+struct StepAdam {
+    float *w, *m, *v;
+    int64_t pitch;
+    float decay, rate, scale;
+    template <int R, int V>
+    inline __attribute__((always_inline)) void tile(int64_t strip, int64_t row, vf (&g)[R][V]) {
+        const int64_t at = strip * pitch * PW + row * V * VL;
+        float *pw = w + at, *pm = m + at, *pv = v + at;
+        const vf b1 = splat(static_cast<float>(BETA1)), c1 = splat(static_cast<float>(1 - BETA1));
+        const vf b2 = splat(static_cast<float>(BETA2_ADAM)), c2 = splat(static_cast<float>(1 - BETA2_ADAM));
+        const vf wd = splat(decay), lr = splat(rate), bias = splat(scale), eps = splat(static_cast<float>(EPS_ADAM));
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+            for (int j = 0; j < V; ++j, pw += VL, pm += VL, pv += VL) {
+                const vf gradient = fma(wd, load(pw), g[i][j]);
+                const vf first = fma(b1, load(pm), c1 * gradient);
+                const vf second = fma(b2, load(pv), c2 * gradient * gradient);
+                store(pm, first);
+                store(pv, second);
+                store(pw, load(pw) - lr * first / (root(second * bias) + eps));
+            }
+    }
+};
+
+// gram: ZM <- c1 ZM + c2 K dZ + wd Z, and <dZ, K dZ> on the way.
+struct StepOutputs {
+    float* zm;
+    const float *z, *dz;
+    int64_t pitch;
+    float c1, c2, decay;
+    double* squares;
+    template <int R, int V>
+    inline __attribute__((always_inline)) void tile(int64_t strip, int64_t row, vf (&kdz)[R][V]) {
+        const int64_t at = strip * pitch * PW + row * V * VL;
+        const vf a = splat(c1), b = splat(c2), wd = splat(decay);
+        vf total = {};
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+            for (int j = 0; j < V; ++j) {
+                const int64_t e = at + (i * V + j) * VL;
+                store(zm + e, fma(a, load(zm + e), fma(wd, load(z + e), b * kdz[i][j])));
+                total = fma(kdz[i][j], load(dz + e), total);
+            }
+        *squares += sum(total);
+    }
+};
+
+// W <- omega W - X' U.
+struct FinishGram {
+    float* w;
+    int64_t pitch;
+    float omega;
+    template <int R, int V>
+    inline __attribute__((always_inline)) void tile(int64_t strip, int64_t row, vf (&xu)[R][V]) {
+        float* p = w + strip * pitch * PW + row * V * VL;
+        const vf o = splat(omega);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+            for (int j = 0; j < V; ++j, p += VL) store(p, o * load(p) - xu[i][j]);
+    }
+};
+
+// Rate of adam-mini's step t (from 1), after the squared length of the gradient has entered its second moment.
+static double mini_rate(const Batch& b, Head& h, double squares, int64_t t, double lr) {
+    h.second = BETA2_MINI * h.second + (1 - BETA2_MINI) * (squares > 0 || squares != squares ? squares : 0.0) / b.dim;
+    const double denominator = sqrt(h.second / (1 - pow(BETA2_MINI, t)));
+    return lr / (1 - pow(BETA1, t)) / (denominator < 1e-30 ? 1e-30 : denominator);
+}
+
+static void step_direct(const Batch& b, Head& h, int64_t t, double lr) {
+    double squares = 0;
+    if (b.optimizer == Optimizer::sgd) {
+        product<true>(h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
+                      StepSgd{h.w, h.m, h.width, (float)b.momentum, (float)b.weight_decay, (float)lr});
+    } else if (b.optimizer == Optimizer::adam) {
+        product<true>(h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
+                      StepAdam{h.w, h.m, h.v, h.width, (float)b.weight_decay, (float)(lr / (1 - pow(BETA1, t))),
+                               (float)(1 / (1 - pow(BETA2_ADAM, t)))});
+    } else {
+        product<true>(h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim, StepMini{h.m, h.width, &squares});
+        h.rate = mini_rate(b, h, squares, t, lr);
+        h.keep = 1 - lr * b.weight_decay;
+    }
+}
+
+// Z, U and their moments in one pass:  UM <- c1 UM + c2 dZ - wd U,  U <- keep U + rate UM,  Z <- keep Z - rate ZM.
+static void step_gram(const Batch& b, Head& h, int64_t t, double lr) {
+    const bool sgd = b.optimizer == Optimizer::sgd;
+    const double c1 = sgd ? b.momentum : BETA1, c2 = sgd ? 1.0 : 1 - BETA1, decay = sgd ? b.weight_decay : 0.0;
+    double squares = 0;
+    product<false>(h.k, h.ldk, h.dz, h.rows, 0, h.rows, h.rows, h.dim,
+                   StepOutputs{h.zm, h.z, h.dz, h.rows, (float)c1, (float)c2, (float)decay, &squares});
+    const double rate = sgd ? lr : mini_rate(b, h, squares, t, lr), keep = sgd ? 1.0 : 1 - lr * b.weight_decay;
+    const vf a = splat((float)c1), c = splat((float)c2), wd = splat((float)-decay), k = splat((float)keep), r = splat((float)rate);
+    for (int64_t i = 0; i < h.outputs(); i += VL) {
+        const vf u = load(h.u + i), um = fma(a, load(h.um + i), fma(wd, u, c * load(h.dz + i)));
+        store(h.um + i, um);
+        store(h.u + i, fma(r, um, k * u));
+        store(h.z + i, k * load(h.z + i) - r * load(h.zm + i));
+    }
+    h.omega_m = c1 * h.omega_m + decay * h.omega;
+    h.omega = keep * h.omega - rate * h.omega_m;
+}
+
+// ---- one step -------------------------------------------------------------------------------------------------------
+
+static void start(const Batch& b, Head& h, const float* head) {
+    to_panels(head, h.width, h.dim, h.w);
+    h.second = 0, h.keep = 1, h.rate = 0, h.omega = 1, h.omega_m = 0;
+    if (h.gram) {
+        memset(h.zm, 0, sizeof(float) * h.outputs());
+        memset(h.um, 0, sizeof(float) * h.outputs());
+        memset(h.u, 0, sizeof(float) * h.outputs());
+        product<false>(h.x, h.ldx, h.w, h.width, 0, h.rows, h.width, h.dim, ToPanels{h.z, h.rows, 0, false});
+    } else {
+        memset(h.m, 0, sizeof(float) * h.size());
+        if (b.optimizer == Optimizer::adam) memset(h.v, 0, sizeof(float) * h.size());
+    }
+}
+
+// The step that is still due.
+static void settle(Head& h) {
+    if (!h.gram && (h.rate != 0 || h.keep != 1)) apply(h.w, h.m, h.size(), h.keep, h.rate);
+    h.rate = 0, h.keep = 1;
+}
+
+static void finish(Head& h) {
+    settle(h);
+    if (h.gram)
+        product<true>(h.x, h.ldx, h.u, h.rows, 0, h.width, h.rows, h.dim, FinishGram{h.w, h.width, (float)h.omega});
+}
+
+// Rows of Z divided by their lengths: in panels and row-major, with 1 / |z|.
+static void normalise(Head& h) {
+    const int64_t ld = padded(h.dim), n_strips = strips(h.dim);
+    for (int64_t i = 0; i < h.rows; ++i) {
+        vf squares = {};
+        for (int64_t s = 0; s < n_strips; ++s) {
+            const int64_t width = strip_width(h.dim, s);
+            const float* z = h.z + s * h.rows * PW + i * width;
+            for (int64_t j = 0; j < width; j += VL) squares = fma(load(z + j), load(z + j), squares);
+        }
+        const float length = __builtin_sqrtf(sum(squares));
+        h.inverse[i] = 1.0f / (length < (float)EPS ? (float)EPS : length);
+        const vf scale = splat(h.inverse[i]);
+        for (int64_t s = 0; s < n_strips; ++s) {
+            const int64_t width = strip_width(h.dim, s), at = s * h.rows * PW + i * width;
+            for (int64_t j = 0; j < width; j += VL) {
+                const vf unit = load(h.z + at + j) * scale;
+                store(h.unit + at + j, unit);
+                store(h.unit_rows + i * ld + s * PW + j, unit);
+            }
+        }
+    }
+}
+
+static void project(Head& h) {
+    if (!h.gram) {
+        settle(h);
+        product<false>(h.x, h.ldx, h.w, h.width, 0, h.rows, h.width, h.dim, ToPanels{h.z, h.rows, 0, false});
+    }
+    normalise(h);
+}
+
+// dz = (da - a <a, da>) / |z| for rows first ... first + count - 1, in place.
+static void through_norm(Head& h, int64_t first, int64_t count) {
+    const int64_t n_strips = strips(h.dim);
+    for (int64_t i = first; i < first + count; ++i) {
+        vf dots = {};
+        for (int64_t s = 0; s < n_strips; ++s) {
+            const int64_t width = strip_width(h.dim, s), at = s * h.rows * PW + i * width;
+            for (int64_t j = 0; j < width; j += VL) dots = fma(load(h.unit + at + j), load(h.dz + at + j), dots);
+        }
+        const vf dot = splat(-sum(dots)), scale = splat(h.inverse[i]);
+        for (int64_t s = 0; s < n_strips; ++s) {
+            const int64_t width = strip_width(h.dim, s), at = s * h.rows * PW + i * width;
+            for (int64_t j = 0; j < width; j += VL)
+                store(h.dz + at + j, fma(dot, load(h.unit + at + j), load(h.dz + at + j)) * scale);
+        }
+    }
+}
+
+// The softmax over one row or over all, from similarities to G = dL/dS, in place.
+struct Loss {
+    int64_t rows, train, per_class, ld;
+    double temperature;
+    bool last;  // the loss itself is wanted
+    double total = 0;
+
+    // Similarities are at most 1: unless exp(-2/tau) leaves float32's range, 1/tau serves as the largest exponent.
+    bool bounded() const { return 2 / temperature <= 60; }
+    float per_row() const { return static_cast<float>(1 / (rows * temperature)); }
+
+    // exp(s/tau - shift), zero in the padding.
+    inline __attribute__((always_inline)) vf power(const float* s, int64_t c, vf scale, vf shift) const {
+        vf e = exp_nonpositive(fma(load(s + c), scale, shift));
+        if (c + VL > train)
+            for (int l = 0; l < VL; ++l) e[l] = c + l < train ? e[l] : 0.0f;
+        return e;
+    }
+
+    float shift_of(const float* s) const {
+        if (bounded()) return static_cast<float>(-1 / temperature);
+        float top = s[0];
+        for (int64_t c = 1; c < train; ++c) top = s[c] > top ? s[c] : top;
+        return static_cast<float>(-top / temperature);
+    }
+
+    void one_way(float* block, int64_t first, int64_t count) {
+        const vf scale = splat(static_cast<float>(1 / temperature));
+        for (int64_t i = 0; i < count; ++i) {
+            float* s = block + i * ld;
+            const int64_t y = (first + i) / per_class;
+            const float shift = shift_of(s), truth = s[y];
+            vf sums = {};
+            for (int64_t c = 0; c < train; c += VL) {
+                const vf e = power(s, c, scale, splat(shift));
+                store(s + c, e);
+                sums += e;
+            }
+            const float all = sum(sums);
+            const vf weight = splat(per_row() / all);
+            for (int64_t c = 0; c < train; c += VL) store(s + c, load(s + c) * weight);
+            s[y] -= per_row();
+            if (last) total += (log((double)all) - shift - truth / temperature) / rows;
+        }
+    }
+
+    // Half of it from each direction. `columns` holds, for every text, its sum over the sounds and its shift.
+    void symmetric(float* all_rows, float* columns) {
+        const vf scale = splat(static_cast<float>(1 / temperature));
+        const int64_t width = padded(train);
+        float *sums = columns, *shifts = columns + width;
+        for (int64_t c = 0; c < width; ++c) sums[c] = 0, shifts[c] = static_cast<float>(-1 / temperature);
+        if (!bounded())
+            for (int64_t c = 0; c < train; ++c) {
+                float top = all_rows[c];
+                for (int64_t i = 1; i < rows; ++i) top = all_rows[i * ld + c] > top ? all_rows[i * ld + c] : top;
+                shifts[c] = static_cast<float>(-top / temperature);
+            }
+        for (int64_t i = 0; i < rows; ++i)
+            for (int64_t c = 0; c < train; c += VL)
+                store(sums + c, load(sums + c) + power(all_rows + i * ld, c, scale, load(shifts + c)));
+        if (last)
+            for (int64_t i = 0; i < rows; ++i) {
+                const int64_t y = i / per_class;
+                total += 0.5 * (log((double)sums[y]) - shifts[y] - all_rows[i * ld + y] / temperature) / rows;
+            }
+        for (int64_t c = 0; c < train; ++c) sums[c] = 0.5f * per_class * per_row() / sums[c];
+        for (int64_t i = 0; i < rows; ++i) {
+            float* s = all_rows + i * ld;
+            const int64_t y = i / per_class;
+            const float shift = shift_of(s), truth = s[y];
+            vf row = {};
+            for (int64_t c = 0; c < train; c += VL) row += power(s, c, scale, splat(shift));
+            const float all = sum(row);
+            const vf weight = splat(0.5f * per_row() / all);
+            for (int64_t c = 0; c < train; c += VL)
+                store(s + c, fma(power(s, c, scale, splat(shift)), weight,
+                                 power(s, c, scale, load(shifts + c)) * load(sums + c)));
+            s[y] -= per_row();
+            if (last) total += 0.5 * (log((double)all) - shift - truth / temperature) / rows;
+        }
+    }
+};
+
+static double one_step(const Batch& b, Workspace& ws, int64_t step) {
+    Head &text = ws.text, &audio = ws.audio;
+    const int64_t ld = padded(b.dim);
+    if (b.step_clips)
+        for (int64_t i = 0; i < b.rows; ++i)
+            memcpy(ws.sounds + i * ws.ld_audio, b.audio + b.step_clips[step * b.rows + i] * b.audio_width,
+                   sizeof(float) * b.audio_width);
+    project(text);
+    project(audio);
+    transposed_panels(text.unit_rows, ld, b.train, b.dim, ws.unit_t);
+    Loss loss{b.rows, b.train, b.rows / b.train, ws.ld_scores, b.temperature, step + 1 == b.steps};
+    for (int64_t i = 0; i < b.rows; i += ws.block) {
+        const int64_t count = b.rows - i < ws.block ? b.rows - i : ws.block;
+        product<false>(audio.unit_rows + i * ld, ld, ws.unit_t, b.dim, 0, count, b.dim, b.train,
+                       ToRows{ws.scores, ws.ld_scores});
+        if (b.symmetric)
+            loss.symmetric(ws.scores, ws.columns);
+        else
+            loss.one_way(ws.scores, i, count);
+        product<false>(ws.scores, ws.ld_scores, text.unit, b.train, 0, count, b.train, b.dim,
+                       ToPanels{audio.dz, b.rows, i, false});
+        product<true>(ws.scores, ws.ld_scores, audio.unit, b.rows, i, b.train, count, b.dim,
+                      ToPanels{text.dz, b.train, 0, i > 0});
+        through_norm(audio, i, count);
+    }
+    through_norm(text, 0, b.train);
+    Head* const heads[] = {&text, &audio};
+    for (Head* h : heads)
+        (h->gram ? step_gram : step_direct)(b, *h, step + 1, b.rates[step]);
+    return loss.total;
+}
+
+static void probe(const Batch& b, int64_t p, const float* shared, float* scratch) {
+    Arena arena{scratch};
+    Workspace ws(b, arena);
+    const int64_t* permutation = b.permutations + p * b.classes;
+    memset(ws.texts, 0, sizeof(float) * b.train * ws.ld_text);
+    for (int64_t i = 0; i < b.train; ++i)
+        memcpy(ws.texts + i * ws.ld_text, b.text + permutation[b.train_classes[i]] * b.text_width,
+               sizeof(float) * b.text_width);
+    if (ws.text.gram)
+        gram_matrix(ws.texts, ws.ld_text, b.train, b.text_width, ws.transposed, ws.text_k, ws.ld_scores);
+    if (b.centroids) {
+        Arena common{const_cast<float*>(shared)};
+        ws.audio.x = common.take(b.rows * ws.ld_audio);
+        if (ws.audio.gram) {
+            ws.audio.ldk = row_stride(b.rows);
+            ws.audio.k = common.take(b.rows * ws.audio.ldk);
+        }
+    } else {
+        ws.audio.x = ws.sounds;
+        memset(ws.sounds, 0, sizeof(float) * b.rows * ws.ld_audio);
+    }
+    start(b, ws.text, b.text_start);
+    start(b, ws.audio, b.audio_start);
+    double loss = NAN;
+    for (int64_t step = 0; step < b.steps; ++step) loss = one_step(b, ws, step);
+    finish(ws.text);
+    finish(ws.audio);
+    b.loss[p] = loss;
+    if (b.text_heads) {
+        from_panels(ws.text.w, b.text_width, b.dim, b.text_heads + p * b.text_width * b.dim);
+        from_panels(ws.audio.w, b.audio_width, b.dim, b.audio_heads + p * b.audio_width * b.dim);
+    }
+    rank_queries(b, permutation, ws.text.w, ws.audio.w, b.ranks + p * b.queries, arena);
+}
+
+static void exp_of(const float* x, float* out, int64_t n) {
+    int64_t i = 0;
+    for (; i + VL <= n; i += VL) store(out + i, exp_nonpositive(load(x + i)));
+    for (; i < n; ++i) {
+        float one[VL];
+        store(one, exp_nonpositive(splat(x[i])));
+        out[i] = one[0];
+    }
+}
+
+#define FP_TEXT(x) #x
+#define FP_NAME(x) FP_TEXT(x)
+extern const Kernels kernels;
+const Kernels kernels = {FP_NAME(FP_ISA), scratch_floats, shared_floats, prepare, probe, exp_of};
+
+}  // namespace fastprobe::FP_ISA

@@ -1,0 +1,113 @@
+"""The compiled trainer: one probe per core, all steps, then its ranks; AVX-512, AVX2, baseline x86-64 or NEON.
+
+The code is in ``csrc/``; here are the checks, the choice of the instruction set, and the arrays it writes into.
+"""
+
+from __future__ import annotations
+
+import os
+
+import numpy as np
+
+from .. import _cpp
+from ..errors import BackendUnavailableError, InputError, OutOfMemoryError
+from .batch import BatchResult, ProbeBatch
+
+# Floating-point operations of one native call, about a second of two cores: between calls Python sees Ctrl-C.
+CALL_FLOPS = 2e11
+ISAS = ("avx512", "avx2", "baseline", "neon")
+
+
+def isa() -> str:
+    """The instruction set in use: the best this machine has, or what ``FASTPROBE_ISA`` names.
+
+    Raises
+    ------
+    InputError
+        When ``FASTPROBE_ISA`` is not the name of one.
+    BackendUnavailableError
+        When it names one that this machine or this build lacks.
+    """
+    supported = _cpp.supported_isas()
+    name = os.environ.get("FASTPROBE_ISA", "")
+    if not name:
+        return supported[0]
+    if name not in ISAS:
+        raise InputError(f"`FASTPROBE_ISA` must be one of {', '.join(ISAS)}; got {name!r}. Unset it for the best there is.")
+    if name not in supported:
+        why = "this machine lacks it" if name in _cpp.compiled_isas() else "this build does not hold it"
+        raise BackendUnavailableError(f"`FASTPROBE_ISA`={name!r} is not available: {why}. Here: {', '.join(supported)}. "
+                                      "Unset it for the best there is.")
+    return name
+
+
+def step_flops(batch: ProbeBatch) -> float:
+    """Operations of one probe-step written out plainly: 4 m r_t d + 4 n r_a d + 6 n m d."""
+    n, m, d = batch.n_rows, len(batch.train_classes), batch.config.dim
+    return 4.0 * d * (m * batch.text.shape[1] + n * batch.audio.shape[1]) + 6.0 * n * m * d
+
+
+def probe_flops(batch: ProbeBatch) -> float:
+    """Operations of one probe: its steps, and the ranking of its queries."""
+    d, q, c = batch.config.dim, len(batch.queries), len(batch.text)
+    return batch.config.steps * step_flops(batch) + 2.0 * d * (q * (batch.audio.shape[1] + c) + c * batch.text.shape[1])
+
+
+def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, threads: int = 0,
+          algebra: str = "auto") -> BatchResult:
+    """Train and rank all probes of a batch.
+
+    Parameters
+    ----------
+    device : None or "cpu"
+    heads : bool
+        Also return the trained W and V.
+    threads : int
+        Probes trained side by side; 0 takes OpenMP's number (``OMP_NUM_THREADS``). It changes no result.
+    algebra : {"auto", "direct", "gram"}
+        How a head is stepped (csrc/train.cpp): ``gram`` goes through X X' wherever the optimiser and the sampling
+        allow, ``auto`` does where it is less work. The same run in exact arithmetic.
+
+    Raises
+    ------
+    BackendUnavailableError
+        For a device other than the CPU.
+    OutOfMemoryError
+        When the scratch memory of the threads cannot be had.
+    """
+    if device not in (None, "cpu"):
+        raise BackendUnavailableError(f"`device`={device!r} is not one the cpp backend has: it trains on the CPU. "
+                                      "Leave `device` out, or choose backend torch or triton.")
+    c, n_probes, n_queries = batch.config, batch.n_probes, len(batch.queries)
+    loss = np.empty(n_probes)
+    ranks = np.empty((n_probes, n_queries), np.int32)
+    shapes = ((n_probes, batch.text.shape[1], c.dim), (n_probes, batch.audio.shape[1], c.dim))
+    text_heads, audio_heads = (np.empty(s, np.float32) if heads else None for s in shapes)
+    inputs = {
+        "text": batch.text32, "audio": batch.audio32, "rows": batch.n_rows,
+        "centroids": np.ascontiguousarray(batch.centroids, np.float32) if batch.clips is None else None,
+        "clips": None if batch.clips is None else _index(batch.clips),
+        "train_classes": _index(batch.train_classes), "queries": _index(batch.queries),
+        "query_classes": _index(batch.labels[batch.queries]),
+        "text_start": np.ascontiguousarray(batch.text_start, np.float32),
+        "audio_start": np.ascontiguousarray(batch.audio_start, np.float32),
+        "rates": np.array([c.learning_rate(t) for t in range(c.steps)], np.float64),
+        "optimizer": c.optimizer, "temperature": c.temperature, "momentum": c.momentum, "weight_decay": c.weight_decay,
+        "symmetric": c.symmetric, "isa": isa(), "threads": threads, "algebra": algebra,
+    }
+    permutations = _index(batch.permutations)
+    # A multiple of many thread counts, so that a bounded call still feeds all cores evenly.
+    chunk = max(int(CALL_FLOPS // max(probe_flops(batch), 1.0)) // 64 * 64, 64)
+    try:
+        for at in range(0, n_probes, chunk):
+            part = slice(at, at + chunk)
+            _cpp.train(**inputs, permutations=permutations[part], loss=loss[part], ranks=ranks[part],
+                       text_heads=text_heads[part] if heads else None, audio_heads=audio_heads[part] if heads else None)
+    except MemoryError:
+        raise OutOfMemoryError("the cpp backend could not get the scratch memory of its threads. Set OMP_NUM_THREADS to "
+                               "a smaller number: each thread holds one probe.") from None
+    return BatchResult(loss, ranks, text_heads, audio_heads)
+
+
+def _index(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, np.int64)

@@ -1,0 +1,55 @@
+"""Data flows one way: no module of the package imports one that comes after it."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import fastprobe
+
+ROOT = Path(fastprobe.__file__).parent
+# From the ground up. Modules on one line may not import each other.
+ORDER = [
+    {"errors"}, {"config"}, {"embeddings"}, {"compression"}, {"plan"}, {"kernels"}, {"probe"}, {"retrieval"}, {"metrics"},
+    {"store"}, {"significance"}, {"engines"}, {"simulate"}, {"run"}, {"doctor"}, {"extract"}, {"report"}, {"console"}, {"cli"},
+]
+LEVEL = {name: i for i, names in enumerate(ORDER) for name in names}
+# Reached for inside functions by something below; each is a small helper, never a composer.
+DELAYED = {("probe", "metrics"), ("probe", "store")}
+
+
+def imports(path: Path):
+    """(name of the imported fastprobe module, whether inside a function) of every import in a file."""
+    inside = path.relative_to(ROOT).parts[:-1]
+    tree = ast.parse(path.read_text())
+    delayed = {id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.level:
+            base = inside[:len(inside) - node.level + 1]
+            full = [*base, *(node.module.split(".") if node.module else [])]
+            for target in ([full] if full else [[alias.name] for alias in node.names]):
+                yield target[0], id(node) in delayed
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fastprobe."):
+            yield node.module.split(".")[1], id(node) in delayed
+
+
+FILES = [p for p in sorted(ROOT.rglob("*.py")) if p != ROOT / "__init__.py"]
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_go_one_way(path):
+    own = path.relative_to(ROOT).parts[0].removesuffix(".py")
+    assert own in LEVEL, f"{own} has no place in the order: give it one"
+    for target, delayed in imports(path):
+        if target in LEVEL and target != own:
+            assert LEVEL[target] < LEVEL[own] or (delayed and (own, target) in DELAYED), f"{own} imports {target}, which comes after it"
+
+
+def test_the_core_stays_light():
+    code = ("import sys, fastprobe.run, fastprobe.probe\n"
+            "print(sorted({'transformers', 'ray', 'matplotlib', 'soundfile', 'torch', 'pandas', 'statsmodels'} & set(sys.modules)))")
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
