@@ -70,7 +70,7 @@ SHAPES = (
 PROBES, STEPS, CLIPS, QUERIES, GALLERY = 64, 100, 10_000, 4096, 144
 
 
-def launches(shape: Shape) -> Iterator[tuple[JITFunction, tuple, dict[str, Any]]]:
+def launches(shape: Shape, capability: int) -> Iterator[tuple[JITFunction, tuple, dict[str, Any]]]:
     """Every kernel launch of training (one step, where steps are launches) and ranking at a shape."""
     def meta(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(size, dtype=dtype, device="meta")
@@ -87,7 +87,7 @@ def launches(shape: Shape) -> Iterator[tuple[JITFunction, tuple, dict[str, Any]]
                 meta(steps, n, dtype=torch.int32), w, v, meta(STEPS if resident else 1, 3),
                 row_classes=meta(n, dtype=torch.int32), per_class=1, temperature=0.25, dim=shape.dim,
                 optimizer=shape.optimizer, momentum=0.9, weight_decay=0.0, symmetric=shape.symmetric,
-                precision=shape.precision, capability=90)
+                precision=shape.precision, capability=capability)
         queries, texts = meta(1, QUERIES, dtype=torch.int32), meta(1, gallery, dtype=torch.int32)
         z, _ = project(meta(CLIPS, r_audio), queries, v, precision=shape.precision, norms=False)
         project(meta(gallery, r_text), texts, w, precision=shape.precision)
@@ -119,7 +119,7 @@ _TYPES = {torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64", torc
 
 def source_of(kernel: JITFunction, args: tuple, kwargs: dict[str, Any]) -> tuple[ASTSource, dict[str, int]]:
     """The compiler's input for a launch, specialised as the launcher does, and its options."""
-    options = {k: kwargs[k] for k in ("num_warps", "num_stages")}
+    options = {"num_warps": kwargs["num_warps"], "num_stages": kwargs.get("num_stages", 3)}
     values = dict(zip(kernel.arg_names, args)) | {k: v for k, v in kwargs.items() if k not in options}
     signature, constants, attributes = {}, {}, {}
     for position, name in enumerate(kernel.arg_names):
@@ -159,18 +159,17 @@ def measure(source: ASTSource, options: dict[str, int], capability: int) -> dict
 def entries(wanted: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, measurement) of every kernel at every shape and architecture; names are shape/kernel/ccXX."""
     for shape in SHAPES:
-        seen: dict[str, int] = {}
-        distinct = set()
-        for kernel, args, kwargs in launches(shape):
-            source, options = source_of(kernel, args, kwargs)
-            if source.hash() in distinct:
-                continue
-            distinct.add(source.hash())
-            name = kernel.fn.__name__.removesuffix("_kernel")
-            seen[name] = seen.get(name, 0) + 1
-            name += "" if seen[name] == 1 else f"-{seen[name]}"
-            for capability in CAPABILITIES:
-                full = f"{shape.name}/{name}/cc{capability / 10:.1f}"
+        for capability in CAPABILITIES:
+            seen: dict[str, int] = {}
+            distinct = set()
+            for kernel, args, kwargs in launches(shape, capability):
+                source, options = source_of(kernel, args, kwargs)
+                if source.hash() in distinct:
+                    continue
+                distinct.add(source.hash())
+                name = kernel.fn.__name__.removesuffix("_kernel")
+                seen[name] = seen.get(name, 0) + 1
+                full = f"{shape.name}/{name}{'' if seen[name] == 1 else f'-{seen[name]}'}/cc{capability / 10:.1f}"
                 if not wanted or any(w in full for w in wanted):
                     yield full, measure(source, options, capability)
 

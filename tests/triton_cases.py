@@ -171,20 +171,20 @@ def out_of_memory_case(fails: int) -> tuple[bool, str]:
     from fastprobe.errors import OutOfMemoryError
     from fastprobe.kernels import triton_backend
     batch = make(9, 6, 20, 5, 7, probes=4, steps=1, dim=4)
-    want, real, left = train(batch), triton_backend._Shared.train, [fails]
+    want, real, left = train(batch), triton_backend.Shared.train, [fails]
 
     def failing(self, *args):
         if left[0]:
             left[0] -= 1
             raise torch.OutOfMemoryError("simulated")
         return real(self, *args)
-    triton_backend._Shared.train = failing
+    triton_backend.Shared.train = failing
     try:
         got = train(batch)
     except OutOfMemoryError as error:
         return False, str(error)
     finally:
-        triton_backend._Shared.train = real
+        triton_backend.Shared.train = real
     return all(getattr(got, f).tobytes() == getattr(want, f).tobytes() for f in ("loss", "ranks", "text_heads")), ""
 
 

@@ -57,7 +57,7 @@ def _device(device: str | None) -> torch.device:
 
 def _train(batch: ProbeBatch, device: torch.device, heads: bool) -> BatchResult:
     try:
-        shared = _Shared(batch, device)
+        shared = Shared(batch, device)
     except torch.OutOfMemoryError:
         raise OutOfMemoryError(_out_of_memory(batch, device, 0)) from None
     size = min(probes_that_fit(batch, device), batch.n_probes)
@@ -115,7 +115,7 @@ def _out_of_memory(batch: ProbeBatch, device: torch.device, needed: int) -> str:
             "fits. Free memory on it, lower `dim`, or choose another device.")
 
 
-class _Shared:
+class Shared:
     """What all probes of a batch read, on the device."""
 
     def __init__(self, batch: ProbeBatch, device: torch.device) -> None:
@@ -134,6 +134,7 @@ class _Shared:
         else:
             self.sound_rows = put(batch.clips.reshape(-1, batch.n_rows))
         self.row_classes = put(batch.row_classes)
+        self.train_classes = put(batch.train_classes, np.int64)
         self.queries, self.query_classes = put(batch.queries), put(batch.labels[batch.queries])
         self.all_texts = put(np.arange(len(batch.text))[None])
         self.starts = [put(_pad_head(start, r, width), np.float32)
@@ -147,19 +148,30 @@ class _Shared:
         """loss, ranks and (with `heads`) both heads of the probes with these permutations."""
         batch, c = self.batch, self.batch.config
         of_classes = torch.from_numpy(np.ascontiguousarray(permutations, np.int32)).to(self.device)
-        text_rows = torch.from_numpy(np.ascontiguousarray(permutations[:, batch.train_classes], np.int32)).to(self.device)
-        w, v = (start.repeat(len(permutations), 1, 1) for start in self.starts)
-        loss = torch.full((len(permutations),), torch.nan, device=self.device)
-        if c.steps:
-            loss = self.trainer(
-                self.text, text_rows, self.sounds, self.sound_rows, w, v, self.schedule, row_classes=self.row_classes,
-                per_class=batch.n_rows // len(batch.train_classes), temperature=c.temperature, dim=c.dim,
-                optimizer=c.optimizer, momentum=c.momentum, weight_decay=c.weight_decay, symmetric=c.symmetric,
-                precision=c.precision, capability=self.capability)
+        w, v, loss = self.fit(of_classes[:, self.train_classes].contiguous())
         ranks = self._rank(w, v, of_classes)
         kept = [h[:, : start.shape[0], : c.dim].cpu().numpy() if heads else None
                 for h, start in ((w, batch.text_start), (v, batch.audio_start))]
         return loss.double().cpu().numpy(), ranks.cpu().numpy(), *kept
+
+    def fit(self, text_rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Padded heads float32 (P, r, D) of either side and losses (P,), all on the device.
+
+        Parameters
+        ----------
+        text_rows : int32 (P, n_train)
+            Row of the text table that each train class has in each probe.
+        """
+        c, n_probes = self.batch.config, len(text_rows)
+        w, v = (start.repeat(n_probes, 1, 1) for start in self.starts)
+        if not c.steps:
+            return w, v, torch.full((n_probes,), torch.nan, device=self.device)
+        loss = self.trainer(
+            self.text, text_rows, self.sounds, self.sound_rows, w, v, self.schedule, row_classes=self.row_classes,
+            per_class=self.batch.n_rows // len(self.batch.train_classes), temperature=c.temperature, dim=c.dim,
+            optimizer=c.optimizer, momentum=c.momentum, weight_decay=c.weight_decay, symmetric=c.symmetric,
+            precision=c.precision, capability=self.capability)
+        return w, v, loss
 
     def _rank(self, w: torch.Tensor, v: torch.Tensor, permutations: torch.Tensor) -> torch.Tensor:
         precision, n_queries = self.batch.config.precision, len(self.queries)

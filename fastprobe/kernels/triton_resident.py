@@ -6,7 +6,8 @@
 A probe touches nothing but its own heads and moments, so no synchronisation between programs is needed. The
 similarity tile (BS x 128) lives in registers; sound rows go by in blocks, so there may be any number of clips per
 class. Heads and moments are read and written in chunks of the feature axis and stay in L2, since only the probes in
-flight (one or two per multiprocessor) use theirs. A gradient is never stored. Barriers separate the phases in which threads read what others wrote.
+flight (one or two per multiprocessor) use theirs. A gradient is never stored. Barriers separate the phases in which
+threads read what others wrote.
 """
 
 from __future__ import annotations
@@ -17,7 +18,17 @@ import torch
 import triton
 import triton.language as tl
 
-from .triton_common import dot, empty, inverse_length, mini_scale, mini_second_moment, optimise, round_up, through_norm
+from .triton_common import (
+    FEATURE_ALIGN,
+    dot,
+    empty,
+    inverse_length,
+    mini_scale,
+    mini_second_moment,
+    optimise,
+    round_up,
+    through_norm,
+)
 
 MAX_CLASSES = 128
 MAX_WIDTH = 128
@@ -240,7 +251,7 @@ class ResidentConfig:
     bs : int
         Sound rows per similarity tile.
     bk : int
-        Features per chunk; a divisor of the padded feature axis.
+        Features per chunk; a divisor of FEATURE_ALIGN, since chunks have no masks.
     warps : int
     source : str
         Where the choice comes from.
@@ -251,14 +262,21 @@ class ResidentConfig:
     warps: int
     source: str
 
+    def __post_init__(self) -> None:
+        if FEATURE_ALIGN % self.bk:
+            raise ValueError(f"bk must divide {FEATURE_ALIGN}; got {self.bk}")
+
 
 _AOT = "unmeasured; fewest spills among ahead-of-time builds"
 # (rows at most, precision class) -> configuration; (..., capability) where an architecture differs.
 _PINNED = {
     (64, "ieee"): ResidentConfig(32, 16, 4, _AOT),
     (128, "ieee"): ResidentConfig(32, 16, 8, _AOT),
-    (64, "matrix"): ResidentConfig(64, 32, 4, _AOT),
-    (128, "matrix"): ResidentConfig(64, 32, 8, _AOT),
+    (64, "matrix"): ResidentConfig(32, 32, 4, _AOT),
+    (128, "matrix"): ResidentConfig(32, 32, 8, _AOT),
+    (64, "tf32x3"): ResidentConfig(32, 16, 4, _AOT),
+    (128, "tf32x3"): ResidentConfig(32, 16, 8, _AOT),
+    (128, "tf32x3", 80): ResidentConfig(16, 16, 8, "unmeasured; three times the operands must fit 163 KiB"),
 }
 
 
@@ -269,7 +287,7 @@ def tile(rows: int) -> int:
 
 def resident_config(classes: int, precision: str, capability: int) -> ResidentConfig:
     """The pinned configuration of a shape class on an architecture (capability 80, 90, ...)."""
-    key = (64 if classes <= 64 else 128, "ieee" if precision == "ieee" else "matrix")
+    key = (64 if classes <= 64 else 128, precision if precision in ("ieee", "tf32x3") else "matrix")
     return _PINNED.get((*key, capability), _PINNED[key])
 
 
