@@ -15,9 +15,9 @@ ROOT = Path(fastprobe.__file__).parent
 # From the ground up. Modules on one line may not import each other.
 ORDER = [
     {"errors"}, {"interrupt", "storage", "topk"}, {"config"}, {"embeddings"}, {"streams"}, {"compression"}, {"plan"},
-    {"controls"}, {"kernels"}, {"metrics"}, {"observed"}, {"lock"}, {"store"}, {"probe"}, {"retrieval"}, {"indexing"},
-    {"intervals", "procrustes"}, {"significance"}, {"multiplicity", "tail"}, {"sequential"}, {"comparison", "power"},
-    {"inference"}, {"progress"}, {"engines"}, {"simulate"}, {"run"}, {"audit", "merge", "planning", "doctor", "bench"},
+    {"controls"}, {"kernels"}, {"metrics"}, {"observed"}, {"lock"}, {"store"}, {"retrieval"}, {"probe"}, {"indexing"},
+    {"significance"}, {"intervals", "procrustes"}, {"multiplicity", "tail"}, {"sequential"}, {"comparison", "power"},
+    {"inference"}, {"progress"}, {"engines"}, {"simulate"}, {"run"}, {"audit", "planning", "doctor", "bench"}, {"merge"},
     {"extract"}, {"query"}, {"report"}, {"console"}, {"cli_embed", "cli_runs"}, {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(ORDER) for name in names}
@@ -29,7 +29,10 @@ def imports(path: Path):
     inside = path.relative_to(ROOT).parts[:-1]
     tree = ast.parse(path.read_text())
     delayed = {id(n) for f in ast.walk(tree) if isinstance(f, (ast.FunctionDef, ast.AsyncFunctionDef)) for n in ast.walk(f)}
+    for_types = {id(n) for i in ast.walk(tree) if isinstance(i, ast.If) and "TYPE_CHECKING" in ast.unparse(i.test) for n in ast.walk(i)}
     for node in ast.walk(tree):
+        if id(node) in for_types:
+            continue
         if isinstance(node, ast.ImportFrom) and node.level:
             base = inside[:len(inside) - node.level + 1]
             full = [*base, *(node.module.split(".") if node.module else [])]
