@@ -14,8 +14,9 @@ import fastprobe
 ROOT = Path(fastprobe.__file__).parent
 # From the ground up. Modules on one line may not import each other.
 ORDER = [
-    {"errors"}, {"config"}, {"embeddings"}, {"compression"}, {"plan"}, {"kernels"}, {"probe"}, {"retrieval"}, {"metrics"},
-    {"store"}, {"significance"}, {"engines"}, {"simulate"}, {"run"}, {"doctor"}, {"extract"}, {"report"}, {"console"}, {"cli"},
+    {"errors"}, {"config"}, {"embeddings"}, {"compression"}, {"plan"}, {"controls", "procrustes", "power"}, {"kernels"}, {"probe"}, {"retrieval"}, {"metrics"},
+    {"store"}, {"significance"},
+    {"multiplicity", "sequential", "intervals", "comparison", "tail"}, {"inference"}, {"engines"}, {"simulate"}, {"run"}, {"planning"}, {"doctor"}, {"extract"}, {"report"}, {"console"}, {"cli"},
 ]
 LEVEL = {name: i for i, names in enumerate(ORDER) for name in names}
 # Reached for inside functions by something below; each is a small helper, never a composer.
