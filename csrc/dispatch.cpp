@@ -63,6 +63,9 @@ struct Aligned {
         void* memory = nullptr;
         if (posix_memalign(&memory, 64, (floats + 16) * sizeof(float))) memory = nullptr;
         p = static_cast<float*>(memory);
+#ifdef FASTPROBE_POISON
+        for (size_t i = 0; p && i < floats + 16; ++i) p[i] = __builtin_nanf("");
+#endif
     }
     ~Aligned() { free(p); }
     Aligned(const Aligned&) = delete;
