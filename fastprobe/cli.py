@@ -157,7 +157,8 @@ def run(
         "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
         "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": _plain(classes),
         "control": _plain(control), "groups": groups, "within": within, "stop": stop,
-        "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval), "engine": _plain(engine), "address": address,
+        "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval),
+        "engine": _plain(engine), "address": address,
         "devices": devices, "shard": shard, "log_json": log_json, **probe_fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
@@ -369,6 +370,18 @@ def report(
     """One page that answers in a sentence per pair, with figures (SVG, PDF) and tables (CSV, LaTeX) beside it."""
     from .report import write_report
     typer.echo(str(write_report(runs, out, categories)))
+
+
+@app.command()
+def bench(
+    shape: Annotated[list[str] | None, typer.Option(help="A, B, ... or train,r_text,r_audio,d; repeatable.", show_default="A B")] = None,
+    optimizer: Annotated[list[Optimizer] | None, typer.Option(help="Repeatable.", show_default="adam-mini")] = None,
+    rounds: Annotated[int, typer.Option(help="Turns each method takes.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
+) -> None:
+    """What this machine trains per second: every backend beside a large torch.mm, interleaved, after a check."""
+    from .bench import main as measure
+    typer.echo(measure(tuple(shape or ("A", "B")), tuple(_plain(o) for o in optimizer or ("adam-mini",)), rounds, as_json))
 
 
 @app.command()
