@@ -349,13 +349,14 @@ static void normalise(Head& h) {
             const float* z = h.z + s * h.rows * PW + i * width;
             for (int64_t j = 0; j < width; j += VL) squares = fma(load(z + j), load(z + j), squares);
         }
-        const float length = __builtin_sqrtf(sum(squares));
-        h.inverse[i] = 1.0f / (length < (float)EPS ? (float)EPS : length);
-        const vf scale = splat(h.inverse[i]);
+        float length = __builtin_sqrtf(sum(squares));
+        length = length < (float)EPS ? (float)EPS : length;
+        h.inverse[i] = 1.0f / length;
+        const vf divisor = splat(length), scale = splat(h.inverse[i]);
         for (int64_t s = 0; s < n_strips; ++s) {
             const int64_t width = strip_width(h.dim, s), at = s * h.rows * PW + i * width;
             for (int64_t j = 0; j < width; j += VL) {
-                const vf unit = load(h.z + at + j) * scale;
+                const vf unit = quotient(load(h.z + at + j), divisor, scale);
                 store(h.unit + at + j, unit);
                 store(h.unit_rows + i * ld + s * PW + j, unit);
             }

@@ -14,13 +14,17 @@ from typing import Annotated, Any
 
 import typer
 
-from . import __version__
+from . import __version__, cli_runs
 from . import config as _config
+from .cli_embed import app as _embed
 from .errors import InputError
 
 app = typer.Typer(name="fastprobe", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Millions of small contrastive linear probes, trained as one job, with p-values that hold up.")
+
+
+app.add_typer(_embed, name="embed")
 
 
 def _choice(name: str, values: tuple[str, ...]) -> type[Enum]:
@@ -32,10 +36,13 @@ Sampling, Basis = _choice("Sampling", _config.SAMPLINGS), _choice("Basis", _conf
 Precision = _choice("Precision", _config.PRECISIONS)
 Backend = _choice("Backend", ("auto", "reference", "torch", "cpp", "triton"))
 Classes = _choice("Classes", ("strict", "common"))
+Control = _choice("Control", ("permute", "permute-within", "frozen", "gaussian"))
 Retrieval = _choice("Retrieval", ("fused", "faiss"))
 IndexKind = _choice("IndexKind", ("auto", "exact", "hnsw", "ivfpq"))
 
-_PROBE, _RUN = "The probe", "The run"
+Engine = _choice("Engine", ("local", "ray"))
+
+_PROBE, _RUN, _SCALE = "The probe", "The run", "Many devices and machines"
 
 
 def _probe(help: str, *names: str, **kwargs: Any):
@@ -85,19 +92,6 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
-def _progress(steps, quiet: bool, out: Path | None):
-    """Drive a run to its end; on Ctrl-C say what is kept and leave with 130."""
-    from .console import show_progress
-    last = None
-    try:
-        for step in show_progress(steps, quiet):
-            last = step
-    except KeyboardInterrupt:
-        done = f"{last.done:,} of {last.total:,} probes are" if last else "nothing is"
-        typer.echo(f"interrupted: {done} stored in {out}; continue with the same command and --resume.", err=True)
-        raise typer.Exit(130) from None
-
-
 def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
     try:
         import tomllib
@@ -123,9 +117,11 @@ def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
 def run(
     ctx: typer.Context,
     *,
-    text: Annotated[list[Path] | None, typer.Option(help="Text table (.npz, .safetensors, .parquet); repeatable.")] = None,
-    audio: Annotated[list[Path] | None, typer.Option(help="Audio table; repeatable: all pairs are tested.")] = None,
-    out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/DATE-TIME")] = None,
+    text: Annotated[list[str] | None, typer.Option(
+        help="Text table (.npz, .safetensors, .parquet), a file or a URL; repeatable.")] = None,
+    audio: Annotated[list[str] | None, typer.Option(help="Audio table; repeatable: all pairs are tested.")] = None,
+    out: Annotated[str | None, typer.Option(help="Run directory, or its URL (s3://, gs://, ...).",
+                                            show_default="runs/DATE-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with the names of these options; the shell wins.")] = None,
     permutations: Annotated[int, typer.Option(help="Controls: text rows permuted, probe trained again.")] = 1000,
@@ -135,8 +131,22 @@ def run(
     k: Annotated[list[int] | None, typer.Option(help="k to store; repeatable.", show_default="1 3 5 10")] = None,
     statistic: Annotated[str, typer.Option(help="Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")] = "acc@3",
     classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
+    control: Annotated[Control, typer.Option(help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts "
+                                                  "of a probe trained once, or Gaussian texts.")] = "permute",
+    groups: Annotated[str | None, typer.Option(help="For permute-within: CSV with a column label, or fsd50k.")] = None,
+    within: Annotated[str | None, typer.Option(help="For permute-within: the column to stay within.")] = None,
+    stop: Annotated[str | None, typer.Option(help="End early: besag-clifford:h=10 or anytime:alpha=0.05.")] = None,
     backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    engine: Annotated[Engine, typer.Option(help="Who executes: this machine, or a Ray cluster.", rich_help_panel=_SCALE)] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster: auto, HOST:PORT, ray://HOST:PORT.",
+                                                rich_help_panel=_SCALE)] = None,
+    devices: Annotated[str | None, typer.Option(help="GPUs of this machine, a process each: 0,1.", rich_help_panel=_SCALE,
+                                                show_default="all")] = None,
+    shard: Annotated[str | None, typer.Option(help="Only part I of N, as 3/10; `merge` joins them.", metavar="I/N",
+                                              rich_help_panel=_SCALE)] = None,
+    log_json: Annotated[str | None, typer.Option(help="JSON lines about the run to FILE, or - for stderr.", metavar="FILE",
+                                                 rich_help_panel=_SCALE)] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     retrieval: Annotated[Retrieval, typer.Option(help="What serves the stored top-k lists; ranks are the backend's.")] = "fused",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -146,12 +156,17 @@ def run(
     given = {
         "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
         "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": _plain(classes),
-        "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval), **probe_fields}
+        "control": _plain(control), "groups": groups, "within": within, "stop": stop,
+        "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval), "engine": _plain(engine), "address": address,
+        "devices": devices, "shard": shard, "log_json": log_json, **probe_fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
             if ctx.get_parameter_source(name).name != "COMMANDLINE":
                 given[name] = value
-    out = Path(given.pop("out") or time.strftime("runs/%Y%m%d-%H%M%S"))
+    out = str(given.pop("out") or time.strftime("runs/%Y%m%d-%H%M%S"))
+    how = {name: given.pop(name) for name in ("engine", "address", "devices", "shard", "log_json")}
+    if how["engine"] not in ("local", "ray"):
+        raise InputError(f"`engine` must be local or ray; got {how['engine']!r}.")
     for side in ("text", "audio"):
         if isinstance(given[side], (str, Path)):
             given[side] = [given[side]]
@@ -160,28 +175,7 @@ def run(
         given[side] = [str(p) for p in given[side]]
     given["k"] = given["k"] or None
     probe = _config.ProbeConfig(**{n: given.pop(n) for n in list(probe_fields)})
-    _carry_out(given, probe, out, resume, quiet)
-
-
-def _carry_out(given: dict[str, Any], probe: _config.ProbeConfig, out: Path, resume: bool, quiet: bool) -> list[dict[str, Any]]:
-    from . import run as _run
-    from .console import conclusion, results_table
-    experiment = _run.prepare(probe=probe, **given)
-    plan = experiment.plan
-    if not quiet:
-        typer.echo(f"{plan.n_pairs} pairs x {plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} "
-                   f"permutations) = {plan.n_jobs:,} probes, backend {experiment.backend}, into {out}", err=True)
-    store = _run.open_store(experiment, out, resume)
-    _progress(_run.execute(experiment, store), quiet, out)
-    summary = _run.summary(experiment, _run.analyse(experiment, store))
-    store.write_summary(summary)
-    from rich.console import Console
-    console = Console()
-    console.print(results_table(summary["pairs"]))
-    for record in summary["pairs"]:
-        console.print(conclusion(record), highlight=False, soft_wrap=True)
-    typer.echo(f"run directory: {out}", err=True)
-    return summary["pairs"]
+    cli_runs.carry_out(given, probe, out, resume, quiet, **how)
 
 
 @app.command()
@@ -203,30 +197,12 @@ def demo(
     for table, name in ((text, "simulated"), (planted, "planted"), (null, "null")):
         table.meta["name"] = name
     out = out or Path(time.strftime("runs/demo-%Y%m%d-%H%M%S"))
-    _carry_out({"text": [text], "audio": [planted, null], "permutations": permutations, "splits": splits,
-                "backend": _plain(backend), "seed": seed}, _config.ProbeConfig(), out, False, quiet)
+    cli_runs.carry_out({"text": [text], "audio": [planted, null], "permutations": permutations, "splits": splits,
+                        "backend": _plain(backend), "seed": seed}, _config.ProbeConfig(), str(out), False, quiet)
 
 
-@app.command()
-def status(run_dir: Annotated[Path, typer.Argument(metavar="RUN", help="Run directory.")]) -> None:
-    """How far a run is, from another shell too."""
-    from .plan import JobPlan
-    from .store import ResultStore, read_manifest
-    manifest = read_manifest(run_dir)
-    identity, store = manifest["identity"], ResultStore.open(run_dir)
-    plan = JobPlan(len(identity["pairs"]), identity["splits"], identity["seeds"], manifest["permutations"])
-    missing = sum(u.stop - u.start for u in plan.missing(store.done(plan), 1 << 40))
-    done = plan.n_jobs - missing * plan.jobs_per_replicate
-    typer.echo(f"{run_dir}: {manifest['status']}; {done:,} of {plan.n_jobs:,} probes stored "
-               f"({done / plan.n_jobs:.1%}), {plan.n_pairs} pairs, {plan.n_permutations:,} permutations, "
-               f"backend {identity['backend']}")
-    if missing:
-        typer.echo("continue it with the command that began it and --resume.")
-    elif (run_dir / "summary.json").exists():
-        from rich.console import Console
-
-        from .console import results_table
-        Console().print(results_table(json.loads((run_dir / "summary.json").read_text())["pairs"]))
+for _command in (cli_runs.status, cli_runs.merge, cli_runs.verify):
+    app.command()(_command)
 
 
 @app.command()
@@ -375,7 +351,7 @@ def _root(version: Annotated[bool, typer.Option("--version", help="Print the ver
 
 
 def main() -> None:
-    """Entry point: 0 done, 2 bad input or usage, 130 interrupted."""
+    """Entry point: 0 done, 1 a check that failed, 2 bad input or usage, 130 interrupted, 143 terminated."""
     try:
         app()
     except InputError as error:

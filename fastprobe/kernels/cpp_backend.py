@@ -18,7 +18,7 @@ CALL_FLOPS = 2e11
 ISAS = ("avx512", "avx2", "baseline", "neon")
 
 
-def isa() -> str:
+def instruction_set() -> str:
     """The instruction set in use: the best this machine has, or what ``FASTPROBE_ISA`` names.
 
     Raises
@@ -53,7 +53,7 @@ def probe_flops(batch: ProbeBatch) -> float:
     return batch.config.steps * step_flops(batch) + 2.0 * d * (q * (batch.audio.shape[1] + c) + c * batch.text.shape[1])
 
 
-def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, threads: int = 0,
+def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, isa: str | None = None, threads: int = 0,
           algebra: str = "auto") -> BatchResult:
     """Train and rank all probes of a batch.
 
@@ -62,6 +62,8 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, 
     device : None or "cpu"
     heads : bool
         Also return the trained W and V.
+    isa : str, optional
+        Instruction set; by default `instruction_set`'s.
     threads : int
         Probes trained side by side; 0 takes OpenMP's number (``OMP_NUM_THREADS``). It changes no result.
     algebra : {"auto", "direct", "gram"}
@@ -93,7 +95,7 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, 
         "audio_start": np.ascontiguousarray(batch.audio_start, np.float32),
         "rates": np.array([c.learning_rate(t) for t in range(c.steps)], np.float64),
         "optimizer": c.optimizer, "temperature": c.temperature, "momentum": c.momentum, "weight_decay": c.weight_decay,
-        "symmetric": c.symmetric, "isa": isa(), "threads": threads, "algebra": algebra,
+        "symmetric": c.symmetric, "isa": isa or instruction_set(), "threads": threads, "algebra": algebra,
     }
     permutations = _index(batch.permutations)
     # A multiple of many thread counts, so that a bounded call still feeds all cores evenly.
