@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,6 +12,7 @@ from strategies import tables
 
 import fastprobe as fp
 import fastprobe.query as module
+from fastprobe.cli import main
 from fastprobe.doctor import examine_faiss
 from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError
@@ -22,13 +25,19 @@ AUDIO_META = {"name": "audio", "kind": "audio", "model": "listener", "weights": 
               "spec": {"model": "listener"}}
 
 
-@pytest.fixture
-def made(tmp_path):
-    """Tables that name their models, a probe trained on them, and both on disk."""
+@pytest.fixture(scope="module")
+def trained():
+    """Tables that name their models, and a probe trained on them."""
     text, audio = tables(classes=15, clips=4)
     text = EmbeddingTable(text.vectors, text.labels, meta=TEXT_META)
     audio = EmbeddingTable(audio.vectors, audio.labels, np.array([f"clip{i}.wav" for i in range(len(audio))]), AUDIO_META)
-    probe = fp.ContrastiveProbe(fp.ProbeConfig(dim=8, steps=40), backend="torch").fit(text, audio)
+    return text, audio, fp.ContrastiveProbe(fp.ProbeConfig(dim=8, steps=40), backend="torch").fit(text, audio)
+
+
+@pytest.fixture
+def made(trained, tmp_path):
+    """The same, and all three on disk."""
+    text, audio, probe = trained
     probe.save(tmp_path / "p.safetensors")
     text.save(tmp_path / "text.parquet")
     audio.save(tmp_path / "audio.npz")
@@ -183,25 +192,40 @@ def test_an_index_of_plain_embeddings_takes_tables_of_its_model(made, tmp_path):
         search_index(tmp_path / "plain", [save(tmp_path / "o.npz", np.ones((2, 2)), TEXT_META)])
 
 
+@pytest.fixture
+def shell(tmp_path, monkeypatch, capsys):
+    """`fastprobe ...` in this process: exit code, stdout, stderr."""
+    def call(*arguments):
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "argv", ["fastprobe", *arguments])
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code or 0
+        return SimpleNamespace(returncode=code, **capsys.readouterr()._asdict())
+    return call
+
+
 def test_the_shell(made, shell, tmp_path):
-    text, audio, probe = made
+    _, audio, probe = made
     done = shell("query", "--probe", "p.safetensors", "audio.npz", "-k", "2", "--json")
-    assert done.returncode == 0, done.stderr
-    answer = json.loads(done.stdout)
+    assert done.returncode == 0, done.err
+    answer = json.loads(done.out)
     assert [sorted(a) for a in answer] == [["query", "scores", "texts"]] * len(audio)
     assert [a["texts"] for a in answer] == probe.retrieve(audio, 2)[0].tolist()
     done = shell("index", "build", "text.parquet", "--probe", "p.safetensors", "--out", "index", "--queries", "audio.npz")
-    assert done.returncode == 0 and "of memory to build" in done.stderr and "15 texts" in done.stdout, done.stderr
+    assert done.returncode == 0 and "of memory to build" in done.err and "15 texts" in done.out, done.err
     done = shell("index", "search", "index", "audio.npz", "-k", "2", "--json")
-    assert json.loads(done.stdout) == answer
+    assert json.loads(done.out) == answer
     table = shell("query", "--probe", "p.safetensors", "--gallery", "index", "audio.npz", "-k", "1")
-    assert table.returncode == 0 and answer[0]["texts"][0] in table.stdout
+    assert table.returncode == 0 and answer[0]["texts"][0] in table.out
     for arguments, message in ((["query", "--probe", "p.safetensors", "audio.npz", "-k", "99"], "size of the gallery"),
                                (["index", "build", "text.parquet", "--out", "index"], "--overwrite"),
                                (["index", "search", "gone", "audio.npz"], "no index"),
                                (["index", "build", "text.parquet", "--out", "x", "--queries", "audio.npz"], "Give --probe too")):
         done = shell(*arguments)
-        assert done.returncode == 2 and message in done.stderr and "Traceback" not in done.stderr
+        assert done.returncode == 2 and message in done.err and "Traceback" not in done.err
 
 
 def test_doctor_on_faiss(monkeypatch):
