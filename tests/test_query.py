@@ -106,7 +106,7 @@ def save(path, vectors, meta):
 
 
 def test_errors(made, models, tmp_path):
-    text, audio, probe = made
+    _text, _audio, _probe = made
     p, a = tmp_path / "p.safetensors", [tmp_path / "audio.npz"]
     with pytest.raises(InputError, match="size of the gallery, 15; got 16"):
         query(p, a, k=16)
@@ -174,12 +174,12 @@ def test_an_index_answers_only_the_probe_it_was_built_with(made, tmp_path):
     with pytest.raises(InputError, match="built without a probe, so no sound"):
         query(tmp_path / "p.safetensors", [tmp_path / "audio.npz"], tmp_path / "plain")
     index = fp.retrieval.GalleryIndex.load(tmp_path / "index")
-    labels, scores = probe.retrieve(audio, 3, gallery=index)
+    labels, _scores = probe.retrieve(audio, 3, gallery=index)
     assert np.array_equal(labels, probe.retrieve(audio, 3)[0]) and np.array_equal(labels, probe.retrieve(audio, 3, gallery=text)[0])
 
 
 def test_an_index_of_plain_embeddings_takes_tables_of_its_model(made, tmp_path):
-    text, audio, _ = made
+    text, _audio, _ = made
     list(_build(tmp_path / "text.parquet", tmp_path / "plain"))
     found = search_index(tmp_path / "plain", [tmp_path / "text.parquet"], 1)
     assert [f.texts[0] for f in found] == text.labels.tolist() and np.allclose([f.scores[0] for f in found], 1)
@@ -257,3 +257,41 @@ def test_doctor_on_faiss(monkeypatch):
     assert "libcublas.so.12" in examine_faiss({"faiss-gpu": "9"}, 1)["advice"][0]
     monkeypatch.setattr(topk, "faiss_installed", lambda: False)
     assert "pip install faiss-cpu" in examine_faiss({}, 0)["advice"][0]
+
+
+def test_from_recordings_to_texts_in_four_commands(shell, tmp_path, monkeypatch):
+    """embed text, embed audio, fit, query: real packages, small models on disk, recorded files; twice, moved files too."""
+    import soundfile
+    from extract_models import HEAR_MODULE, text_model, tone
+    names = ["dog barking", "acoustic guitar", "cat meows", "church bell", "hi-hat"]
+    (tmp_path / "models").mkdir()
+    (tmp_path / "models/quiet_hear_module.py").write_text(HEAR_MODULE)
+    monkeypatch.syspath_prepend(str(tmp_path / "models"))
+    text_model("bert", tmp_path / "lm")
+    (tmp_path / "classes.txt").write_text("\n".join(names))
+    for i, name in enumerate(names):
+        (tmp_path / "clips" / name).mkdir(parents=True)
+        for j in range(3):
+            soundfile.write(tmp_path / "clips" / name / f"{j}.wav", tone(0.3, 16000, 667 + 1333 * i, seed=j), 16000)
+    for command in (["embed", "text", "--model", "lm", "--classes", "classes.txt", "--out", "text.npz"],
+                    ["embed", "audio", "--model", "hear:quiet_hear_module", "--folder", "clips", "--out", "audio.npz"],
+                    ["fit", "--text", "text.npz", "--audio", "audio.npz", "--out", "p.safetensors", "--steps", "200", "--backend", "torch"]):
+        done = shell(*command)
+        assert done.returncode == 0, done.err
+    sounds = [f"clips/{name}/1.wav" for name in names]
+    done = shell("query", "--probe", "p.safetensors", *sounds, "-k", "2", "--json")
+    assert done.returncode == 0, done.err
+    answer = json.loads(done.out)
+    assert [a["query"] for a in answer] == sounds and [a["texts"][0] for a in answer] == names
+    # A text file goes through the language model that the probe names, also when it lies elsewhere now.
+    (tmp_path / "lm").rename(tmp_path / "moved")
+    (tmp_path / "captions.txt").write_text("\n".join([*reversed(names), "water tap, faucet"]))
+    done = shell("query", "--probe", "p.safetensors", "--gallery", "captions.txt", "--text-model", str(tmp_path / "moved"), *sounds,
+                 "-k", "6", "--json")
+    assert done.returncode == 0, done.err
+    assert all(set(a["texts"]) == {*names, "water tap, faucet"} for a in json.loads(done.out))
+    known = [next(t for t in a["texts"] if t in names) for a in json.loads(done.out)]
+    assert known == names
+    (tmp_path / "noise.wav").write_bytes(b"this is not a sound")
+    done = shell("query", "--probe", "p.safetensors", "noise.wav")
+    assert done.returncode == 2 and "cannot be decoded" in done.err and "Traceback" not in done.err
