@@ -395,6 +395,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines to
     for name, number in found["versions"].items():
         typer.echo(f"  {name:<16} {number or '-':<14} {found['purposes'].get(name, '')}".rstrip())
     typer.echo("devices: " + ", ".join(found["devices"]))
+    faiss = found["faiss"]
+    typer.echo("faiss: " + (f"{faiss['version']} ({', '.join(faiss['packages']) or 'built by hand'}), "
+                            + (f"uses {faiss['gpus']} GPUs" if faiss["gpu_build"] else "CPU build") if faiss["version"] else "none"))
     typer.echo("backends: " + ", ".join(n + ("" if why is None else " (no)") for n, why in found["backends"].items())
                + f"; auto takes {found['auto']}")
     for line in found["advice"]:

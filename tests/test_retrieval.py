@@ -310,7 +310,7 @@ def test_an_index_on_disk_answers_as_the_one_in_memory(tmp_path, kind):
     index = GalleryIndex.load(tmp_path / "index")
     assert isinstance(index.vectors, np.memmap) and len(index) == 8000 and index.meta["kind"] == kind
     q = clustered(50, seed=0)
-    scores, rows = index.search(q, 5)
+    _scores, rows = index.search(q, 5)
     want = GalleryIndex(table.vectors).search(q, 5)
     if kind == "exact":
         assert np.array_equal(rows, want[1])
