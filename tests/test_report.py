@@ -13,9 +13,10 @@ from simulated_run import write_run, write_summary
 
 from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError
-from fastprobe.report import write_report
+from fastprobe.report import figures, write_report
 from fastprobe.report.data import load_run
 from fastprobe.report.methods import REFERENCES, caveats, citations, paragraph
+from fastprobe.report.page import render
 from fastprobe.report.tables import latex_escape
 from fastprobe.report.text import number, pvalue
 from fastprobe.run import permutation_test
@@ -69,10 +70,25 @@ def checked(path):
     return html, " ".join(" ".join(parser.text).split())
 
 
+@pytest.fixture(scope="module", autouse=True)
+def cheap_fonts():
+    """Embedding a Type 42 font takes a quarter of a second per file; one test does it, the others do without."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(figures.STYLE, "pdf.fonttype", 3)
+        yield
+
+
+def test_fonts_are_embedded_as_publishers_ask(run_dir, monkeypatch):
+    monkeypatch.setitem(figures.STYLE, "pdf.fonttype", 42)
+    pdf = render(figures.nulls(load_run(run_dir), "vggish"), "pdf")
+    assert b"/Type3" not in pdf and b"/FontFile2" in pdf
+
+
 @pytest.fixture(scope="module")
 def run_dir(tmp_path_factory):
     folder = tmp_path_factory.mktemp("runs")
-    (folder / "categories.csv").write_text("label,category\n" + "".join(f"Class_{i:03d},{'animals' if i % 2 else 'things'}\n" for i in range(20)))
+    rows = [f"Class_{i:03d},{'animals' if i % 2 else 'things'}\n" for i in range(20)]
+    (folder / "categories.csv").write_text("label,category\n" + "".join(rows))
     return write_run(folder / "study", ["gpt", "word_vec & co"], ["vggish", "mfcc"], 60, effect=[0.2, 0.15, 0.0, 0.01], splits=4)
 
 
@@ -138,7 +154,8 @@ def test_confusions_are_counted_from_what_was_retrieved_first(run_dir):
 def test_methods_are_filled_in_from_the_manifest_with_their_references(run_dir):
     run = load_run(run_dir)
     said = paragraph(run)
-    for piece in ("20 classes", "14 train and 6 test classes, 4 times", "60 uniformly drawn permutations", "(1/4 + 6/14)", "gpt and word_vec & co",
+    for piece in ("20 classes", "14 train and 6 test classes, 4 times", "60 uniformly drawn permutations", "(1/4 + 6/14)",
+                  "gpt and word_vec & co",
                   "max-T", "acc@3", "width 64", "temperature 0.25", "100 steps", "fastprobe 0.1.0"):
         assert piece in said, piece
     years = set(re.findall(r"[A-Z][\w.\-& ]*? (?:19|20)\d\d", said))
@@ -161,7 +178,8 @@ def test_what_is_missing_is_said_in_a_sentence(tmp_path):
         assert sentence in text
 
 
-@pytest.mark.parametrize("setting", [{"statistic": "mean_log_rank"}, {"permutations": 0}, {"splits": 1}, {"n_classes": 6, "ks": (1,), "statistic": "acc@1"},
+@pytest.mark.parametrize("setting", [{"statistic": "mean_log_rank"}, {"permutations": 0}, {"splits": 1},
+                                     {"n_classes": 6, "ks": (1,), "statistic": "acc@1"},
                                      {"permutations": 700, "statistic": "mrr"}, {"seeds": 2}])
 def test_every_shape_of_run_has_a_page(setting, tmp_path):
     arguments = {"permutations": 25, **setting}
