@@ -156,10 +156,10 @@ def build(a) -> dict:
                 "from fastprobe.indexing import build_index, plan_index\n"
                 "from fastprobe.retrieval import GalleryIndex\n"
                 "def resident():\n"
-                "    return {l.split()[0]: 1024 * int(l.split()[1]) for l in open('/proc/self/status') if l.startswith(('RssAnon', 'VmHWM'))}\n"
+                "    return next(1024 * int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('RssAnon'))\n"
                 "plan = plan_index(sys.argv[1], sys.argv[3]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
                 "start = time.time(); n = 0; anon = 0\n"
-                "for done in build_index(plan, sys.argv[2]): anon = max(anon, resident()['RssAnon:'])\n"
+                "for done in build_index(plan, sys.argv[2]): anon = max(anon, resident())\n"
                 "seconds = time.time() - start; peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
                 "index = GalleryIndex.load(sys.argv[2]); q = index.vectors[:100]\n"
                 "start = time.time(); rows = index.search(q, 1)[1]; search = time.time() - start\n"
@@ -198,10 +198,10 @@ def report() -> str:
         t, mine = c["us_per_query"], c["us_per_query"]["fastprobe (auto)"]
         peers = [f"{t[p] / mine:.2f}x" if p in t else "" for p in ("torch.topk", "FAISS flat")]
         of = "" if c["queries"] == c["asked"] else f" (of {c['asked']:,})"
-        out.append(f"| {c['queries']:,}{of} | {c['gallery']:,} | {c['data']} | " + " | ".join(f"{t[n]:,.1f}" if n in t else "" for n in names)
-                   + f" | {c['chosen']} | " + " | ".join(peers) + " |")
+        each = [f"{t[n]:,.1f}" if n in t else "" for n in names]
+        out.append("| " + " | ".join([f"{c['queries']:,}{of}", f"{c['gallery']:,}", c["data"], *each, c["chosen"], *peers]) + " |")
     out += ["", "## Approximate search", "", "recall@10 is measured on queries that the effort was not tuned on.", "",
-            "| data | rows | kind | recall@10 | us per query | exact (auto) | FAISS flat | times faster than exact (auto), FAISS flat | build, s |",
+            "| data | rows | kind | recall@10 | us per query | exact (auto) | FAISS flat | faster than these two | build, s |",
             "| --- | --: | --- | --: | --: | --: | --: | --- | --: |"]
     for c in stored["cases"].values():
         if c["case"] == "approximate":
@@ -209,12 +209,13 @@ def report() -> str:
             out.append(f"| {c['data']} | {c['rows']:,} | {c['factory']}, effort {c['effort']} | {c['recall']:.3f} | {t[c['kind']]:,.1f} | "
                        f"{t['exact (auto)']:,.1f} | {t['FAISS flat']:,.1f} | {t['exact (auto)'] / t[c['kind']]:.1f}x, "
                        f"{t['FAISS flat'] / t[c['kind']]:.1f}x | {c['build_s']:.0f} |")
-    out += ["", "## Building on disk", "", "Peak memory beyond the program, in a process of its own, against what was stated beforehand.", "",
+    out += ["", "## Building on disk", "", "Peak memory beyond the program, in a process of its own, and what was stated beforehand.",
+            "",
             "| rows | kind | peak | stated | build, s | 100 queries, s |", "| --: | --- | --: | --: | --: | --: |"]
     for c in stored["cases"].values():
         if c["case"] == "build":
-            out.append(f"| {c['rows']:,} | {c['kind']} | {c['grown'] / 2**20:,.0f} MiB | {c['estimate'] / 2**20:,.0f} MiB | {c['seconds']:.0f} "
-                       f"| {c['search_100']:.2f} |")
+            peak, stated = (f"{c[n] / 2**20:,.0f} MiB" for n in ("grown", "estimate"))
+            out.append(f"| {c['rows']:,} | {c['kind']} | {peak} | {stated} | {c['seconds']:.0f} | {c['search_100']:.2f} |")
     return "\n".join(out) + "\n"
 
 

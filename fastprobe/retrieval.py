@@ -372,7 +372,8 @@ def tune(index: GalleryIndex, recall: float, queries: Any = None) -> dict[str, A
     Returns
     -------
     dict
-        ``factory``, ``effort`` (lists or efSearch, and candidates per result), ``recall`` (measured), ``recall_wanted``, ``recall_on`` (what it was measured on).
+        ``factory``, ``effort`` (efSearch or lists looked into, and candidates per result), ``recall`` (measured),
+        ``recall_wanted``, ``recall_on`` (what it was measured on).
     """
     if isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 < recall <= 1:
         raise InputError(f"`recall` must lie in (0, 1]; got {recall!r}.")

@@ -290,7 +290,8 @@ def test_streams_refuse_what_tables_refuse(tmp_path):
     (tmp_path / "foreign.parquet").write_bytes(b"not parquet")
     with pytest.raises(InputError, match="not a readable parquet table"):
         TableStream.open(tmp_path / "foreign.parquet")
-    pq.write_table(pa.table({"label": pa.array([], pa.string()), "vector": pa.array([], pa.list_(pa.float32()))}), tmp_path / "none.parquet")
+    nothing = pa.table({"label": pa.array([], pa.string()), "vector": pa.array([], pa.list_(pa.float32()))})
+    pq.write_table(nothing, tmp_path / "none.parquet")
     with pytest.raises(InputError, match="empty table"):
         TableStream.open(tmp_path / "none.parquet")
     with pytest.raises(InputError, match="no such file"):
