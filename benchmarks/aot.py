@@ -61,6 +61,7 @@ SHAPES = (
     Shape("A-bf16", 100, 144, 144, 64, "centroid", "bf16"),
     Shape("A-adam", 100, 144, 144, 64, "centroid", "tf32", "adam"),
     Shape("A-symmetric", 100, 144, 144, 64, "centroid", "tf32", "adam-mini", True),
+    Shape("A-d128", 100, 144, 144, 128, "centroid"),
     Shape("B", 100, 144, 768, 64),
     Shape("esc50", 35, 50, 96, 32),
     Shape("audioset", 222, 318, 128, 64),
@@ -77,7 +78,7 @@ def launches(shape: Shape, capability: int) -> Iterator[tuple[JITFunction, tuple
 
     n, width = shape.classes, padded_width(shape.dim)
     r_text, r_audio = (round_up(r, FEATURE_ALIGN) for r in (shape.r_text, shape.r_audio))
-    resident = triton_resident.fits(n, width)
+    resident = triton_resident.fits(n, width, shape.precision)
     gallery = max(GALLERY, round(n / 0.7))
     steps = STEPS if shape.sampling == "clip" else 1
     w, v = meta(PROBES, r_text, width), meta(PROBES, r_audio, width)

@@ -157,7 +157,8 @@ def run(
         "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
         "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": _plain(classes),
         "control": _plain(control), "groups": groups, "within": within, "stop": stop,
-        "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval), "engine": _plain(engine), "address": address,
+        "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval),
+        "engine": _plain(engine), "address": address,
         "devices": devices, "shard": shard, "log_json": log_json, **probe_fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
@@ -321,6 +322,66 @@ def index_search(
     """Look inputs up in an index; it carries the probe it was built with."""
     from .query import search_index
     _show_found(search_index(index, inputs, k, exact=exact, device=device, any_model=any_model), as_json)
+
+
+@app.command()
+@with_probe_options
+def plan(
+    *,
+    text: Annotated[list[str], typer.Option(help="Text table; repeatable.")],
+    audio: Annotated[list[str], typer.Option(help="Audio table; repeatable.")],
+    permutations: Annotated[int, typer.Option(help="Controls.")] = 1000,
+    splits: Annotated[int, typer.Option(help="Random partitions of the classes.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
+    train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
+    statistic: Annotated[str, typer.Option(help="Metric to test.")] = "acc@3",
+    classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
+    effect: Annotated[float | None, typer.Option(help="Expected gain over the control, for the power.",
+                                                 show_default="twice the null's sd")] = None,
+    alpha: Annotated[float, typer.Option(help="Level of the test.")] = 0.05,
+    seconds: Annotated[float, typer.Option(help="Time to spend on the calibration.")] = 5.0,
+    backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
+    probe_fields: dict,
+) -> None:
+    """What a run can show, how long it takes here, what it needs: measured in a few seconds, nothing stored."""
+    from . import planning
+    from . import run as _run
+    experiment = _run.prepare(text, audio, probe=_config.ProbeConfig(**probe_fields), permutations=permutations, splits=splits,
+                              seeds=seeds, train_fraction=train_fraction, statistic=statistic, classes=_plain(classes),
+                              backend=_plain(backend), device=device, seed=seed)
+    found = planning.plan_run(experiment, effect, alpha, seconds)
+    if as_json:
+        from .store import to_json
+        typer.echo(to_json(found.to_dict()), nl=False)
+        return
+    for line in planning.describe(found):
+        typer.echo(line)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directory; two are compared.")],
+    out: Annotated[Path | None, typer.Option(help="The page.", show_default="RUN/report.html")] = None,
+    categories: Annotated[Path | None, typer.Option(help="CSV with columns label, category.")] = None,
+) -> None:
+    """One page that answers in a sentence per pair, with figures (SVG, PDF) and tables (CSV, LaTeX) beside it."""
+    from .report import write_report
+    typer.echo(str(write_report(runs, out, categories)))
+
+
+@app.command()
+def bench(
+    shape: Annotated[list[str] | None, typer.Option(help="A, B, ... or train,r_text,r_audio,d; repeatable.", show_default="A B")] = None,
+    optimizer: Annotated[list[Optimizer] | None, typer.Option(help="Repeatable.", show_default="adam-mini")] = None,
+    rounds: Annotated[int, typer.Option(help="Turns each method takes.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
+) -> None:
+    """What this machine trains per second: every backend beside a large torch.mm, interleaved, after a check."""
+    from .bench import main as measure
+    typer.echo(measure(tuple(shape or ("A", "B")), tuple(_plain(o) for o in optimizer or ("adam-mini",)), rounds, as_json))
 
 
 @app.command()

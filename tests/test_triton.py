@@ -111,6 +111,10 @@ def test_out_of_memory_with_one_probe_says_what_fits(interpreter):
     assert "out of memory with a single probe" in message and "`dim` up to about" in message
 
 
+def test_a_tile_too_large_for_the_device_goes_to_the_tiled_trainer(interpreter):
+    assert interpreter(cases.little_shared_memory_case)
+
+
 def test_shapes_decide_the_trainer_and_the_op_is_fused(interpreter):
     op, chosen = interpreter(cases.dispatch_case)
     assert op == "ViewBackward0" or "ContrastiveLoss" in op

@@ -188,6 +188,23 @@ def out_of_memory_case(fails: int) -> tuple[bool, str]:
     return all(getattr(got, f).tobytes() == getattr(want, f).tobytes() for f in ("loss", "ranks", "text_heads")), ""
 
 
+def little_shared_memory_case() -> bool:
+    """Whether a probe is trained all the same when the resident tile does not fit the device."""
+    from triton.runtime.errors import OutOfResources
+
+    from fastprobe.kernels import triton_resident
+    batch = make(9, 6, 20, 5, 7, probes=2, steps=1, dim=4)
+    want, real = train(batch, "tiled"), triton_resident.train_resident
+
+    def too_large(*_, **__):
+        raise OutOfResources(200_000, 100_000, "shared memory")
+    triton_resident.train_resident = too_large
+    try:
+        return train(batch, "resident").text_heads.tobytes() == want.text_heads.tobytes()
+    finally:
+        triton_resident.train_resident = real
+
+
 def dispatch_case() -> tuple[str, list[str]]:
     """Where `fp.kernels.contrastive_loss` is computed under the interpreter, and what shapes go to which trainer."""
     from fastprobe import kernels

@@ -16,8 +16,6 @@ from typing import Any
 from ..embeddings import first_few
 from ..errors import InputError
 
-_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".txt", ".model")
-
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -69,23 +67,6 @@ def state_digest(module: Any) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         if flat.numel():
             digest.update(memoryview(flat.view(torch.uint8).numpy()))
-    return digest.hexdigest()
-
-
-def path_digest(path: Path) -> str:
-    """SHA-256 of a file, or over names and bytes of a folder's weight, config and tokenizer files."""
-    digest = hashlib.sha256()
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _WEIGHT_FILES and ".git" not in p.parts)
-    )
-    for file in files:
-        if path.is_dir():
-            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        with open(file, "rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
     return digest.hexdigest()
 
 

@@ -82,7 +82,7 @@ def _triton_missing() -> str | None:
 BACKENDS = {b.name: b for b in (
     Backend("reference", "reference", lambda: None, ("ieee", "tf32x3", "tf32", "bf16")),
     Backend("torch", "torch_backend", _torch_missing, ("ieee", "tf32")),
-    Backend("cpp", "cpp_backend", _cpp_missing),
+    Backend("cpp", "cpp_backend", _cpp_missing, ("ieee", "bf16")),
     Backend("triton", "triton_backend", _triton_missing, ("ieee", "tf32x3", "tf32", "bf16")),
 )}
 

@@ -1,8 +1,9 @@
 """`backend="triton"`: probes trained and ranked by fused kernels, in batches that fit the device.
 
 Which trainer: at most 128 train classes and d <= 128 -> resident (one program, one probe, all steps), whatever
-the feature widths and however many sound rows; everything larger -> tiled. It depends on the shapes alone, and
-no arithmetic depends on how many probes run side by side, so the same job gives the same bits in any batch.
+the feature widths and however many sound rows; everything larger -> tiled, and so is what a device whose blocks
+have little shared memory (consumer cards) cannot hold. The choice depends on shapes, precision and device model,
+and no arithmetic depends on how many probes run side by side, so the same job gives the same bits in any batch.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+from triton.runtime.errors import OutOfResources
 
 from ..errors import BackendUnavailableError, OutOfMemoryError
 from . import triton_resident, triton_tiled
@@ -76,7 +78,7 @@ def _train(batch: ProbeBatch, device: torch.device, heads: bool) -> BatchResult:
 
 def uses_resident(batch: ProbeBatch) -> bool:
     """Whether one program per probe will do (see the module's rule)."""
-    return triton_resident.fits(len(batch.train_classes), padded_width(batch.config.dim))
+    return triton_resident.fits(len(batch.train_classes), padded_width(batch.config.dim), batch.config.precision)
 
 
 def probe_bytes(batch: ProbeBatch) -> int:
@@ -166,11 +168,18 @@ class Shared:
         w, v = (start.repeat(n_probes, 1, 1) for start in self.starts)
         if not c.steps:
             return w, v, torch.full((n_probes,), torch.nan, device=self.device)
-        loss = self.trainer(
-            self.text, text_rows, self.sounds, self.sound_rows, w, v, self.schedule, row_classes=self.row_classes,
-            per_class=self.batch.n_rows // len(self.batch.train_classes), temperature=c.temperature, dim=c.dim,
-            optimizer=c.optimizer, momentum=c.momentum, weight_decay=c.weight_decay, symmetric=c.symmetric,
-            precision=c.precision, capability=self.capability)
+        arguments = {
+            "row_classes": self.row_classes, "per_class": self.batch.n_rows // len(self.batch.train_classes),
+            "temperature": c.temperature, "dim": c.dim, "optimizer": c.optimizer, "momentum": c.momentum,
+            "weight_decay": c.weight_decay, "symmetric": c.symmetric, "precision": c.precision, "capability": self.capability}
+        tensors = self.text, text_rows, self.sounds, self.sound_rows, w, v, self.schedule
+        try:
+            loss = self.trainer(*tensors, **arguments)
+        except OutOfResources:  # raised before anything ran
+            if self.trainer is triton_tiled.train_tiled:
+                raise
+            self.trainer = triton_tiled.train_tiled
+            loss = self.trainer(*tensors, **arguments)
         return w, v, loss
 
     def _rank(self, w: torch.Tensor, v: torch.Tensor, permutations: torch.Tensor) -> torch.Tensor:

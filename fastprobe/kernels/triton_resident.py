@@ -268,15 +268,22 @@ class ResidentConfig:
 
 
 _AOT = "unmeasured; fewest spills among ahead-of-time builds"
-# (rows at most, precision class) -> configuration; (..., capability) where an architecture differs.
+_SMALL = "unmeasured; the largest that fits 163 KiB of shared memory"
+# (train classes at most, width at most, products) -> configuration; (..., capability) where an architecture differs.
 _PINNED = {
-    (64, "ieee"): ResidentConfig(32, 16, 4, _AOT),
-    (128, "ieee"): ResidentConfig(32, 16, 8, _AOT),
-    (64, "matrix"): ResidentConfig(32, 32, 4, _AOT),
-    (128, "matrix"): ResidentConfig(32, 32, 8, _AOT),
-    (64, "tf32x3"): ResidentConfig(32, 16, 4, _AOT),
-    (128, "tf32x3"): ResidentConfig(32, 16, 8, _AOT),
-    (128, "tf32x3", 80): ResidentConfig(16, 16, 8, "unmeasured; three times the operands must fit 163 KiB"),
+    (64, 64, "ieee"): ResidentConfig(16, 16, 4, _AOT),
+    (64, 128, "ieee"): ResidentConfig(16, 16, 8, _AOT),
+    (128, 64, "ieee"): ResidentConfig(16, 16, 8, _AOT),
+    (128, 128, "ieee"): ResidentConfig(16, 16, 8, _AOT),
+    (64, 64, "matrix"): ResidentConfig(32, 32, 4, _AOT),
+    (64, 128, "matrix"): ResidentConfig(32, 16, 4, _AOT),
+    (128, 64, "matrix"): ResidentConfig(32, 32, 8, _AOT),
+    (128, 128, "matrix"): ResidentConfig(32, 16, 8, _AOT),
+    (128, 128, "matrix", 80): ResidentConfig(16, 16, 8, _SMALL),
+    (64, 64, "tf32x3"): ResidentConfig(32, 16, 4, _AOT),
+    (64, 128, "tf32x3"): ResidentConfig(16, 16, 8, _AOT),
+    (128, 64, "tf32x3"): ResidentConfig(32, 16, 8, _AOT),
+    (128, 64, "tf32x3", 80): ResidentConfig(16, 16, 8, _SMALL),
 }
 
 
@@ -285,15 +292,23 @@ def tile(rows: int) -> int:
     return min(max(triton.next_power_of_2(rows), 16), MAX_CLASSES)
 
 
-def resident_config(classes: int, precision: str, capability: int) -> ResidentConfig:
-    """The pinned configuration of a shape class on an architecture (capability 80, 90, ...)."""
-    key = (64 if classes <= 64 else 128, precision if precision in ("ieee", "tf32x3") else "matrix")
+def _key(n_classes: int, width: int, precision: str) -> tuple[int, int, str]:
+    return (64 if n_classes <= 64 else 128, 64 if width <= 64 else 128,
+            precision if precision in ("ieee", "tf32x3") else "matrix")
+
+
+def resident_config(n_classes: int, width: int, precision: str, capability: int) -> ResidentConfig:
+    """The pinned configuration of a shape class on an architecture (capability 80, 90, 100)."""
+    key = _key(n_classes, width, precision)
     return _PINNED.get((*key, capability), _PINNED[key])
 
 
-def fits(n_classes: int, width: int) -> bool:
-    """Whether one program can train a probe: at most 128 train classes and d <= 128; any feature widths."""
-    return n_classes <= MAX_CLASSES and width <= MAX_WIDTH
+def fits(n_classes: int, width: int, precision: str) -> bool:
+    """Whether one program can train a probe: at most 128 train classes and d <= 128; any feature widths.
+
+    tf32x3 keeps two parts of every operand in shared memory, so there 128 classes and d = 128 together are too many.
+    """
+    return n_classes <= MAX_CLASSES and width <= MAX_WIDTH and _key(n_classes, width, precision) in _PINNED
 
 
 def train_resident(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor, audio_rows: torch.Tensor,
@@ -317,7 +332,7 @@ def train_resident(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Ten
     m, n, steps = text_rows.shape[1], audio_rows.shape[1], len(schedule)
     mw, mv = torch.zeros_like(w), torch.zeros_like(v)
     sw, sv = (torch.zeros_like(w), torch.zeros_like(v)) if optimizer == "adam" else (mw, mv)
-    pinned = resident_config(m, precision, capability)
+    pinned = resident_config(m, width, precision, capability)
     m_tile, n_tile = tile(m), tile(n)
     n_padded = round_up(n, n_tile)
     scratch = empty(n_probes, m_tile + n_padded, width, device=w.device)
