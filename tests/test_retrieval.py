@@ -355,7 +355,9 @@ def test_damaged_indexes_are_refused(tmp_path):
         GalleryIndex.load(tmp_path / "index")
     file.write_bytes(whole)
     old = json.loads(meta.read_text())
-    for change, message in (({"version": 99}, "newer fastprobe"), ({"format": "else"}, "not an index"), ({"rows": 7}, "a damaged index")):
+    for change, message in (({"version": 99}, "newer fastprobe"), ({"format": "else"}, "not an index"), ({"rows": 7}, "a damaged index"),
+                            ({"kind": "best"}, "not an index"), ({"version": "1"}, "not an index"), ({"kind": "hnsw"}, "not an index"),
+                            ({"kind": "hnsw", "effort": [16, 1]}, "not readable by FAISS")):
         meta.write_text(json.dumps({**old, **change}))
         with pytest.raises(InputError, match=message):
             GalleryIndex.load(tmp_path / "index")
