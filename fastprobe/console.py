@@ -52,22 +52,79 @@ def _lines(steps: Iterable[Progress]) -> Iterator[Progress]:
         yield step
 
 
+def show_status(found: dict[str, Any]) -> None:
+    """What `audit.examine` found: the run's state on the first lines, then workers, estimates and damage."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+    console = output()
+    part = "" if found["part"][1] == 1 else f" (part {found['part'][0]}/{found['part'][1]})"
+    console.print(f"{found['run']}: {found['state']}; {found['done']:,} of {found['total']:,} probes stored{part} "
+                  f"({found['done'] / max(found['total'], 1):.1%}), {found['pairs_total']} pairs, {found['permutations']:,} "
+                  f"permutations, backend {found['backend']}", markup=False, highlight=False, soft_wrap=True)
+    if found["holder"]:
+        rate = found["jobs_per_second"]
+        eta = f", {rate:,.0f} probes/s, ETA {_duration(found['eta_seconds'])}" if rate else ""
+        console.print(f"held by {found['holder']}{eta}", markup=False, highlight=False, soft_wrap=True)
+    for name, w in sorted(found["workers"].items()):
+        console.print(f"  {name}: {w['jobs']:,.0f} probes in {w['units']:,.0f} units, {w['jobs_per_second']:,.0f}/s while at work",
+                      markup=False, highlight=False)
+    if found.get("pairs"):
+        table = Table(box=box.SIMPLE_HEAD, caption="from what is stored so far; p with its 95% interval, not adjusted for the "
+                      "number of pairs", caption_justify="left")
+        for name in ("text", "audio"):
+            table.add_column(name, overflow="fold")
+        for name in (found["pairs"][0]["metric"], "permutations", "p", ""):
+            table.add_column(name, justify="right", no_wrap=True)
+        for r in found["pairs"]:
+            known = r["pvalue"] == r["pvalue"]
+            table.add_row(escape(_printable(r["text"])), escape(_printable(r["audio"])), _number(r["statistic"]),
+                          f"{r['permutations']:,}", _pvalue(r["pvalue"]) if known else "",
+                          f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}" if known else "")
+        console.print(table)
+    for entry in found.get("damaged", ()):
+        console.print(f"DAMAGED {entry['shard']}: {entry['why']}", markup=False, highlight=False, soft_wrap=True)
+    for shard in found.get("twice", ()):
+        console.print(f"TWICE {shard}: some of its jobs are in another shard too", markup=False, highlight=False, soft_wrap=True)
+    for line in found.get("inputs", ()):
+        console.print(f"TABLES {line}", markup=False, highlight=False, soft_wrap=True)
+    if "damaged" in found and not (found["damaged"] or found["twice"] or found["inputs"]):
+        console.print("every shard has the digest it was written with, and the tables are unchanged", highlight=False)
+    if found.get("damaged"):
+        console.print("`fastprobe run ... --resume` computes just these again", markup=False, highlight=False)
+    elif found["done"] < found["total"] and not found["state"].startswith("running") and not found["stopped_early"]:
+        console.print("continue it with the command that began it and --resume", markup=False, highlight=False)
+
+
+def _printable(name: str) -> str:
+    """A name from a file, without control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
+def output():
+    """The console of results: a terminal's own width, and room for whole rows in a file or a pipe."""
+    from rich.console import Console
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
 def results_table(records: list[dict[str, Any]]):
     """The pairs of a summary as a rich table, for stdout."""
     from rich import box
+    from rich.markup import escape
     from rich.table import Table
-    metric = records[0]["metric"]
-    table = Table(box=box.SIMPLE_HEAD, caption="+-: standard error corrected for overlapping splits; p: (1 + permutations "
-                  "at least as good) / (1 + permutations) with its 95% interval; max-T: adjusted for all pairs",
-                  caption_justify="left")
+    first, several = records[0], len(records) > 1
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption_justify="left", caption=(
+        f"chance {_number(first['chance'])}; +-: standard error corrected for overlapping splits; "
+        f"p = (1 + permutations at least as good) / (1 + {first['n_permutations']:,}), with its 95% interval"
+        + ("; max-T: p adjusted for all pairs" if several else "")))
     for name in ("text", "audio"):
-        table.add_column(name, overflow="fold", min_width=min(12, max(len(r[name]) for r in records)))
-    for name in (metric, "+-", "null", "chance", "p", "", "max-T"):
+        table.add_column(name, overflow="fold", min_width=min(10, max(len(name), *(len(r[name]) for r in records))))
+    for name in (first["metric"], "+-", "null", "p", "95%", *(["max-T"] if several else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for r in records:
-        number = [_number(r[k]) for k in ("statistic", "sem_corrected", "null_mean", "chance")]
-        table.add_row(r["text"], r["audio"], *number, _pvalue(r["pvalue"]),
-                      f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}", _pvalue(r["pvalue_maxT"]))
+        number = [_number(r[k]) for k in ("statistic", "sem_corrected", "null_mean")]
+        table.add_row(escape(_printable(r["text"])), escape(_printable(r["audio"])), *number, _pvalue(r["pvalue"]),
+                      f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}", *([_pvalue(r["pvalue_maxT"])] if several else []))
     return table
 
 
@@ -76,12 +133,12 @@ def _number(value: float | None) -> str:
 
 
 def _pvalue(value: float) -> str:
-    return f"{value:.1e}" if 0 < value < 0.001 else f"{value:.4f}".rstrip("0").rstrip(".") or "0"
+    return f"{value:.3g}"
 
 
 def conclusion(record: dict[str, Any], level: float = 0.05) -> str:
     """One sentence about one pair."""
-    name = f"{record['text']} x {record['audio']}"
+    name = f"{_printable(record['text'])} x {_printable(record['audio'])}"
     null = f"the permuted control's {_number(record['null_mean'])}"
     value = f"{record['metric']} {_number(record['statistic'])} on unseen classes against {null}"
     p = f"p = {_pvalue(record['pvalue_maxT'])}"

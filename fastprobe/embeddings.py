@@ -9,6 +9,7 @@ import hashlib
 import io
 import json
 import os
+import tempfile
 import zipfile
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -19,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
+from .storage import is_url, local_path, read_url, write_atomically
 
 SUFFIXES = (".npz", ".safetensors", ".parquet")
 
@@ -168,7 +170,9 @@ class EmbeddingTable:
         InputError
             A missing, truncated or foreign file, a missing array, pickled objects.
         """
-        path = Path(path)
+        if is_url(path):
+            return cls._load_url(str(path))
+        path = local_path(path)
         reader = {".npz": _read_npz, ".safetensors": _read_safetensors, ".parquet": _read_parquet}.get(path.suffix.lower())
         if reader is None:
             raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(SUFFIXES)}. "
@@ -185,9 +189,31 @@ class EmbeddingTable:
         table.meta.pop("source")
         return table
 
+    @classmethod
+    def _load_url(cls, url: str) -> EmbeddingTable:
+        name = url.split("?", 1)[0].rsplit("/", 1)[-1]
+        if Path(name).suffix.lower() not in SUFFIXES:
+            raise InputError(f"{url}: the suffix {Path(name).suffix!r} is not one of {', '.join(SUFFIXES)}.")
+        with tempfile.TemporaryDirectory(prefix="fastprobe-") as folder:
+            copy = Path(folder) / f"table{Path(name).suffix}"
+            copy.write_bytes(read_url(url))
+            try:
+                table = cls.load(copy)
+            except InputError as error:
+                raise InputError(str(error).replace(str(copy), url)) from None
+        if table.meta.get("name") == "table":
+            table.meta["name"] = Path(name).stem
+        return table
+
     def save(self, path: str | os.PathLike) -> None:
-        """Write the table whole or not at all; the format follows the suffix."""
-        path = Path(path)
+        """Write the table, local or by URL, whole or not at all; the format follows the suffix."""
+        if is_url(path):
+            with tempfile.TemporaryDirectory(prefix="fastprobe-") as folder:
+                copy = Path(folder) / f"table{Path(str(path)).suffix}"
+                self.save(copy)
+                write_atomically(path, copy.read_bytes())
+            return
+        path = local_path(path)
         writer = {".npz": _write_npz, ".safetensors": _write_safetensors, ".parquet": _write_parquet}.get(path.suffix.lower())
         if writer is None:
             raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(SUFFIXES)}.")

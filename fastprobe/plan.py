@@ -9,7 +9,8 @@ and never of batch, order, thread, device, machine or the number of permutations
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import heapq
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -177,21 +178,81 @@ class JobPlan:
                     for seed in range(self.n_seeds):
                         yield Job(pair, split, seed, b)
 
-    def missing(self, done: list[Unit], size: int) -> list[Unit]:
-        """The set difference plan minus `done`, cut into units of at most `size` permutations.
+    def part(self, index: int, count: int) -> list[Unit]:
+        """Part `index` of `count`: a partition of the plan that depends on the plan and `count` alone.
 
-        The order runs over permutations first and pairs second, so that an interrupted run of many
-        pairs holds the same replicates of each.
+        Replicates are numbered b * n_pairs + pair, permutations first; a part is one stretch of these
+        numbers, so that parts differ by one replicate at most.
+
+        Returns
+        -------
+        list of Unit
+            One range of permutations for each pair that the part touches.
+
+        Raises
+        ------
+        InputError
+            Unless 0 <= index < count.
         """
+        if not 0 <= index < count:
+            raise InputError(f"`shard` I/N must have 0 <= I < N; got {index}/{count}.")
+        total = self.n_pairs * (self.n_permutations + 1)
+        low, high = index * total // count, (index + 1) * total // count
+        ranges = (Unit(p, -((p - low) // self.n_pairs), -((p - high) // self.n_pairs)) for p in range(self.n_pairs))
+        return [u for u in ranges if u.stop > u.start]
+
+    def gaps(self, done: Iterable[Unit], wanted: list[Unit] | None = None) -> list[Unit]:
+        """The set difference `wanted` (by default the whole plan) minus `done`, as the widest ranges."""
+        by_pair: dict[int, list[Unit]] = {}
+        for unit in done:
+            by_pair.setdefault(unit.pair, []).append(unit)
         out = []
-        for pair in range(self.n_pairs):
-            free, at = [], 0
-            for unit in sorted(u for u in done if u.pair == pair and u.start <= self.n_permutations):
+        for pair, at, end in wanted if wanted is not None else self.part(0, 1):
+            for unit in sorted(by_pair.get(pair, ())):
+                if unit.start >= end:
+                    break
                 if unit.start > at:
-                    free.append((at, unit.start))
+                    out.append(Unit(pair, at, unit.start))
                 at = max(at, unit.stop)
-            if at <= self.n_permutations:
-                free.append((at, self.n_permutations + 1))
-            for start, stop in free:
-                out += [Unit(pair, b, min(b + size, stop)) for b in range(start, stop, size)]
-        return sorted(out, key=lambda u: (u.start, u.pair))
+            if at < end:
+                out.append(Unit(pair, at, end))
+        return out
+
+    def missing(self, done: Iterable[Unit], size: int, wanted: list[Unit] | None = None) -> list[Unit]:
+        """The gaps, cut into units of at most `size` permutations, in the order of `Work`."""
+        work, out = Work(self.gaps(done, wanted)), []
+        while unit := work.take(size):
+            out.append(unit)
+        return out
+
+
+class Work:
+    """What is left of a plan, handed out in pieces of any size.
+
+    The order runs over permutations first and pairs second, so that an interrupted run of many pairs
+    holds the same replicates of each. It holds the gaps only, so a million units cost no memory.
+
+    Parameters
+    ----------
+    gaps : list of Unit
+        Disjoint ranges.
+    """
+
+    def __init__(self, gaps: Iterable[Unit]) -> None:
+        self._heap = [(u.start, u.pair, u.stop) for u in gaps]
+        heapq.heapify(self._heap)
+        self.replicates = sum(stop - start for start, _, stop in self._heap)
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    def take(self, size: int) -> Unit | None:
+        """The next unit, of at most `size` permutations; None when nothing is left."""
+        if not self._heap:
+            return None
+        start, pair, stop = heapq.heappop(self._heap)
+        end = min(start + max(int(size), 1), stop)
+        if end < stop:
+            heapq.heappush(self._heap, (end, pair, stop))
+        self.replicates -= end - start
+        return Unit(pair, start, end)

@@ -7,6 +7,7 @@ included), Clopper & Pearson 1934, Nadeau & Bengio 2003 (overlapping splits), We
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import inf, log, log1p
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
@@ -44,6 +45,39 @@ def pvalue_interval(n_exceed: int, n_permutations: int, confidence_level: float 
     if n_permutations == 0:
         return Interval(0.0, 1.0)
     low, high = binomtest(n_exceed, n_permutations).proportion_ci(confidence_level, "exact")
+    return Interval(float(low), float(high))
+
+
+def confidence_sequence(n_exceed: int, n_permutations: int, confidence_level: float = 0.95) -> Interval:
+    """Interval on the limiting p that holds at *every* moment, hence after an optional stop.
+
+        {p : (t+1) C(t, x) p^x (1-p)^(t-x) > 1 - confidence_level}
+
+    Somewhat wider than Clopper-Pearson, which is wrong when the data chose the moment to stop.
+
+    Parameters
+    ----------
+    n_exceed, n_permutations : int
+        x and t when it is looked at.
+
+    Source: Robbins 1970; for Monte-Carlo tests Gandy 2009, Ding, Gandy & Hahn 2020.
+    """
+    x, t = n_exceed, n_permutations
+    if t == 0:
+        return Interval(0.0, 1.0)
+
+    from scipy.optimize import brentq
+    from scipy.special import betaln
+    constant = -float(betaln(x + 1, t - x + 1)) - log(1 - confidence_level)
+
+    def excess(p: float) -> float:
+        if (x and p <= 0) or (t > x and p >= 1):
+            return -inf
+        return constant + (x * log(p) if x else 0.0) + ((t - x) * log1p(-p) if t > x else 0.0)
+
+    mode = x / t
+    low = 0.0 if x == 0 else brentq(excess, 1e-300, mode, xtol=1e-12)
+    high = 1.0 if x == t else brentq(excess, mode, 1 - 1e-16, xtol=1e-12)
     return Interval(float(low), float(high))
 
 
@@ -120,6 +154,9 @@ class PermutationTestResult:
     pvalue_max_t : float
         Adjusted for all pairs of the run; equals `pvalue` when there is one pair.
     lower_is_better : bool
+    drawn : {"fixed", "stopped", "all"}
+        How the permutations were chosen: a number fixed beforehand, a declared rule that stopped them, or every
+        distinct one. It decides which interval on p is right.
     """
 
     statistic: float
@@ -135,6 +172,7 @@ class PermutationTestResult:
     n_seeds: int
     pvalue_max_t: float
     lower_is_better: bool = False
+    drawn: str = "fixed"
 
     @property
     def n_permutations(self) -> int:
@@ -158,9 +196,16 @@ class PermutationTestResult:
         return float(self.null_distribution.std(ddof=1)) if self.n_permutations > 1 else float("nan")
 
     def confidence_interval(self, confidence_level: float = 0.95) -> Interval:
-        """Clopper-Pearson interval of the p-value, for the fixed number of permutations."""
+        """Interval of the p that infinitely many permutations would give.
+
+        Clopper-Pearson for a fixed number; a confidence sequence after a stop; p itself when all were listed.
+        """
         if not 0 < confidence_level < 1:
             raise InputError(f"`confidence_level` must lie between 0 and 1; got {confidence_level!r}.")
+        if self.drawn == "all":
+            return Interval(self.pvalue, self.pvalue)
+        if self.drawn == "stopped":
+            return confidence_sequence(self.n_exceed, self.n_permutations, confidence_level)
         return pvalue_interval(self.n_exceed, self.n_permutations, confidence_level)
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,7 +1,8 @@
 """`ResultStore`: a run on disk or in memory, as whole shards and a manifest.
 
-A shard is written under a temporary name in its folder, flushed to the disk and renamed: it is whole or
-absent. What is done is what is there, so resuming is a set difference.
+A shard is whole or absent (see `storage`), and what is done is what is there, so resuming is a set
+difference. Its name says what it contains (pair and permutations, numbers only: no name from outside ever
+becomes part of a path) and its metadata carry a digest of its values.
 
     manifest.json   results/part-*.parquet   summary.json   summary.csv   observed.parquet
 """
@@ -23,35 +24,16 @@ import numpy as np
 
 from .errors import StoreError
 from .plan import JobPlan, Unit
+from .storage import Folder, RemoteFolder, open_folder, write_atomically
+
+__all__ = ["FORMAT_VERSION", "ResultStore", "column_digest", "read_manifest", "to_json", "write_atomically"]
 
 FORMAT_VERSION = 1
+# A manifest from outside may say anything; beyond these nothing is allocated.
+LIMITS = {"splits": 10**5, "seeds": 10**5, "permutations": 10**10}
+MAX_COLUMNS = 1000
 _SHARD = re.compile(r"part-p(\d{1,6})-b(\d{1,12})-(\d{1,12})\.parquet")
 _KEYS = ("split", "seed", "permutation")
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """Write a file whole or not at all.
-
-    Raises
-    ------
-    StoreError
-        A full disk, a read-only folder; what was there before stays.
-    """
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be written: {error.strerror or error}. Everything stored before is kept; free "
-                         "space or choose another `out`, then continue with `--resume`.") from None
-    finally:
-        try:
-            temporary.unlink(missing_ok=True)
-        except OSError:  # the folder itself is gone or read-only: nothing is left to clean
-            temporary = None
 
 
 def to_json(value: Any) -> str:
@@ -88,19 +70,26 @@ class ResultStore:
         Names of the pairs, by number.
     """
 
-    def __init__(self, path: str | os.PathLike | None, pairs: list[tuple[str, str]]) -> None:
-        self.path = None if path is None else Path(path)
+    def __init__(self, path: str | os.PathLike | Folder | RemoteFolder | None, pairs: list[tuple[str, str]],
+                 jobs_per_replicate: int | None = None) -> None:
+        self.folder = None if path is None else open_folder(path)
+        # A URL stays a string: pathlib would fold its slashes.
+        self.path = None if path is None else str(self.folder) if isinstance(self.folder, RemoteFolder) else self.folder.path
         self.pairs = list(pairs)
+        self.jobs_per_replicate = jobs_per_replicate
         self._memory: dict[Unit, dict[str, np.ndarray]] = {}
 
     # ---- opening ---------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: str | os.PathLike | None, manifest: dict[str, Any], resume: bool = False) -> ResultStore:
+    def create(cls, path: str | os.PathLike | Folder | RemoteFolder | None, manifest: dict[str, Any],
+               resume: bool = False) -> ResultStore:
         """A new run directory, or with `resume` the one that is there.
 
         Parameters
         ----------
+        path : path-like, URL or Folder
+            None keeps everything in memory.
         manifest : dict
             ``manifest["identity"]`` holds all that decides results, and must equal a resumed run's;
             ``manifest["identity"]["pairs"]`` lists the pairs.
@@ -110,33 +99,27 @@ class ResultStore:
         StoreError
             When the directory holds another run, or results without `resume`.
         """
-        pairs = [tuple(pair) for pair in manifest["identity"]["pairs"]]
-        store = cls(path, pairs)
-        if store.path is None:
+        store = cls(path, *_shape(manifest["identity"]))
+        if store.folder is None:
             return store
-        if (store.path / "manifest.json").exists():
-            old = read_manifest(store.path)
-            if changed := sorted(k for k in {*old["identity"], *manifest["identity"]}
-                                 if old["identity"].get(k) != json.loads(to_json(manifest["identity"].get(k)))):
-                first = changed[0]
-                raise StoreError(f"{path} holds another run: `{first}` was {_short(old['identity'].get(first))} there and is "
-                                 f"{_short(manifest['identity'].get(first))} now"
-                                 f"{' (also differing: ' + ', '.join(changed[1:]) + ')' if changed[1:] else ''}. "
+        names = [n for n in _listing(store.folder) if not n.startswith(".") and n != "run.lock"]
+        if "manifest.json" in names:
+            old = read_manifest(store.folder)
+            if difference := describe_difference(old["identity"], manifest["identity"]):
+                raise StoreError(f"{path} holds another run: {difference}. "
                                  "Choose another `out`, or give the same inputs and options to resume it.")
             if not resume:
                 raise StoreError(f"{path} already holds this run. Add `--resume` (`resume=True`) to continue it, "
                                  "or choose another `out`.")
-        elif store.path.exists() and (not store.path.is_dir() or any(store.path.iterdir())):
+        elif [n for n in names if n != "results"] or store.folder.names("results"):
             raise StoreError(f"{path} exists and is not a run directory. Choose another `out`.")
-        try:
-            (store.path / "results").mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be created: {error.strerror}. Choose another `out`.") from None
-        store.write_manifest(manifest)
+        else:
+            store.folder.make("results")
+            store.write_manifest(manifest)
         return store
 
     @classmethod
-    def open(cls, path: str | os.PathLike) -> ResultStore:
+    def open(cls, path: str | os.PathLike | Folder | RemoteFolder) -> ResultStore:
         """The run in a directory, for reading.
 
         Raises
@@ -144,29 +127,69 @@ class ResultStore:
         StoreError
             When there is none, or a newer version wrote it.
         """
-        return cls(path, [tuple(pair) for pair in read_manifest(Path(path))["identity"]["pairs"]])
+        folder = open_folder(path)
+        return cls(folder, *_shape(read_manifest(folder)["identity"]))
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace manifest.json."""
-        if self.path is not None:
-            write_atomically(self.path / "manifest.json", to_json({"format_version": FORMAT_VERSION, **manifest}).encode())
+        self.write_file("manifest.json", to_json({"format_version": FORMAT_VERSION, **manifest}).encode())
+
+    # ---- other files -----------------------------------------------------------------------------
+
+    def write_file(self, name: str, data: bytes) -> None:
+        """Write a file of the run whole or not at all; nothing when the run is in memory."""
+        if self.folder is not None:
+            self.folder.write(name, data)
+
+    def read_file(self, name: str) -> bytes | None:
+        """A file of the run; None when there is none.
+
+        Raises
+        ------
+        StoreError
+            A file that is there and cannot be read.
+        """
+        try:
+            return None if self.folder is None else self.folder.read(name)
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise StoreError(f"{self.folder}/{name}: cannot be read: {error}.") from None
 
     # ---- shards ----------------------------------------------------------------------------------
 
     def done(self, plan: JobPlan | None = None) -> list[Unit]:
         """Units stored so far; with a plan, those that belong to it."""
-        if self.path is None:
+        if self.folder is None:
             units = list(self._memory)
         else:
-            names = os.listdir(self.path / "results") if (self.path / "results").is_dir() else []
-            units = [Unit(*map(int, found.groups())) for name in names if (found := _SHARD.fullmatch(name))]
+            units = [Unit(*map(int, found.groups())) for n in self.folder.names("results") if (found := _SHARD.fullmatch(n))]
+        units = [u for u in units if u.pair < len(self.pairs) and u.start < u.stop]
         if plan is not None:
             units = [u for u in units if u.pair < plan.n_pairs and u.start <= plan.n_permutations]
         return sorted(units)
 
-    def shard_path(self, unit: Unit) -> Path:
+    @staticmethod
+    def shard_name(unit: Unit) -> str:
+        """Name of a unit's file below the run directory: numbers only."""
+        return f"results/part-p{unit.pair:04d}-b{unit.start:09d}-{unit.stop:09d}.parquet"
+
+    def shard_path(self, unit: Unit) -> Path | str:
         """Where a unit is stored."""
-        return self.path / "results" / f"part-p{unit.pair:04d}-b{unit.start:09d}-{unit.stop:09d}.parquet"
+        name = self.shard_name(unit)
+        return f"{self.path}/{name}" if isinstance(self.path, str) else self.path / name
+
+    def encode(self, unit: Unit, columns: dict[str, np.ndarray]) -> bytes:
+        """A unit as the bytes of its Parquet file, a function of its content alone."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        rows = len(columns["permutation"])
+        names = {side: pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([name]))
+                 for side, name in zip(("text", "audio"), self.pairs[unit.pair])}
+        table = pa.table({**names, **columns}).replace_schema_metadata({"fastprobe_digest": column_digest(columns)})
+        buffer = io.BytesIO()
+        pq.write_table(table, buffer, compression="zstd", write_page_checksum=True)
+        return buffer.getvalue()
 
     def write(self, unit: Unit, columns: dict[str, np.ndarray]) -> None:
         """Store a unit, whole or not at all.
@@ -176,51 +199,110 @@ class ResultStore:
         columns : dict of (rows,)
             One row per job, ascending by (permutation, split, seed), without the names of the pair.
         """
-        if self.path is None:
+        if self.folder is None:
             self._memory[unit] = columns
-            return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-        rows = len(columns["permutation"])
-        names = {side: pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([name]))
-                 for side, name in zip(("text", "audio"), self.pairs[unit.pair])}
-        table = pa.table({**names, **columns}).replace_schema_metadata({"fastprobe_digest": column_digest(columns)})
-        buffer = io.BytesIO()
-        pq.write_table(table, buffer, compression="zstd")
-        write_atomically(self.shard_path(unit), buffer.getvalue())
+        else:
+            self.folder.write(self.shard_name(unit), self.encode(unit, columns))
 
     def read(self, unit: Unit, columns: list[str] | None = None) -> dict[str, np.ndarray]:
         """Columns of a stored unit (all but the pair's names by default).
+
+        Pages are verified against their checksums; `damage` verifies everything.
 
         Raises
         ------
         StoreError
             A damaged shard; the message says how to have it computed again.
         """
-        if self.path is None:
+        if self.folder is None:
             stored = self._memory[unit]
             return {name: stored[name] for name in columns or stored}
+        return self._decode(unit, columns)[0]
+
+    def _decode(self, unit: Unit, columns: list[str] | None) -> tuple[dict[str, np.ndarray], str]:
+        """Values and digest; with `columns` None everything, and then the pair's names are checked too."""
         import pyarrow as pa
         import pyarrow.parquet as pq
-        path = self.shard_path(unit)
         try:
-            table = pq.read_table(pa.BufferReader(path.read_bytes()), columns=columns)
-        except (OSError, pa.ArrowException) as error:
-            raise StoreError(f"{path}: not a readable shard ({str(error).splitlines()[0]}). Delete it and run again with "
+            data = self.folder.read(self.shard_name(unit))
+            file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
+            self._check_shape(unit, file)
+            if absent := [c for c in columns or () if c not in file.schema_arrow.names]:
+                raise ValueError(f"no column {', '.join(absent)}")
+            table = file.read(columns=columns)
+            for side, name in zip(("text", "audio"), self.pairs[unit.pair]):
+                if columns is None and table[side].unique().to_pylist() != [name]:
+                    raise ValueError("it holds another pair than its name says")
+            digest = (file.schema_arrow.metadata or {}).get(b"fastprobe_digest", b"").decode("ascii", "replace")
+            return {n: table[n].to_numpy() for n in table.column_names if n not in ("text", "audio")}, digest
+        except (OSError, pa.ArrowException, ValueError, LookupError, OverflowError, MemoryError) as error:
+            first = (str(error).splitlines() or [type(error).__name__])[0]
+            raise StoreError(f"{self.shard_path(unit)}: not a readable shard ({first}). Run again with "
                              "`--resume`: only its jobs are computed again.") from None
-        return {name: table[name].to_numpy() for name in table.column_names if name not in ("text", "audio")}
+
+    def _check_shape(self, unit: Unit, file: Any) -> None:
+        """Refuse, before anything is decoded, what is not a shard of this unit."""
+        import pyarrow as pa
+        schema, rows = file.schema_arrow, file.metadata.num_rows
+        if self.jobs_per_replicate is not None and rows != (unit.stop - unit.start) * self.jobs_per_replicate:
+            raise ValueError(f"{rows} rows, and not {unit.stop - unit.start} x {self.jobs_per_replicate}")
+        if len(schema) > MAX_COLUMNS or len(set(schema.names)) < len(schema) or not {*_KEYS, "text", "audio"} <= set(schema.names):
+            raise ValueError("not the columns of a shard")
+        for field in schema:
+            name = field.name in ("text", "audio")
+            if name != pa.types.is_dictionary(field.type) or not (name or pa.types.is_integer(field.type)
+                                                                  or pa.types.is_floating(field.type)):
+                raise ValueError(f"column `{field.name[:40]}` of type {field.type}")
+        if sum(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)) != rows:
+            raise ValueError("row groups that do not add up")
+
+    def damage(self, unit: Unit) -> str | None:
+        """What is wrong with a stored shard: unreadable, of another unit, or not the values it was written with.
+
+        Returns
+        -------
+        str or None
+            None when it is whole.
+        """
+        if self.folder is None:
+            return None
+        try:
+            values, digest = self._decode(unit, None)
+        except StoreError as error:
+            return str(error).split(": not a readable shard (", 1)[-1].split("). Run again", 1)[0]
+        if digest != column_digest(values):
+            return "its values are not those it was written with (digest)"
+        per = len(values["permutation"]) // (unit.stop - unit.start)
+        if not np.array_equal(values["permutation"], np.repeat(np.arange(unit.start, unit.stop), per)):
+            return "it holds other permutations than its name says"
+        return None
 
     def check(self, unit: Unit) -> bool:
-        """Whether a stored shard is readable, complete and has the digest it was written with."""
-        if self.path is None:
-            return True
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-        try:
-            metadata = pq.read_schema(pa.BufferReader(self.shard_path(unit).read_bytes())).metadata or {}
-            return metadata.get(b"fastprobe_digest", b"").decode() == column_digest(self.read(unit))
-        except (OSError, pa.ArrowException, StoreError):
-            return False
+        """Whether a stored shard is whole; `damage` says what is wrong."""
+        return self.damage(unit) is None
+
+    def mend(self) -> Iterator[tuple[Unit, str]]:
+        """Remove what a resume must compute again, and leftovers of killed writers. For who holds the lock.
+
+        Yields
+        ------
+        Unit, str
+            A removed shard, and why: damaged, or covered twice.
+        """
+        if self.folder is None:
+            return
+        self.folder.sweep()
+        self.folder.sweep("results")
+        last: Unit | None = None
+        for unit in self.done():
+            why = self.damage(unit)
+            if why is None and last is not None and last.pair == unit.pair and unit.start < last.stop:
+                why = f"some of its jobs are in {self.shard_name(last)} too"
+            if why is None:
+                last = unit
+            else:
+                self.folder.remove(self.shard_name(unit))
+                yield unit, why
 
     def shards(self, columns: list[str], plan: JobPlan) -> Iterator[tuple[Unit, dict[str, np.ndarray]]]:
         """All stored units of a plan with some of their columns, one at a time."""
@@ -251,15 +333,13 @@ class ResultStore:
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """summary.json, and its pairs as summary.csv."""
-        if self.path is None:
-            return
-        write_atomically(self.path / "summary.json", to_json(summary).encode())
+        self.write_file("summary.json", to_json(summary).encode())
         text = io.StringIO()
         flat = [{k: v for k, v in pair.items() if not isinstance(v, (dict, list))} for pair in summary["pairs"]]
         writer = csv.DictWriter(text, fieldnames=list(flat[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(flat)
-        write_atomically(self.path / "summary.csv", text.getvalue().encode())
+        self.write_file("summary.csv", text.getvalue().encode())
 
     def write_table(self, name: str, columns: dict[str, Any]) -> None:
         """Another Parquet file of the run (``observed.parquet``), whole or not at all."""
@@ -269,7 +349,7 @@ class ResultStore:
         import pyarrow.parquet as pq
         buffer = io.BytesIO()
         pq.write_table(pa.table(columns), buffer, compression="zstd")
-        write_atomically(self.path / name, buffer.getvalue())
+        self.write_file(name, buffer.getvalue())
 
 
 def _short(value: Any, limit: int = 80) -> str:
@@ -277,29 +357,75 @@ def _short(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
-def read_manifest(path: Path) -> dict[str, Any]:
+def _listing(folder: Folder | RemoteFolder) -> list[str]:
+    try:
+        return folder.names()
+    except NotADirectoryError:
+        raise StoreError(f"{folder} exists and is not a run directory. Choose another `out`.") from None
+    except OSError as error:
+        raise StoreError(f"{folder}: cannot be read: {error.strerror or error}. Choose another `out`.") from None
+
+
+def _shape(identity: dict[str, Any]) -> tuple[list[tuple[str, str]], int | None]:
+    splits, seeds = identity.get("splits"), identity.get("seeds")
+    return [tuple(pair) for pair in identity["pairs"]], splits * seeds if splits and seeds else None
+
+
+def describe_difference(old: dict[str, Any], new: dict[str, Any], here: str = "there", there: str = "now") -> str:
+    """How two identities differ, in words: the table by name when it is a table. Empty when they are equal."""
+    new = json.loads(to_json(new))
+    changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
+    if not changed:
+        return ""
+    tables = [{(t.get("side"), t.get("name")): t for t in side.get("inputs") or () if isinstance(t, dict)} for side in (old, new)]
+    for key in sorted(tables[0].keys() & tables[1].keys(), key=str):
+        a, b = (t[key] for t in tables)
+        if a.get("digest") != b.get("digest"):
+            return (f"the {key[0]} table {key[1]!r} has changed since (digest {str(a.get('digest'))[:12]} {here}, "
+                    f"{str(b.get('digest'))[:12]} {there}; {a.get('rows')} rows {here}, {b.get('rows')} {there})")
+    first, a, b = changed[0], old.get(changed[0]), new.get(changed[0])
+    if isinstance(a, dict) and isinstance(b, dict):
+        inner = next(k for k in sorted({*a, *b}) if a.get(k) != b.get(k))
+        first, a, b = f"{first}.{inner}", a.get(inner), b.get(inner)
+    more = f" (also differing: {', '.join(changed[1:])})" if changed[1:] else ""
+    return f"`{first}` was {_short(a)} {here} and is {_short(b)} {there}{more}"
+
+
+def _whole(value: Any, low: int, high: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
+
+
+def read_manifest(path: str | os.PathLike | Folder | RemoteFolder) -> dict[str, Any]:
     """manifest.json of a run directory.
 
     Raises
     ------
     StoreError
-        No run there, a damaged manifest, or one written by a newer version.
+        No run there, a damaged manifest, numbers beyond any run, or one written by a newer version.
     """
-    file = path / "manifest.json"
+    folder = open_folder(path)
+    file = f"{folder}/manifest.json"
+    foreign = StoreError(f"{file}: not a fastprobe manifest, or a damaged one.")
     try:
-        manifest = json.loads(file.read_text("utf-8"))
+        manifest = json.loads(folder.read("manifest.json").decode("utf-8"))
         version, identity = manifest["format_version"], manifest["identity"]
-        ok = isinstance(version, int) and isinstance(identity, dict) and isinstance(identity["pairs"], list) \
-            and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in identity["pairs"])
-    except FileNotFoundError:
-        raise StoreError(f"{path}: no run directory (no manifest.json in it).") from None
-    except (OSError, UnicodeDecodeError) as error:
+        if not _whole(version, 1, 1 << 31) or not isinstance(identity, dict):
+            raise foreign
+    except (FileNotFoundError, NotADirectoryError):
+        raise StoreError(f"{folder}: no run directory (no manifest.json in it).") from None
+    except OSError as error:
         raise StoreError(f"{file}: cannot be read: {error}.") from None
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise StoreError(f"{file}: not a fastprobe manifest, or a damaged one.") from None
-    if ok and version > FORMAT_VERSION:
+        raise foreign from None
+    if version > FORMAT_VERSION:
         raise StoreError(f"{file}: written by a newer fastprobe (format {version}, this one reads up to {FORMAT_VERSION}). "
                          "Upgrade fastprobe.")
-    if not ok:
-        raise StoreError(f"{file}: not a fastprobe manifest, or a damaged one.")
+    pairs = identity.get("pairs")
+    if not (isinstance(pairs, list) and pairs
+            and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in pairs)):
+        raise foreign
+    for name, value, low in (("splits", identity.get("splits"), 1), ("seeds", identity.get("seeds"), 1),
+                             ("permutations", manifest.get("permutations"), 0)):
+        if value is not None and not _whole(value, low, LIMITS[name]):
+            raise StoreError(f"{file}: `{name}` must be a whole number from {low} to {LIMITS[name]:,}; got {_short(value)}.")
     return manifest

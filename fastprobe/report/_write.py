@@ -1,0 +1,102 @@
+"""From run directories to files: loads, draws, writes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from ..comparison import Comparison, compare_many
+from ..plan import BOOTSTRAP, generator
+from ..store import write_atomically
+from . import page, tables
+from .data import RunData, load_run, n_classes_of, procrustes_of
+
+# One map for each audio model, and no more: each needs the tables themselves and 999 decompositions.
+MAX_MAPS = 4
+
+
+def write_single(run_dir: Path, out: Path, categories: Path | None) -> Path:
+    """See `fastprobe.report.write_report`."""
+    run = load_run(run_dir, categories)
+    found = tables.comparisons(run)
+    maps = []
+    for audio in run.audios[:MAX_MAPS]:
+        pair = run.strongest(run.pairs_of(audio))
+        aligned = procrustes_of(run, pair)
+        if isinstance(aligned, str):
+            if aligned not in run.notes:
+                run.notes.append(aligned)
+        else:
+            maps.append((pair, aligned))
+    made = page.single(run, found, maps)
+    texts = {"results.csv": tables.to_csv(*tables.results(run)), "results.tex": tables.to_latex(run),
+             "families.csv": tables.to_csv(*tables.families(run))}
+    if found:
+        texts["comparisons.csv"] = tables.to_csv(tables.COMPARISON_HEADER, tables.comparison_rows(found))
+    if run.observed is not None:
+        texts["classes.csv"] = tables.to_csv(*tables.per_class(run))
+    if run.confusions:
+        texts["confusions.csv"] = tables.to_csv(*tables.confusions(run))
+    return _write(made, out, texts)
+
+
+def write_comparison(first_dir: Path, second_dir: Path, out: Path, categories: Path | None) -> Path:
+    """See `fastprobe.report.write_report`."""
+    first, second = (load_run(path, categories) for path in (first_dir, second_dir))
+    matched = match_pairs(first, second)
+    why_not = not_paired(first, second, matched)
+    found: list[Comparison] = []
+    if matched and why_not is None:
+        _, n_train, n_test = n_classes_of(first)
+        sign = -1.0 if first.lower_is_better else 1.0
+        a, b = (np.array([m[j] for m in matched]) for j in range(2))
+        by_class = [None, None]
+        if first.observed is not None and second.observed is not None and \
+                np.array_equal(first.observed.classes, second.observed.classes):
+            by_class = [np.stack([run.observed.per_class(i) for i in rows]) for run, rows in ((first, a), (second, b))]
+        names = [tuple(f"{run.name}: {run.records[m[j]]['text']} × {run.records[m[j]]['audio']}"
+                       for j, run in enumerate((first, second))) for m in matched]
+        found = compare_many(names, first.statistic, sign * first.per_split[a], sign * second.per_split[b], n_train, n_test,
+                             *by_class, generator(first.identity["seed"], BOOTSTRAP, 2))
+    made = page.compared(first, second, matched, found, why_not)
+    texts = {"comparisons.csv": tables.to_csv(tables.COMPARISON_HEADER, tables.comparison_rows(found))} if found else {}
+    return _write(made, out, texts, "comparison-")
+
+
+def match_pairs(first: RunData, second: RunData) -> list[tuple[int, int]]:
+    """Pairs of the same names; failing any, pairs in the same place of two runs of equal size."""
+    number = {(r["text"], r["audio"]): j for j, r in enumerate(second.records)}
+    named = [(i, number[r["text"], r["audio"]]) for i, r in enumerate(first.records) if (r["text"], r["audio"]) in number]
+    if not named and len(first.records) == len(second.records):
+        return [(i, i) for i in range(len(first.records))]
+    return named
+
+
+def not_paired(first: RunData, second: RunData, matched: list[tuple[int, int]]) -> str | None:
+    """Why differences cannot be paired over splits, in a sentence; None when they can."""
+    if not matched:
+        return None
+    if first.statistic != second.statistic:
+        return f"The runs test different statistics ({first.statistic} and {second.statistic}), so no difference is tested."
+    for name, words in (("seed", "seeds"), ("splits", "numbers of splits"), ("train_fraction", "train fractions")):
+        if first.identity[name] != second.identity[name]:
+            return f"The runs have different {words} ({first.identity[name]} and {second.identity[name]}), hence different splits: no " \
+                   "difference is tested. Run the second with the settings of the first."
+    same = first.summary["n_classes"] == second.summary["n_classes"]
+    if same and first.observed is not None and second.observed is not None:
+        same = np.array_equal(first.observed.classes, second.observed.classes)
+    if not same:
+        return "The runs do not have the same classes, hence different splits: no difference is tested."
+    return None
+
+
+def _write(made: page.Page, out: Path, texts: dict[str, str], prefix: str = "") -> Path:
+    for folder in ("figures", "tables"):
+        (out.parent / folder).mkdir(parents=True, exist_ok=True)
+    for name, data in made.files.items():
+        write_atomically(out.parent / "figures" / f"{prefix}{name}", data)
+    for name, text in texts.items():
+        write_atomically(out.parent / "tables" / f"{prefix}{name}", text.encode())
+    write_atomically(out, made.html().encode())
+    return out

@@ -1,0 +1,334 @@
+"""What a report needs of a run, read once from its directory. Nothing here trains."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..embeddings import EmbeddingTable
+from ..errors import InputError, StoreError
+from ..inference import layers
+from ..metrics import LOWER_IS_BETTER, column_of, statistic_ks
+from ..plan import BOOTSTRAP, JobPlan, generator, train_count
+from ..procrustes import ProcrustesTest, centroids, protest
+from ..significance import Interval
+from ..store import ResultStore, read_manifest
+
+
+@dataclass(frozen=True, eq=False)
+class Observed:
+    """Outcomes of the observed run by class.
+
+    Attributes
+    ----------
+    k : int
+    classes : str (C,)
+    accuracy : float64 (pairs, splits, C)
+        acc@k on each class, seeds averaged; NaN where it was not tested.
+    clips : int64 (C,)
+        Queries of each class in one test of it.
+    """
+
+    k: int
+    classes: np.ndarray
+    accuracy: np.ndarray
+    clips: np.ndarray
+
+    def per_class(self, pair: int) -> np.ndarray:
+        """acc@k of each class, averaged over the splits that tested it; NaN where none did."""
+        tested = np.isfinite(self.accuracy[pair])
+        total = np.where(tested, self.accuracy[pair], 0.0).sum(axis=0)
+        return np.divide(total, tested.sum(axis=0), out=np.full(len(self.classes), np.nan), where=tested.any(axis=0))
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """acc@k for every stored k, and the middle 95% of the null; float64 (pairs, ks)."""
+
+    ks: tuple[int, ...]
+    observed: np.ndarray
+    null_mean: np.ndarray
+    null_low: np.ndarray
+    null_high: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class RunData:
+    """One run, ready to be shown.
+
+    Attributes
+    ----------
+    path : Path
+    manifest, summary : dict
+    t : float64 (pairs, B+1)
+        Replicates of the statistic; column 0 observed.
+    per_split : float64 (pairs, J)
+    curve : Curve
+    observed : Observed or None
+    intervals : list of Interval
+        Class bootstrap of the observed acc@k of each pair; empty without `observed`.
+    confusions : dict of pair -> list of (label, retrieved, share of the label's queries)
+    categories : dict of label -> category
+    notes : list of str
+        What could not be shown, and why, in plain sentences.
+    """
+
+    path: Path
+    manifest: dict[str, Any]
+    summary: dict[str, Any]
+    t: np.ndarray
+    per_split: np.ndarray
+    curve: Curve
+    observed: Observed | None
+    intervals: list[Interval]
+    confusions: dict[int, list[tuple[str, str, float]]]
+    categories: dict[str, str]
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def name(self) -> str:
+        """The run directory's name."""
+        return self.path.resolve().name
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What decides the results."""
+        return self.manifest["identity"]
+
+    @property
+    def records(self) -> list[dict[str, Any]]:
+        """One record per pair."""
+        return self.summary["pairs"]
+
+    @property
+    def statistic(self) -> str:
+        """Name of the statistic."""
+        return self.summary["statistic"]
+
+    @property
+    def lower_is_better(self) -> bool:
+        """Whether small values are good."""
+        return column_of(self.statistic, tuple(self.identity["k"])) in LOWER_IS_BETTER
+
+    @property
+    def audios(self) -> list[str]:
+        """Audio tables, in order."""
+        return list(dict.fromkeys(r["audio"] for r in self.records))
+
+    @property
+    def texts(self) -> list[str]:
+        """Text tables, in order."""
+        return list(dict.fromkeys(r["text"] for r in self.records))
+
+    def pairs_of(self, audio: str) -> list[int]:
+        """Numbers of the pairs with this audio table."""
+        return [i for i, r in enumerate(self.records) if r["audio"] == audio]
+
+    def strongest(self, pairs: list[int]) -> int:
+        """The pair furthest above its null, in null standard deviations."""
+        sign = -1.0 if self.lower_is_better else 1.0
+        return max(pairs, key=lambda i: sign * (self.t[i, 0] - self.t[i, 1:].mean()) / (self.t[i, 1:].std() or 1.0)
+                   if self.t.shape[1] > 1 else self.t[i, 0])
+
+    def layer_curves(self) -> dict[str, list[tuple[str, list[tuple[int, int]]]]]:
+        """audio -> [(model, [(layer, pair)])], for models of which several layers were tested."""
+        of = layers(self.identity["inputs"])
+        out: dict[str, list[tuple[str, list[tuple[int, int]]]]] = {}
+        for audio in self.audios:
+            models: dict[str, list[tuple[int, int]]] = {}
+            for i in self.pairs_of(audio):
+                if self.records[i]["text"] in of:
+                    model, layer = of[self.records[i]["text"]]
+                    models.setdefault(model, []).append((layer, i))
+            if several := [(m, sorted(points)) for m, points in models.items() if len(points) > 1]:
+                out[audio] = several
+        return out
+
+
+def load_run(path: Path, categories: Path | None = None) -> RunData:
+    """Read a finished run.
+
+    Raises
+    ------
+    StoreError
+        No run there, or one without a summary yet.
+    """
+    path = Path(path)
+    manifest = read_manifest(path)
+    try:
+        summary = json.loads((path / "summary.json").read_text("utf-8"))
+    except FileNotFoundError:
+        raise StoreError(f"{path}: the run has no summary.json yet. Finish it with the command that began it and --resume.") from None
+    except (OSError, ValueError) as error:
+        raise StoreError(f"{path}/summary.json: cannot be read ({error}). Run again with --resume to write it anew.") from None
+    identity, notes = manifest["identity"], []
+    ks = tuple(identity["k"])
+    plan = JobPlan(len(identity["pairs"]), identity["splits"], identity["seeds"], manifest["permutations"])
+    columns = [column_of(summary["statistic"], ks), *(f"acc@{k}_macro" for k in ks)]
+    replicates, per_split = _replicates(ResultStore.open(path), plan, list(dict.fromkeys(columns)))
+    curve = _curve(ks, replicates)
+    k = (statistic_ks(summary["statistic"]) or ((3,) if 3 in ks else ks[:1]))[0]
+    observed = _observed(path, identity, k, notes)
+    intervals = [] if observed is None else _intervals(observed, identity["seed"])
+    return RunData(path, manifest, summary, replicates[columns[0]], per_split, curve, observed, intervals,
+                   _confusions(path, identity, notes), read_categories(categories, notes), notes)
+
+
+def _replicates(store: ResultStore, plan: JobPlan, columns: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """`ResultStore.replicates` for several columns in one pass; the splits of the first."""
+    t = {c: np.full((plan.n_pairs, plan.n_permutations + 1), np.nan) for c in columns}
+    per_split = np.full((plan.n_pairs, plan.n_splits), np.nan)
+    for unit, shard in store.shards(columns, plan):
+        stop = min(unit.stop, plan.n_permutations + 1)
+        for c in columns:
+            values = shard[c].astype(np.float64).reshape(-1, plan.n_splits, plan.n_seeds)[:stop - unit.start]
+            t[c][unit.pair, unit.start:stop] = values.mean(axis=(1, 2))
+            if unit.start == 0 and c == columns[0]:
+                per_split[unit.pair] = values[0].mean(axis=1)
+    if not np.isfinite(t[columns[0]]).all():
+        raise StoreError(f"{store.path}: some permutations are not stored yet. Finish the run with --resume, then report it.")
+    return t, per_split
+
+
+def _curve(ks: tuple[int, ...], t: dict[str, np.ndarray]) -> Curve:
+    stack = [t[f"acc@{k}_macro"] for k in ks]
+    observed = np.stack([v[:, 0] for v in stack], axis=1)
+    if stack[0].shape[1] == 1:
+        nothing = np.full_like(observed, np.nan)
+        return Curve(ks, observed, nothing, nothing, nothing)
+    low, high = (np.stack([np.percentile(v[:, 1:], q, axis=1) for v in stack], axis=1) for q in (2.5, 97.5))
+    return Curve(ks, observed, np.stack([v[:, 1:].mean(axis=1) for v in stack], axis=1), low, high)
+
+
+def _read_parquet(file: Path, columns: list[str], strings: list[str], notes: list[str], what: str):
+    """Columns of a table of the run, strings as (codes, values); None with a note when that is impossible."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    if not file.exists():
+        notes.append(f"{what} cannot be shown: this run has no {file.name}.")
+        return None
+    try:
+        table = pq.read_table(file, columns=columns, read_dictionary=strings)
+        out = {}
+        for name in columns:
+            column = table[name].combine_chunks()
+            if name in strings:
+                column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
+                out[name] = (column.indices.to_numpy(zero_copy_only=False), np.array(column.dictionary.to_pylist(), dtype=str))
+            else:
+                out[name] = column.to_numpy(zero_copy_only=False)
+        return out
+    except (OSError, KeyError, pa.ArrowException) as error:
+        notes.append(f"{what} cannot be shown: {file.name} is not readable ({str(error).splitlines()[0]}).")
+        return None
+
+
+def _pair_numbers(data: dict[str, Any], pairs: list[list[str]]) -> np.ndarray:
+    """Number of the pair of each row; -1 for a pair that the run does not have."""
+    number = {tuple(p): i for i, p in enumerate(pairs)}
+    (text, texts), (audio, audios) = data["text"], data["audio"]
+    lookup = np.array([[number.get((t, a), -1) for a in audios] for t in texts], np.int64)
+    return lookup[text, audio]
+
+
+def _observed(path: Path, identity: dict[str, Any], k: int, notes: list[str]) -> Observed | None:
+    data = _read_parquet(path / "observed.parquet", ["text", "audio", "split", "label", "rank"], ["text", "audio", "label"],
+                         notes, "Accuracy by class and its bootstrap interval")
+    if data is None:
+        return None
+    (label, classes), pair = data["label"], _pair_numbers(data, identity["pairs"])
+    shape = (len(identity["pairs"]), identity["splits"], len(classes))
+    keep = pair >= 0
+    cell = np.ravel_multi_index((pair[keep], data["split"][keep], label[keep]), shape)
+    count = np.bincount(cell, minlength=np.prod(shape)).reshape(shape)
+    hits = np.bincount(cell, weights=data["rank"][keep] <= k, minlength=np.prod(shape)).reshape(shape)
+    order = np.argsort(classes)
+    accuracy = np.divide(hits, count, out=np.full(shape, np.nan), where=count > 0)[..., order]
+    return Observed(k, classes[order], accuracy, count.max(axis=(0, 1))[order] // identity["seeds"])
+
+
+def _intervals(observed: Observed, seed: int) -> list[Interval]:
+    from ..intervals import class_bootstrap
+    # The same resamples for every pair, so that intervals compare.
+    return [class_bootstrap(a, resamples=2000, rng=generator(seed, BOOTSTRAP)) for a in observed.accuracy]
+
+
+def _confusions(path: Path, identity: dict[str, Any], notes: list[str], top: int = 12) -> dict[int, list[tuple[str, str, float]]]:
+    data = _read_parquet(path / "retrieved.parquet", ["text", "audio", "label", "retrieved", "position"],
+                         ["text", "audio", "label", "retrieved"], notes, "What was retrieved instead")
+    if data is None or not len(data["position"]):
+        return {}
+    first = data["position"] == data["position"].min()
+    (label, labels), (retrieved, names) = data["label"], data["retrieved"]
+    pair = _pair_numbers(data, identity["pairs"])
+    right = labels[label] == names[retrieved]
+    out = {}
+    for i in range(len(identity["pairs"])):
+        rows = first & (pair == i)
+        asked = np.bincount(label[rows], minlength=len(labels))
+        wrong = rows & ~right
+        cells, n = np.unique(label[wrong].astype(np.int64) * len(names) + retrieved[wrong], return_counts=True)
+        # By number of classes confused, then by how completely: a class with many clips must not crowd the list.
+        share = n / asked[cells // len(names)]
+        best = np.lexsort((-n, -share))[:top]
+        out[i] = [(str(labels[cells[j] // len(names)]), str(names[cells[j] % len(names)]), float(share[j])) for j in best]
+    return out
+
+
+def read_categories(path: Path | None, notes: list[str]) -> dict[str, str]:
+    """label -> category from a CSV with the columns `label` and `category`."""
+    if path is None:
+        notes.append("Accuracy by category is not shown: no file of categories was given (--categories).")
+        return {}
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, names = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"`categories`: {path} cannot be read as CSV ({error}).") from None
+    for column in ("label", "category"):
+        if column not in names:
+            raise InputError(f"`categories`: {path} has no column {column!r}; it has {', '.join(names) or 'none'}.")
+    return {(row["label"] or "").strip(): (row["category"] or "").strip() for row in rows if (row["category"] or "").strip()}
+
+
+def n_classes_of(run: RunData) -> tuple[int, int, int]:
+    """Classes in all, for training, for testing."""
+    n = run.summary["n_classes"]
+    n_train = train_count(n, run.identity["train_fraction"])
+    return n, n_train, n - n_train
+
+
+def procrustes_of(run: RunData, pair: int, permutations: int = 999) -> tuple[ProcrustesTest, np.ndarray] | str:
+    """Alignment of the class centroids of a pair and the class names, or a sentence saying why there is none.
+
+    The tables are read from where the run found them, and must be the ones it was run on.
+    """
+    tables = []
+    for side in ("text", "audio"):
+        name = run.records[pair][side]
+        path = (run.manifest.get("paths") or {}).get(f"{side}/{name}")
+        if path is None:
+            return f"The Procrustes map of {run.records[pair]['text']} x {run.records[pair]['audio']} is not shown: the {side} " \
+                   "table did not come from a file."
+        try:
+            table = EmbeddingTable.load(path)
+        except InputError:
+            return f"The Procrustes map is not shown: {Path(path).name} is no longer where the run found it."
+        known = next(t for t in run.identity["inputs"] if t["side"] == side and t["name"] == name)
+        if table.digest != known["digest"]:
+            return (f"The Procrustes map is not shown: {Path(path).name} is not the table that was run (its digest differs): "
+                    f"it has "
+                    "changed, or labels were left out with --classes common.")
+        tables.append(table)
+    text, audio = tables
+    classes = np.array(sorted(set(text.labels.tolist()) & set(audio.labels.tolist())))
+    rows = [np.flatnonzero(np.isin(t.labels, classes)) for t in tables]
+    x, y = (centroids(t.vectors[r].astype(np.float64), np.searchsorted(classes, t.labels[r]), len(classes))
+            for t, r in zip(tables, rows))
+    return protest(x, y, permutations=permutations, seed=run.identity["seed"]), classes

@@ -1,0 +1,427 @@
+"""report.html: one self-contained file, light and dark, for a screen, a phone and paper. No script, no network."""
+
+from __future__ import annotations
+
+import io
+import re
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from ..comparison import Comparison
+from . import figures, methods, tables
+from .data import RunData, n_classes_of
+from .text import number, plural, pvalue, sentence
+
+CSS = """
+:root { color-scheme: light dark; --ink: #1b1c1d; --soft: #5d6166; --rule: #d8d9da; --page: #ffffff; --card: #f6f7f8;
+  --yes: #00704f; --no: #8a4b00; --link: #0072b2; --blue: #0072b2; --red: #d55e00; --control: #9a9b9c; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e8e9ea; --soft: #a4a9ae; --rule: #3d4146; --page: #15171a; --card: #1e2125;
+  --yes: #4fd1a5; --no: #f0b35a; --link: #6cbcf0; --blue: #4aa8e8; --red: #f0803c; --control: #7d8186; } }
+* { box-sizing: border-box; }
+html { -webkit-text-size-adjust: 100%; }
+body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1.25rem 4rem; background: var(--page); color: var(--ink);
+  font: 1rem/1.55 system-ui, -apple-system, "Segoe UI", Roboto, "Helvetica Neue", Arial, sans-serif; overflow-wrap: anywhere; }
+h1 { font-size: 1.65rem; line-height: 1.2; margin: 0 0 .4rem; text-wrap: balance; }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--rule); }
+h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
+p { max-width: 46rem; margin: .5rem 0; }
+.soft, figcaption, caption { color: var(--soft); font-size: .9rem; }
+ul.answers { list-style: none; padding: 0; margin: 1rem 0; display: grid; gap: .5rem; }
+ul.answers li { padding: .6rem .8rem; border-left: 4px solid var(--no); background: var(--card); border-radius: 0 .3rem .3rem 0; }
+ul.answers li.yes { border-color: var(--yes); }
+ul.answers b { color: var(--no); } ul.answers li.yes b { color: var(--yes); }
+.cards { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 25rem), 1fr)); gap: 1.5rem; align-items: start; }
+figure { margin: .5rem 0; break-inside: avoid; min-width: 0; }
+figure svg { display: block; width: 100%; max-width: 30rem; height: auto; }
+figure svg text { font-family: inherit !important; }
+table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
+caption { text-align: left; caption-side: bottom; padding-top: .4rem; }
+th, td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid var(--rule); vertical-align: baseline; overflow-wrap: normal; }
+th { font-weight: 600; color: var(--soft); }
+td.name, th.name { text-align: left; overflow-wrap: break-word; }
+td.sig { font-weight: 650; }
+blockquote { margin: .6rem 0; padding: .8rem 1rem; background: var(--card); border-radius: .3rem; max-width: 52rem; }
+ol.refs { font-size: .875rem; padding-left: 1.4rem; max-width: 52rem; } ol.refs li, ul.plain li { margin: .25rem 0; }
+ul.plain { padding-left: 1.2rem; max-width: 46rem; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; font-size: .875rem; }
+dt { color: var(--soft); } dd { margin: 0; min-width: 0; }
+details { margin: .6rem 0; } summary { cursor: pointer; color: var(--link); }
+@media (max-width: 44rem) {
+  body { padding: 1rem .9rem 3rem; }
+  table.wide thead { position: absolute; clip-path: inset(50%); width: 1px; height: 1px; overflow: hidden; }
+  table.wide tr { display: block; padding: .5rem 0; border-bottom: 1px solid var(--rule); }
+  table.wide td { display: flex; justify-content: space-between; gap: 1rem; border: 0; padding: .1rem 0; text-align: right; }
+  table.wide td::before { content: attr(data-label); color: var(--soft); text-align: left; }
+  table.wide td.name { font-weight: 600; }
+  dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .35rem; }
+}
+@media print {
+  :root { color-scheme: light; --ink: #000; --soft: #444; --rule: #bbb; --page: #fff; --card: #f4f4f4; --yes: #00543b; --no: #6b3a00;
+    --blue: #0072b2; --red: #d55e00; --control: #9a9b9c; }
+  body { max-width: none; padding: 0; font-size: 9.5pt; }
+  h2 { break-after: avoid; } .cards { grid-template-columns: 1fr 1fr; } tr, li { break-inside: avoid; }
+  details::details-content { content-visibility: visible; block-size: auto; } summary { display: none; }
+}
+"""
+
+
+def render(figure, kind: str) -> bytes:
+    """The bytes of a figure as "svg" or "pdf"; without dates, so that equal runs give equal files."""
+    buffer = io.BytesIO()
+    with figures.rc_context(figures.STYLE):
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"CreationDate": None})
+    # Solved once: the second rendering keeps the places that the first one found.
+    figure.set_layout_engine("none")
+    return buffer.getvalue()
+
+
+def inline_svg(svg: str, number_on_page: int, label: str) -> str:
+    """An SVG file as an element of the page: ids of its own, the theme's colours, no namespaces or metadata."""
+    svg = svg[svg.index("<svg"):]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg, count=2)
+    prefix = f"f{number_on_page}-"
+    svg = re.sub(r'\bid="', f'id="{prefix}', svg)
+    svg = svg.replace("url(#", f"url(#{prefix}").replace('xlink:href="#', f'href="#{prefix}')
+    for colour, name in ((figures.INK, "ink"), (figures.RULE, "rule"), (figures.BLUE, "blue"), (figures.RED, "red"),
+                         (figures.CONTROL, "control")):
+        svg = svg.replace(colour.lower(), f"var(--{name})")
+    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
+    opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label, quote=True)}">'
+    return opening + re.sub(r"^<svg[^>]*>", "", svg).rstrip()
+
+
+def css_class(name: str) -> str:
+    """A class attribute, or nothing."""
+    return f' class="{name}"' if name else ""
+
+
+class Page:
+    """Collects sections and numbers the figures."""
+
+    def __init__(self, title: str) -> None:
+        self.title, self.parts, self._count = title, [], 0
+        self.files: dict[str, bytes] = {}
+
+    def add(self, html: str) -> None:
+        """A piece of HTML."""
+        self.parts.append(html)
+
+    def heading(self, text: str, level: int = 2) -> None:
+        """A heading."""
+        self.add(f"<h{level}>{escape(text)}</h{level}>")
+
+    def text(self, text: str, soft: bool = False) -> None:
+        """A paragraph."""
+        self.add(f"<p{css_class('soft' if soft else '')}>{escape(text)}</p>")
+
+    def items(self, lines: list[str], kind: str = "ul", css: str = "plain") -> None:
+        """A list."""
+        self.add(f"<{kind}{css_class(css)}>" + "".join(f"<li>{escape(line)}</li>" for line in lines) + f"</{kind}>")
+
+    def figure(self, figure, name: str, caption: str) -> str:
+        """A figure with its caption; kept under `name` to be written as SVG and PDF. Returns the HTML."""
+        self._count += 1
+        svg = render(figure, "svg")
+        self.files[f"{name}.svg"], self.files[f"{name}.pdf"] = svg, render(figure, "pdf")
+        return f"<figure>{inline_svg(svg.decode(), self._count, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
+
+    def cards(self, figures_html: list[str]) -> None:
+        """Figures side by side where there is room."""
+        self.add('<div class="cards">' + "".join(figures_html) + "</div>")
+
+    def table(self, header: list[str], rows: list[list[Any]], names: int, caption: str = "", bold=None) -> None:
+        """A table whose first `names` columns are words; on a phone each row becomes a card."""
+        css = ["name" if i < names else "" for i in range(len(header))]
+        head = "".join(f"<th{css_class(c)}>{escape(h)}</th>" for h, c in zip(header, css))
+        body = []
+        for r, row in enumerate(rows):
+            cells = "".join(
+                f'<td data-label="{escape(h, quote=True)}"{css_class(c or ("sig" if bold and bold(r, i) else ""))}>{breakable(str(v)) if c else escape(str(v))}</td>'
+                for i, (v, h, c) in enumerate(zip(row, header, css)))
+            body.append(f"<tr>{cells}</tr>")
+        note = f"<caption>{escape(caption)}</caption>" if caption else ""
+        self.add(f'<table class="wide">{note}<thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>')
+
+    def html(self) -> str:
+        """The whole page."""
+        return ("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
+                "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
+                "<link rel=\"icon\" href=\"data:,\">"
+                f"<title>{escape(self.title)}</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(self.parts)
+                + "\n</body></html>\n")
+
+
+def breakable(name: str) -> str:
+    """A name that may break after underscores, hyphens, slashes and dots."""
+    return re.sub(r"([_\-/.]+)", r"\1<wbr>", escape(name))
+
+
+def slug(text: str) -> str:
+    """A file name from a table's name."""
+    return re.sub(r"[^A-Za-z0-9.]+", "-", text).strip("-.") or "table"
+
+
+def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -> Page:
+    """The page of one run.
+
+    Parameters
+    ----------
+    found : list of Comparison
+        Text tables against each other.
+    maps : list of (pair, (ProcrustesTest, class names))
+    """
+    page = Page(f"fastprobe: {run.name}")
+    n, n_train, n_test = n_classes_of(run)
+    b, m = run.t.shape[1] - 1, len(run.records)
+    stopped = "stop" in run.identity
+    page.add(f"<h1>{escape(_title(run))}</h1>")
+    page.text(f"{plural(m, 'pair')}, {n} classes, {plural(run.identity['splits'], 'split')} ({n_train} train, {n_test} test "
+              f"classes), "
+              f"{plural(b, 'permutation')}; run “{run.name}”, {run.manifest.get('updated', '')[:10]}.", soft=True)
+    _answers(page, run, stopped)
+    _results(page, run)
+    page.heading("Observed against control")
+    if m > 12 and figures.is_grid(run) and b:
+        page.cards([page.figure(figures.evidence(run), "evidence", "All pairs at a glance, in null standard deviations above "
+                                                                   "the control.")])
+    page.cards([page.figure(figures.accuracy(run, a), f"accuracy-{slug(a)}",
+                            f"{a}: {run.statistic} of each language model and of its control. Thick bar: standard error over "
+                            f"splits; thin bar: "
+                            "corrected for overlapping splits. * p < .05, ** p < .01, *** p < .001, adjusted for all pairs "
+                            "(max-T).")
+                for a in run.audios])
+    if b:
+        page.heading("Null distributions")
+        page.cards([page.figure(figures.nulls(run, a), f"null-{slug(a)}",
+                                f"{a}: the statistic under each permutation, and as observed. p is unadjusted.") for a in run.audios])
+    if len(run.curve.ks) > 1:
+        page.heading("Accuracy against k")
+        page.cards([page.figure(figures.curves(run, a), f"curve-{slug(a)}",
+                                f"{a}: share of clips whose true text is among the k nearest of all {n}.") for a in run.audios])
+    _layers(page, run)
+    _families(page, run)
+    _compare_texts(page, run, found)
+    _classes(page, run)
+    _maps(page, run, maps)
+    page.heading("Methods, ready to paste")
+    paragraph = methods.paragraph(run, bool(maps))
+    page.add(f"<blockquote>{escape(paragraph)}</blockquote>")
+    page.heading("References", 3)
+    page.items(methods.citations(paragraph), "ol", "refs")
+    page.heading("Caveats")
+    page.items(methods.caveats(run))
+    if run.notes:
+        page.heading("Not shown")
+        page.items(run.notes)
+    _provenance(page, run)
+    return page
+
+
+def _title(run: RunData) -> str:
+    yes = sum(r["pvalue_maxT"] <= 0.05 for r in run.records) if run.t.shape[1] > 1 else 0
+    if run.t.shape[1] == 1:
+        return "Accuracy on unseen classes, without a control"
+    if len(run.records) == 1:
+        return "The geometry carries over" if yes else "No evidence that the geometry carries over"
+    return f"The geometry carries over in {yes} of {len(run.records)} pairs"
+
+
+def _answers(page: Page, run: RunData, stopped: bool) -> None:
+    lines = []
+    for record in run.records:
+        yes, text = sentence(record, len(run.records), run.lower_is_better, stopped)
+        name, _, rest = text.partition(": ")
+        lines.append(f"<li{css_class('yes' if yes else '')}><b>{escape(name)}</b>: {escape(rest)}</li>")
+    page.add('<ul class="answers">' + "".join(lines[:12]) + "</ul>")
+    if len(lines) > 12:
+        page.add(f'<details><summary>the other {len(lines) - 12} pairs</summary><ul '
+                 f'class="answers">{"".join(lines[12:])}</ul></details>')
+
+
+def _results(page: Page, run: RunData) -> None:
+    page.heading("Results")
+    tail, intervals = any(r.get("tail") for r in run.records), bool(run.intervals)
+    header = ["text", "audio", run.statistic, *([f"acc@{run.observed.k}, 95% over classes"] if intervals else []), "± SE",
+              "control", "selectivity", "k/C" if run.statistic.startswith("acc@") else "random ranking", "p", "95% interval of p",
+              "p max-T", "p step-down", *(["p tail fit"] if tail else [])]
+    rows = []
+    for i, r in enumerate(run.records):
+        t = r.get("tail")
+        rows.append([r["text"], r["audio"], number(r["statistic"]),
+                     *([f"{run.intervals[i].low:.3f}–{run.intervals[i].high:.3f}"] if intervals else []),
+                     number(r["sem_corrected"]), number(r["null_mean"]), number(r.get("selectivity")), number(r["chance"]),
+                     pvalue(r["pvalue"]), f"{pvalue(r['pvalue_low'])}–{pvalue(r['pvalue_high'])}", pvalue(r["pvalue_maxT"]),
+                     pvalue(r.get("pvalue_stepdown")), *([pvalue(t["pvalue"]) + ("" if t["good"] else " (poor fit)") if t else "–"] if tail else [])])
+    at = header.index("p max-T")
+    page.table(header, rows, 2, "p is the share of permutations, the observed run included, that are at least as good; max-T "
+                                "and step-down are "
+               "adjusted for all pairs. SE: corrected for overlapping splits. Selectivity: observed minus control.",
+               bold=lambda row, column: column == at and run.records[row]["pvalue_maxT"] <= 0.05 and run.t.shape[1] > 1)
+
+
+def _layers(page: Page, run: RunData) -> None:
+    curves = run.layer_curves()
+    if not curves:
+        return
+    page.heading("Layers")
+    page.cards([page.figure(figures.layer_curves(run, a), f"layers-{slug(a)}", f"{a}: {run.statistic} of each layer against "
+        f"its own control.")
+                for a in curves])
+    for family in run.summary.get("families", []):
+        if family["name"].startswith("best layer"):
+            page.table(["model × audio", "best layer", "p max-T", "p step-down"],
+                       [[t["test"], t["best_layer"], pvalue(t["pvalue_maxT"]), pvalue(t["pvalue_stepdown"])] for t in family["tests"]], 1,
+                       "The best layer was chosen anew inside every permutation, so choosing it is paid for.")
+
+
+def _families(page: Page, run: RunData) -> None:
+    families = [f for f in run.summary.get("families", []) if f["n_tests"] > 1]
+    if not families:
+        return
+    page.heading("Families of tests")
+    rows = []
+    for f in families:
+        counts = [sum(t.get(n) is not None and t[n] <= 0.05 for t in f["tests"]) for n in
+                  ("pvalue", "pvalue_maxT", "pvalue_stepdown", "pvalue_holm", "pvalue_bh")]
+        missing = [n not in f["tests"][0] for n in ("pvalue", "pvalue_maxT", "pvalue_stepdown", "pvalue_holm", "pvalue_bh")]
+        rows.append([f["name"], f["n_tests"], *("–" if gone else c for c, gone in zip(counts, missing))])
+    page.table(["family", "tests", "p ≤ .05 unadjusted", "max-T", "step-down", "Holm", "BH"], rows, 1,
+               "How many tests of each family reach .05 under each adjustment: max-T, step-down and Holm bound the chance of "
+               "any false "
+               "positive, Benjamini-Hochberg (BH) the share of false ones. All values are in families.csv.")
+
+
+def _compare_texts(page: Page, run: RunData, found: list[Comparison]) -> None:
+    if not found:
+        return
+    page.heading("Language models against each other")
+    rows = tables.comparison_rows(found)
+    order = sorted(range(len(found)), key=lambda i: rows[i][8] if rows[i][8] is not None else 2.0)[:15]
+    page.table(["first", "second", "difference", "95% interval", "p", "p Holm", "p sign-flip by class"],
+               [[rows[i][0], rows[i][1], number(rows[i][2]), f"{number(rows[i][3])} – {number(rows[i][4])}", pvalue(rows[i][8]),
+                 pvalue(rows[i][9]), pvalue(rows[i][10])] for i in order], 2,
+               f"Paired over the same {run.identity['splits']} splits, variance corrected for their overlap (Nadeau & Bengio); "
+               f"a positive "
+               "difference means that the first does better. The sign-flip test takes classes as the unit and is a check on "
+               "the t-test."
+               + (f" The {len(order)} clearest of {len(found)}; all are in comparisons.csv." if len(found) > len(order) else ""))
+
+
+def _classes(page: Page, run: RunData) -> None:
+    if run.observed is None and not run.confusions:
+        return
+    strongest = [run.strongest(run.pairs_of(a)) for a in run.audios][:6]
+    page.heading("Classes")
+    if len(strongest) < len(run.records):
+        page.text("For each audio model the language model furthest above its control is shown"
+                  + (f" (the first {len(strongest)} audio models)" if len(strongest) < len(run.audios) else "") + "; all pairs "
+                      "are in the CSV files.",
+                  soft=True)
+    if run.categories and run.observed is not None and not figures.category_rows(run, strongest[0]):
+        run.notes.append("Accuracy by category is not shown: no class of the run is in the file of categories.")
+    cards = []
+    for i in strongest if run.observed is not None else []:
+        r = run.records[i]
+        name, file = f"{r['text']} × {r['audio']}", f"{slug(r['text'])}-{slug(r['audio'])}"
+        cards.append(page.figure(figures.classes(run, i), f"classes-{file}",
+                                 f"{name}: the classes found best and worst, each while it was unseen."))
+        if figures.category_rows(run, i):
+            cards.append(page.figure(figures.categories(run, i), f"categories-{file}",
+                                     f"{name}: by category, mean over its classes, with a 95% bootstrap interval over classes."))
+    page.cards(cards)
+    for i in strongest:
+        if run.confusions.get(i):
+            page.heading(f"{run.records[i]['text']} × {run.records[i]['audio']}: what was retrieved instead", 3)
+            page.table(["heard", "retrieved first instead", "share of its clips"],
+                       [[a.replace("_", " "), c.replace("_", " "), f"{s:.0%}"] for a, c, s in run.confusions[i]], 2,
+                       "The most complete confusions.")
+
+
+def _maps(page: Page, run: RunData, maps: list[tuple[int, Any]]) -> None:
+    if not maps:
+        return
+    page.heading("Two geometries on one map")
+    html = []
+    for i, (test, names) in maps:
+        r = run.records[i]
+        html.append(page.figure(
+            figures.procrustes(test, names, run.categories, figures.short(f"{r['text']} × {r['audio']}", 44)),
+            f"procrustes-{slug(r['text'])}-{slug(r['audio'])}",
+            f"Text vectors and mean sounds of {len(names)} classes after an orthogonal Procrustes rotation in "
+            f"{test.components} principal "
+            f"components, projected on two. m² = {test.m2:.3f} of the squared distance is left, correlation "
+            f"{test.correlation:.3f}, p "
+            f"{pvalue(test.pvalue, relation=True)} by permuting the text rows {len(test.null):,} times (PROTEST). All classes "
+            f"take part in this "
+            "alignment; it is a picture, the probe's test on unseen classes is the evidence."))
+    page.cards(html)
+
+
+def _provenance(page: Page, run: RunData) -> None:
+    page.heading("Provenance")
+    identity, versions = run.identity, run.manifest.get("versions", {})
+    facts = [("run directory", run.name), ("backend", f"{identity['backend']}, {run.manifest.get('device', '')}, "
+                                                      f"{run.manifest.get('precision', '')}"),
+             ("seed", identity["seed"]), ("probes", f"{run.summary.get('n_jobs', 0):,}"), ("control", run.summary.get("null", "")),
+             ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())), ("machine", run.manifest.get("machine", "")),
+             *((f"{t['side']} table {t['name']}", f"{t['rows']:,} rows, width {t['width']}, sha256 {t['digest'][:16]}…")
+               for t in identity["inputs"])]
+    page.add("<dl>" + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in facts) + "</dl>")
+
+
+def compared(first: RunData, second: RunData, matched: list[tuple[int, int]], found: list[Comparison], why_not: str | None) -> Page:
+    """The page that sets two runs side by side."""
+    page = Page(f"fastprobe: {first.name} and {second.name}")
+    page.add(f"<h1>{escape(first.name)} and {escape(second.name)}</h1>")
+    if matched:
+        difference = np.array([first.records[i]["statistic"] - second.records[j]["statistic"] for i, j in matched])
+        better = (difference > 0) ^ first.lower_is_better
+        page.text(f"{plural(len(matched), 'pair')} in both. {first.name} does better in {int(better[difference != 0].sum())}, "
+                  f"{second.name} in "
+                  f"{int((~better)[difference != 0].sum())}; mean difference {number(float(difference.mean()))} in "
+                  f"{first.statistic}.")
+    else:
+        page.text("The two runs have no pair in common and their numbers of pairs differ, so no pair can be set beside another.")
+    if why_not:
+        page.text(why_not)
+    rows = tables.comparison_rows(found)
+    body = []
+    for at, (i, j) in enumerate(matched):
+        a, b = first.records[i], second.records[j]
+        row = [f"{a['text']} × {a['audio']}", number(a["statistic"]), number(b["statistic"]), number(a["statistic"] - b["statistic"]),
+               pvalue(a["pvalue_maxT"]), pvalue(b["pvalue_maxT"])]
+        if found:
+            row += [f"{number(rows[at][3])} – {number(rows[at][4])}", pvalue(rows[at][8]), pvalue(rows[at][9]), pvalue(rows[at][10])]
+        body.append(row)
+    if matched:
+        page.cards([page.figure(figures.compared(first, second, matched), "compared", f"{first.statistic} of both runs.")])
+        page.table(["pair", first.name, second.name, "difference", f"p max-T, {first.name}", f"p max-T, {second.name}",
+                    *(["95% interval", "p", "p Holm", "p sign-flip by class"] if found else [])], body, 1,
+                   "Interval and p of the difference are paired over splits and corrected for their overlap (Nadeau & Bengio); "
+                   "there a positive "
+                   "difference means that the first run does better." if found else "")
+    page.heading("What differs between the runs")
+    differences = settings_that_differ(first, second)
+    if differences:
+        page.table(["setting", first.name, second.name], differences, 3)
+    else:
+        page.text("Nothing but the data: all settings are equal.")
+    for run in (first, second):
+        page.heading(run.name)
+        _results(page, run)
+        page.add(f"<blockquote>{escape(methods.paragraph(run))}</blockquote>")
+    return page
+
+
+def settings_that_differ(first: RunData, second: RunData) -> list[list[str]]:
+    """Rows (setting, value in the first, value in the second)."""
+    def flat(run: RunData) -> dict[str, Any]:
+        own = {k: v for k, v in run.identity.items() if k not in ("pairs", "inputs", "probe", "groups")}
+        tables_ = {f"{t['side']} table {t['name']}": t["digest"][:16] for t in run.identity["inputs"]}
+        return {**own, "permutations": run.t.shape[1] - 1, "statistic": run.statistic, "classes": run.summary["n_classes"],
+                **{f"probe.{k}": v for k, v in run.identity["probe"].items()}, **tables_}
+    a, b = flat(first), flat(second)
+    return [[k, str(a.get(k, "–")), str(b.get(k, "–"))] for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)]

@@ -1,0 +1,49 @@
+"""Numbers in prose."""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A number with three decimals; a dash for none."""
+    return "–" if value is None or value != value else f"{value:.{digits}f}"
+
+
+def pvalue(p: float | None, relation: bool = False) -> str:
+    """A p-value with two significant digits, never rounded to 0; with `relation`, "= 0.012"."""
+    if p is None or p != p:
+        return "–"
+    text = f"{p:.2g}" if p >= 0.001 or p == 0 else f"{p:.1e}".replace("e-0", "e-")
+    return f"= {text}" if relation else text
+
+
+def sentence(record: dict[str, Any], n_pairs: int, lower_is_better: bool, stopped: bool = False) -> tuple[bool, str]:
+    """Whether the pair carries over, and the answer in one sentence."""
+    name = f"{record['text']} × {record['audio']}"
+    value = f"{record['metric']} is {number(record['statistic'])} on classes the probe never saw"
+    if not record["n_permutations"]:
+        return False, f"{name}: {value}; no control was run, so nothing can be concluded."
+    p = record["pvalue_maxT"]
+    adjusted = f", adjusted for {n_pairs} pairs" if n_pairs > 1 else ""
+    sign = -1.0 if lower_is_better else 1.0
+    against = f"against {number(record['null_mean'])} for its control"
+    how = f"p {pvalue(p, relation=True)}{adjusted}, {record['n_permutations']:,} permutations{', stopped by rule' if stopped else ''}"
+    if p <= 0.05:
+        return True, f"{name}: yes; {value}, {against} ({how})."
+    gap = "a gap the control shows as well by chance" if sign * (record["statistic"] - record["null_mean"]) > 0 else "no better"
+    return False, f"{name}: no evidence; {value}, {against}: {gap} ({how})."
+
+
+def listing(names: list[str], limit: int = 12) -> str:
+    """a, b and c; long lists end in their count."""
+    shown = names[:limit]
+    if len(names) > limit:
+        return ", ".join(shown) + f" and {len(names) - limit} more"
+    return shown[0] if len(shown) == 1 else ", ".join(shown[:-1]) + " and " + shown[-1]
+
+
+def plural(n: int, word: str) -> str:
+    """1 pair, 2 pairs, 3 classes."""
+    ending = "" if n == 1 else "es" if word.endswith("s") else "s"
+    return f"{n:,} {word}{ending}"
