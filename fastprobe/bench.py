@@ -322,6 +322,16 @@ def table(records: Sequence[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def _shape(name: str) -> Shape:
+    """A shape by name, or spelled out: train,r_text,r_audio,d with clip sampling."""
+    if name in SHAPES:
+        return SHAPES[name]
+    sizes = name.split(",")
+    if len(sizes) != 4 or not all(s.strip().isdigit() and int(s) > 0 for s in sizes):
+        raise InputError(f"`shape` must be one of {', '.join(SHAPES)}, or four whole numbers train,r_text,r_audio,d; got {name!r}.")
+    return Shape(name, *map(int, sizes), "clip")
+
+
 def _has_bf16() -> bool:
     try:
         from . import _cpp
@@ -339,13 +349,12 @@ def main(shapes: Sequence[str] = ("A", "B"), optimizers: Sequence[str] = ("adam-
     InputError
         An unknown shape.
     """
+    chosen = [_shape(s) for s in shapes]
     from .kernels import available_backends
-    if unknown := [s for s in shapes if s not in SHAPES]:
-        raise InputError(f"`shape` must be one of {', '.join(SHAPES)}; got {', '.join(unknown)}.")
     here = available_backends()
     methods = [m for m in METHODS.values() if not m.name.startswith("cpp") or here["cpp"] is None]
     methods = [m for m in methods if m.precision == "ieee" or _has_bf16()]
-    records = run([SHAPES[s] for s in shapes], methods, optimizers, rounds)
+    records = run(chosen, methods, optimizers, rounds)
     if as_json:
         return json.dumps({"environment": environment(), "records": records}, indent=1)
     setting = ", ".join(f"{k} {v}" for k, v in environment().items() if v is not None)
