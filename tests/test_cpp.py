@@ -86,8 +86,9 @@ def test_errs_at_most_twice_as_much_as_plain_float32(isa, optimizer):
             scale = np.abs(want.text_heads).max()
             ours.append(max(head_error(got, want) / scale, 1e-9))
             plain.append(max(error / scale, 1e-9))
-        # Adam magnifies the rounding of single near-zero gradients, which is luck in any one run: the mean of the logs is not.
-        assert np.mean(np.log(ours)) <= np.mean(np.log(plain)) + np.log(2), (sampling, symmetric, algebra, ours, plain)
+        # Adam divides the rounding of a gradient that is nearly zero by its own size, which is luck in any one run.
+        typical = np.median if optimizer == "adam" else np.mean
+        assert typical(np.log(np.array(ours) / plain)) <= np.log(2), (sampling, symmetric, algebra, ours, plain)
 
 
 @pytest.mark.parametrize("isa", ISAS)
