@@ -279,6 +279,15 @@ def test_the_instruction_set_can_be_named(monkeypatch):
         cpp_backend.instruction_set()
 
 
+def test_doctor_names_the_instruction_set(monkeypatch):
+    from fastprobe.doctor import examine
+    monkeypatch.setenv("FASTPROBE_ISA", ISAS[-1])
+    assert f"cpp uses {ISAS[-1]} (of {', '.join(ISAS)})" in examine()["devices"][0]
+    monkeypatch.setenv("FASTPROBE_ISA", "mmx")
+    found = examine()
+    assert "cpp uses" not in found["devices"][0] and any("`FASTPROBE_ISA` must be one of" in a for a in found["advice"])
+
+
 def test_the_environment_is_obeyed_in_a_fresh_process():
     code = "from fastprobe.kernels import cpp_backend; print(cpp_backend.instruction_set())"
     assert fresh(code, FASTPROBE_ISA=ISAS[-1]).stdout.strip() == ISAS[-1]
