@@ -333,7 +333,7 @@ def _groups(q: torch.Tensor, g: torch.Tensor, k: int):
 
 
 class _Scratch:
-    """Buffers that are used again: fresh memory for every tile costs more than the product that fills it."""
+    """Buffers that are used again, so that a tile stays in the cache instead of being paged in anew."""
 
     def __init__(self, like: torch.Tensor) -> None:
         self.like, self.kept = like, {}

@@ -112,7 +112,7 @@ def test_errors(made, models, tmp_path):
         query(p, a, k=16)
     with pytest.raises(InputError, match="at least 1; got 0"):
         query(p, a, k=0)
-    with pytest.raises(InputError, match=r"wide.npz: its vectors have width 3; the probe was trained on audio embeddings of width 11 .listener"):
+    with pytest.raises(InputError, match=r"wide.npz: its vectors have width 3; .* audio embeddings of width 11 .listener"):
         query(p, [save(tmp_path / "wide.npz", np.ones((2, 3)), AUDIO_META)])
     with pytest.raises(InputError, match="wide.npz: its vectors have width 3; the probe was trained on text"):
         query(p, a, tmp_path / "wide.npz")
@@ -275,7 +275,7 @@ def test_from_recordings_to_texts_in_four_commands(shell, tmp_path, monkeypatch)
             soundfile.write(tmp_path / "clips" / name / f"{j}.wav", tone(0.3, 16000, 667 + 1333 * i, seed=j), 16000)
     for command in (["embed", "text", "--model", "lm", "--classes", "classes.txt", "--out", "text.npz"],
                     ["embed", "audio", "--model", "hear:quiet_hear_module", "--folder", "clips", "--out", "audio.npz"],
-                    ["fit", "--text", "text.npz", "--audio", "audio.npz", "--out", "p.safetensors", "--steps", "200", "--backend", "torch"]):
+                    ["fit", "--text", "text.npz", "--audio", "audio.npz", "--out", "p.safetensors", "--backend", "torch"]):
         done = shell(*command)
         assert done.returncode == 0, done.err
     sounds = [f"clips/{name}/1.wav" for name in names]

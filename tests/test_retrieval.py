@@ -290,7 +290,8 @@ def test_streams_refuse_what_tables_refuse(tmp_path):
     (tmp_path / "foreign.parquet").write_bytes(b"not parquet")
     with pytest.raises(InputError, match="not a readable parquet table"):
         TableStream.open(tmp_path / "foreign.parquet")
-    pq.write_table(pa.table({"label": pa.array([], pa.string()), "vector": pa.array([], pa.list_(pa.float32()))}), tmp_path / "none.parquet")
+    nothing = pa.table({"label": pa.array([], pa.string()), "vector": pa.array([], pa.list_(pa.float32()))})
+    pq.write_table(nothing, tmp_path / "none.parquet")
     with pytest.raises(InputError, match="empty table"):
         TableStream.open(tmp_path / "none.parquet")
     with pytest.raises(InputError, match="no such file"):
@@ -354,7 +355,9 @@ def test_damaged_indexes_are_refused(tmp_path):
         GalleryIndex.load(tmp_path / "index")
     file.write_bytes(whole)
     old = json.loads(meta.read_text())
-    for change, message in (({"version": 99}, "newer fastprobe"), ({"format": "else"}, "not an index"), ({"rows": 7}, "a damaged index")):
+    for change, message in (({"version": 99}, "newer fastprobe"), ({"format": "else"}, "not an index"), ({"rows": 7}, "a damaged index"),
+                            ({"kind": "best"}, "not an index"), ({"version": "1"}, "not an index"), ({"kind": "hnsw"}, "not an index"),
+                            ({"kind": "hnsw", "effort": [16, 1]}, "not readable by FAISS")):
         meta.write_text(json.dumps({**old, **change}))
         with pytest.raises(InputError, match=message):
             GalleryIndex.load(tmp_path / "index")
