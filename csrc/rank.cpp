@@ -11,9 +11,10 @@ static void normalise_rows(float* x, int64_t rows, int64_t ld) {
         float* row = x + i * ld;
         vf squares = {};
         for (int64_t k = 0; k < ld; k += VL) squares = fma(load(row + k), load(row + k), squares);
-        const float length = __builtin_sqrtf(sum(squares));
-        const vf scale = splat(1.0f / (length < 1e-12f ? 1e-12f : length));
-        for (int64_t k = 0; k < ld; k += VL) store(row + k, load(row + k) * scale);
+        float length = __builtin_sqrtf(sum(squares));
+        length = length < 1e-12f ? 1e-12f : length;
+        const vf divisor = splat(length), scale = splat(1.0f / length);
+        for (int64_t k = 0; k < ld; k += VL) store(row + k, quotient(load(row + k), divisor, scale));
     }
 }
 

@@ -81,6 +81,12 @@ FP_INLINE vf root(vf x) {
 #endif
 }
 
+// x / y, given y and its rounded reciprocal: one correction makes it exact where x / y is (baseline: nearly).
+FP_INLINE vf quotient(vf x, vf y, vf reciprocal) {
+    const vf q = x * reciprocal;
+    return fma(fma(-q, y, x), reciprocal, q);
+}
+
 // The larger of both; NaN when `x` is NaN.
 FP_INLINE vf at_least(vf x, vf low) { return x < low ? low : x; }
 

@@ -16,11 +16,15 @@ import typer
 
 from . import __version__, cli_runs
 from . import config as _config
+from .cli_embed import app as _embed
 from .errors import InputError
 
 app = typer.Typer(name="fastprobe", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
                   help="Millions of small contrastive linear probes, trained as one job, with p-values that hold up.")
+
+
+app.add_typer(_embed, name="embed")
 
 
 def _choice(name: str, values: tuple[str, ...]) -> type[Enum]:
@@ -33,6 +37,8 @@ Precision = _choice("Precision", _config.PRECISIONS)
 Backend = _choice("Backend", ("auto", "reference", "torch", "cpp", "triton"))
 Classes = _choice("Classes", ("strict", "common"))
 Control = _choice("Control", ("permute", "permute-within", "frozen", "gaussian"))
+Retrieval = _choice("Retrieval", ("fused", "faiss"))
+IndexKind = _choice("IndexKind", ("auto", "exact", "hnsw", "ivfpq"))
 
 Engine = _choice("Engine", ("local", "ray"))
 
@@ -86,6 +92,15 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
+def _whole_numbers(name: str, values: Any) -> list[int] | None:
+    """["1,3", "5"] or [1, 3, 5] or 3 as a list of int; None when nothing was given."""
+    items = [values] if isinstance(values, (str, int)) else values or []
+    try:
+        return [int(part) for item in items for part in str(item).split(",")] or None
+    except ValueError:
+        raise InputError(f"`{name}` must be whole numbers, as 1,3,5; got {', '.join(map(str, items))}.") from None
+
+
 def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
     try:
         import tomllib
@@ -122,7 +137,7 @@ def run(
     splits: Annotated[int, typer.Option(help="Random partitions of the classes.")] = 5,
     seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
     train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
-    k: Annotated[list[int] | None, typer.Option(help="k to store; repeatable.", show_default="1 3 5 10")] = None,
+    k: Annotated[list[str] | None, typer.Option(help="k to store: 1,3 or repeated.", metavar="INT", show_default="1,3,5,10")] = None,
     statistic: Annotated[str, typer.Option(help="Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")] = "acc@3",
     classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
     control: Annotated[Control, typer.Option(help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts "
@@ -142,6 +157,7 @@ def run(
     log_json: Annotated[str | None, typer.Option(help="JSON lines about the run to FILE, or - for stderr.", metavar="FILE",
                                                  rich_help_panel=_SCALE)] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    retrieval: Annotated[Retrieval, typer.Option(help="What serves the stored top-k lists; ranks are the backend's.")] = "fused",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     probe_fields: dict,
 ) -> None:
@@ -150,7 +166,8 @@ def run(
         "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
         "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": _plain(classes),
         "control": _plain(control), "groups": groups, "within": within, "stop": stop,
-        "backend": _plain(backend), "device": device, "seed": seed, "engine": _plain(engine), "address": address,
+        "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval),
+        "engine": _plain(engine), "address": address,
         "devices": devices, "shard": shard, "log_json": log_json, **probe_fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
@@ -166,7 +183,7 @@ def run(
         if not given[side]:
             raise InputError(f"`{side}` is missing: give --{side} FILE (repeatable), or `{side}` in --config.")
         given[side] = [str(p) for p in given[side]]
-    given["k"] = given["k"] or None
+    given["k"] = _whole_numbers("k", given["k"])
     probe = _config.ProbeConfig(**{n: given.pop(n) for n in list(probe_fields)})
     cli_runs.carry_out(given, probe, out, resume, quiet, **how)
 
@@ -231,6 +248,152 @@ def fit(
 
 
 @app.command()
+def query(
+    inputs: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Sound files, or audio tables (every row a query).")],
+    probe: Annotated[Path, typer.Option(help="A saved probe.")],
+    gallery: Annotated[Path | None, typer.Option(
+        help="Text table, text file (one per line), or index.", show_default="the probe's own classes")] = None,
+    k: Annotated[int, typer.Option("-k", "--k", help="Texts per query.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of {query, texts, scores}.")] = False,
+    device: Annotated[str | None, typer.Option(help="For the embedding models: cpu, cuda, cuda:1.")] = None,
+    any_model: Annotated[bool, typer.Option("--any-model", help="Accept tables of other models than the probe's.")] = False,
+    audio_checkpoint: Annotated[str | None, typer.Option(help="Where the audio model's weights lie now, if moved.")] = None,
+    text_model: Annotated[str | None, typer.Option(help="Where the text model lies now, if moved.")] = None,
+) -> None:
+    """The texts nearest to each sound, by a saved probe."""
+    from . import query as _query
+    _show_found(_query.query(probe, inputs, gallery, k, device=device, any_model=any_model, audio_checkpoint=audio_checkpoint,
+                             text_model=text_model), as_json)
+
+
+def _show_found(found: list, as_json: bool) -> None:
+    from . import query as _query
+    if as_json:
+        typer.echo(_query.to_json(found))
+    else:
+        from rich.console import Console
+        Console().print(_query.to_table(found))
+
+
+index_app = typer.Typer(name="index", no_args_is_help=True, help="Large text collections: build an index once, search it often.")
+app.add_typer(index_app)
+
+
+@index_app.command("build")
+def index_build(
+    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Text table of any size (.npz, .safetensors, .parquet).")],
+    out: Annotated[Path, typer.Option(help="The index, a new folder.")],
+    probe: Annotated[Path | None, typer.Option(help="Project the texts by this probe, so that sounds can be looked up.")] = None,
+    kind: Annotated[IndexKind, typer.Option(help="auto: exact below a million rows, then ivfpq.")] = "auto",
+    recall: Annotated[float, typer.Option(help="recall@10 that hnsw and ivfpq must reach.")] = 0.95,
+    queries: Annotated[Path | None, typer.Option(
+        help="Audio table to measure recall on (needs --probe).", show_default="noisy rows")] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
+    any_model: Annotated[bool, typer.Option("--any-model", help="Accept a table of another model than the probe's.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Write a table as an index, block by block; the memory it will take is said beforehand."""
+    from . import indexing
+    from .probe import ContrastiveProbe
+    from .query import project_inputs
+    loaded = None if probe is None else ContrastiveProbe.load(probe)
+    plan = indexing.plan_index(table, _plain(kind), loaded, any_model)
+    if queries is not None and loaded is None:
+        raise InputError("`queries` are sounds, which only a probe can place among texts. Give --probe too.")
+    sample = None if queries is None else project_inputs(loaded, [queries], any_model=any_model).vectors
+    free = "" if plan.available is None else f" ({indexing.gib(plan.available)} free)"
+    build, search, disk = (indexing.gib(plan.estimate[name]) for name in ("build", "search", "disk"))
+    typer.echo(f"{plan.kind} index of {plan.rows:,} texts x {plan.width}: up to {build} of memory to build{free}, {search} to search, "
+               f"{disk} on disk", err=True)
+    shown = time.monotonic()
+    for done in indexing.build_index(plan, out, loaded, recall=recall, queries=sample, overwrite=overwrite):
+        if not quiet and time.monotonic() - shown > 10:
+            shown = time.monotonic()
+            typer.echo(f"read {done:,} of {plan.rows:,} texts", err=True)
+    meta = json.loads((out / "meta.json").read_text("utf-8"))
+    told = "" if plan.kind == "exact" else f"; {meta['factory']}, recall@10 {meta['recall']:.3f} on {meta['recall_on']}"
+    typer.echo(f"{out}: {plan.rows:,} texts{told}")
+    if plan.kind != "exact" and meta["recall"] < recall:
+        typer.echo(f"fastprobe: recall@10 stays below the {recall:g} asked for at the greatest effort. Search with --exact, or "
+                   "build another kind.", err=True)
+
+
+@index_app.command("search")
+def index_search(
+    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of an index.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Sound files or audio tables; without a probe: tables.")],
+    k: Annotated[int, typer.Option("-k", "--k", help="Texts per query.")] = 5,
+    as_json: Annotated[bool, typer.Option("--json", help="A list of {query, texts, scores}.")] = False,
+    exact: Annotated[bool, typer.Option("--exact", help="Score every text, whatever the kind.")] = False,
+    device: Annotated[str | None, typer.Option(help="For the embedding models: cpu, cuda, cuda:1.")] = None,
+    any_model: Annotated[bool, typer.Option("--any-model", help="Accept tables of other models than the index's.")] = False,
+) -> None:
+    """Look inputs up in an index; it carries the probe it was built with."""
+    from .query import search_index
+    _show_found(search_index(index, inputs, k, exact=exact, device=device, any_model=any_model), as_json)
+
+
+@app.command()
+@with_probe_options
+def plan(
+    *,
+    text: Annotated[list[str], typer.Option(help="Text table; repeatable.")],
+    audio: Annotated[list[str], typer.Option(help="Audio table; repeatable.")],
+    permutations: Annotated[int, typer.Option(help="Controls.")] = 1000,
+    splits: Annotated[int, typer.Option(help="Random partitions of the classes.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
+    train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
+    statistic: Annotated[str, typer.Option(help="Metric to test.")] = "acc@3",
+    classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
+    effect: Annotated[float | None, typer.Option(help="Expected gain over the control, for the power.",
+                                                 show_default="twice the null's sd")] = None,
+    alpha: Annotated[float, typer.Option(help="Level of the test.")] = 0.05,
+    seconds: Annotated[float, typer.Option(help="Time to spend on the calibration.")] = 5.0,
+    backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
+    probe_fields: dict,
+) -> None:
+    """What a run can show, how long it takes here, what it needs: measured in a few seconds, nothing stored."""
+    from . import planning
+    from . import run as _run
+    experiment = _run.prepare(text, audio, probe=_config.ProbeConfig(**probe_fields), permutations=permutations, splits=splits,
+                              seeds=seeds, train_fraction=train_fraction, statistic=statistic, classes=_plain(classes),
+                              backend=_plain(backend), device=device, seed=seed)
+    found = planning.plan_run(experiment, effect, alpha, seconds)
+    if as_json:
+        from .store import to_json
+        typer.echo(to_json(found.to_dict()), nl=False)
+        return
+    for line in planning.describe(found):
+        typer.echo(line)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directory; two are compared.")],
+    out: Annotated[Path | None, typer.Option(help="The page.", show_default="RUN/report.html")] = None,
+    categories: Annotated[Path | None, typer.Option(help="CSV with columns label, category.")] = None,
+) -> None:
+    """One page that answers in a sentence per pair, with figures (SVG, PDF) and tables (CSV, LaTeX) beside it."""
+    from .report import write_report
+    typer.echo(str(write_report(runs, out, categories)))
+
+
+@app.command()
+def bench(
+    shape: Annotated[list[str] | None, typer.Option(help="A, B, ... or train,r_text,r_audio,d; repeatable.", show_default="A B")] = None,
+    optimizer: Annotated[list[Optimizer] | None, typer.Option(help="Repeatable.", show_default="adam-mini")] = None,
+    rounds: Annotated[int, typer.Option(help="Turns each method takes.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
+) -> None:
+    """What this machine trains per second: every backend beside a large torch.mm, interleaved, after a check."""
+    from .bench import main as measure
+    typer.echo(measure(tuple(shape or ("A", "B")), tuple(_plain(o) for o in optimizer or ("adam-mini",)), rounds, as_json))
+
+
+@app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False) -> None:
     """What this machine has, what fastprobe uses of it, and what would help."""
     from .doctor import examine
@@ -241,6 +404,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines to
     for name, number in found["versions"].items():
         typer.echo(f"  {name:<16} {number or '-':<14} {found['purposes'].get(name, '')}".rstrip())
     typer.echo("devices: " + ", ".join(found["devices"]))
+    faiss = found["faiss"]
+    typer.echo("faiss: " + (f"{faiss['version']} ({', '.join(faiss['packages']) or 'built by hand'}), "
+                            + (f"uses {faiss['gpus']} GPUs" if faiss["gpu_build"] else "CPU build") if faiss["version"] else "none"))
     typer.echo("backends: " + ", ".join(n + ("" if why is None else " (no)") for n, why in found["backends"].items())
                + f"; auto takes {found['auto']}")
     for line in found["advice"]:

@@ -120,10 +120,9 @@ def _drive(steps: Iterator[Any], per: int, quiet: bool, log: Any) -> None:
 
 def show_summary(summary: dict[str, Any]) -> None:
     """Results table and conclusions on stdout."""
-    from rich.console import Console
 
-    from .console import conclusion, results_table
-    console = Console()
+    from .console import conclusion, output, results_table
+    console = output()
     console.print(results_table(summary["pairs"]))
     for record in summary["pairs"]:
         console.print(conclusion(record), highlight=False, markup=False, soft_wrap=True)

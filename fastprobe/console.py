@@ -55,10 +55,9 @@ def _lines(steps: Iterable[Progress]) -> Iterator[Progress]:
 def show_status(found: dict[str, Any]) -> None:
     """What `audit.examine` found: the run's state on the first lines, then workers, estimates and damage."""
     from rich import box
-    from rich.console import Console
     from rich.markup import escape
     from rich.table import Table
-    console = Console()
+    console = output()
     part = "" if found["part"][1] == 1 else f" (part {found['part'][0]}/{found['part'][1]})"
     console.print(f"{found['run']}: {found['state']}; {found['done']:,} of {found['total']:,} probes stored{part} "
                   f"({found['done'] / max(found['total'], 1):.1%}), {found['pairs_total']} pairs, {found['permutations']:,} "
@@ -102,23 +101,30 @@ def _printable(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in name)
 
 
+def output():
+    """The console of results: a terminal's own width, and room for whole rows in a file or a pipe."""
+    from rich.console import Console
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
 def results_table(records: list[dict[str, Any]]):
     """The pairs of a summary as a rich table, for stdout."""
     from rich import box
     from rich.markup import escape
     from rich.table import Table
-    metric = records[0]["metric"]
-    table = Table(box=box.SIMPLE_HEAD, caption="+-: standard error corrected for overlapping splits; p: (1 + permutations "
-                  "at least as good) / (1 + permutations) with its 95% interval; max-T: adjusted for all pairs",
-                  caption_justify="left")
+    first, several = records[0], len(records) > 1
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption_justify="left", caption=(
+        f"chance {_number(first['chance'])}; +-: standard error corrected for overlapping splits; "
+        f"p = (1 + permutations at least as good) / (1 + {first['n_permutations']:,}), with its 95% interval"
+        + ("; max-T: p adjusted for all pairs" if several else "")))
     for name in ("text", "audio"):
-        table.add_column(name, overflow="fold", min_width=min(12, max(len(name), *(len(r[name]) for r in records))))
-    for name in (metric, "+-", "null", "chance", "p", "", "max-T"):
+        table.add_column(name, overflow="fold", min_width=min(10, max(len(name), *(len(r[name]) for r in records))))
+    for name in (first["metric"], "+-", "null", "p", "95%", *(["max-T"] if several else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for r in records:
-        number = [_number(r[k]) for k in ("statistic", "sem_corrected", "null_mean", "chance")]
+        number = [_number(r[k]) for k in ("statistic", "sem_corrected", "null_mean")]
         table.add_row(escape(_printable(r["text"])), escape(_printable(r["audio"])), *number, _pvalue(r["pvalue"]),
-                      f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}", _pvalue(r["pvalue_maxT"]))
+                      f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}", *([_pvalue(r["pvalue_maxT"])] if several else []))
     return table
 
 
@@ -127,7 +133,7 @@ def _number(value: float | None) -> str:
 
 
 def _pvalue(value: float) -> str:
-    return f"{value:.1e}" if 0 < value < 0.001 else f"{value:.4f}".rstrip("0").rstrip(".") or "0"
+    return f"{value:.3g}"
 
 
 def conclusion(record: dict[str, Any], level: float = 0.05) -> str:

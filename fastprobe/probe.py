@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -157,16 +158,57 @@ class ContrastiveProbe:
         _, position = np.unique(y, return_inverse=True)
         return float(np.mean(np.bincount(position, rank <= k) / np.bincount(position)))
 
-    def retrieve(self, audio: Any, k: int = 3) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest texts of each clip: labels str (n, k) and scores float64 (n, k), best first."""
-        from .metrics import check_ks
+    def retrieve(self, audio: Any, k: int = 3, gallery: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest texts of each clip, best first.
+
+        Parameters
+        ----------
+        audio : table, path, or float (n, D_a)
+        k : int
+            1 ... rows of the gallery.
+        gallery : table, path, `GalleryIndex`, or None
+            Texts embedded by the model the probe was trained on; by default the probe's own classes. Equal scores
+            go by the gallery's order.
+
+        Returns
+        -------
+        str (n, k)
+            Labels.
+        float32 (n, k)
+            Scores s(c, i).
+
+        Raises
+        ------
+        InputError
+            Another width than the probe's, k above the gallery's size; see `check_model` for tables of other models.
+        """
+        from .retrieval import GalleryIndex
+        from .topk import top_k
         self._check_fitted()
-        (k,) = check_ks((k,), len(self.classes_))
-        scores = self.project_audio(audio) @ self.gallery_.T
-        order = np.argsort(-scores, axis=1, kind="stable")[:, :k]
-        return self.classes_[order], np.take_along_axis(scores, order, axis=1)
+        queries = self.project_audio(audio)
+        if gallery is None:
+            labels, scores_rows = self.classes_, top_k(queries, self.gallery_, k)
+        elif isinstance(gallery, GalleryIndex):
+            gallery.check_probe(self)
+            found = gallery.search(queries, k)
+            return gallery.texts(found[1]), found[0]
+        else:
+            table = EmbeddingTable.coerce(gallery, "gallery")
+            labels, scores_rows = table.labels, top_k(queries, self.project_text(table), k)
+        scores, rows = scores_rows
+        return labels[rows], scores
 
     # ---- files -----------------------------------------------------------------------------------
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over heads and preprocessing: what decides where a text or a sound lands."""
+        self._check_fitted()
+        h = hashlib.sha256(json.dumps([self.config.bias, self.config.dim]).encode())
+        for head, pre in ((self.text_head_, self.text_preprocessing), (self.audio_head_, self.audio_preprocessing)):
+            for array in (head, pre.mean, np.array([pre.scale]), *(() if pre.basis is None else (pre.basis,))):
+                h.update(f"{array.shape};".encode() + np.ascontiguousarray(array, "<f8").tobytes())
+        return h.hexdigest()
 
     def save(self, path: str | os.PathLike) -> None:
         """Write heads, preprocessing, gallery and meta as one .safetensors file, whole or not at all."""
@@ -222,6 +264,58 @@ class ContrastiveProbe:
             raise InputError(f"{path}: not a saved probe, or a damaged one ({error}).") from None
         probe._fitted_on = None
         return probe
+
+
+# What makes two tables' vectors comparable, as `fastprobe embed` records it.
+_MODEL_KEYS = ("kind", "weights", "model", "layer", "pooling", "template", "mode")
+
+
+def model_difference(made: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+    """How the models behind two tables differ by their meta, in words; None when nothing speaks against them.
+
+    Equal digests of the weights settle the model, wherever its files lie now. What one of them does not say is not compared.
+    """
+    same_weights = made.get("weights") is not None and made.get("weights") == given.get("weights")
+    for key in _MODEL_KEYS:
+        a, b = made.get(key), given.get(key)
+        if a is None or b is None or a == b or (key == "model" and same_weights):
+            continue
+        if key == "weights":
+            if made.get("model") == given.get("model"):
+                return f"the same model name with other weights ({str(a)[:12]}... and {str(b)[:12]}...)"
+            continue  # the name says it better
+        return f"`{key}` is {a!r} there and {b!r} here"
+    return None
+
+
+def check_model(probe: ContrastiveProbe, side: str, meta: Mapping[str, Any], width: int, what: str,
+                any_model: bool = False) -> None:
+    """Refuse vectors of another model than the one that a probe was trained on.
+
+    Parameters
+    ----------
+    side : {"text", "audio"}
+    meta, width
+        Of the table at hand.
+    what : str
+        Its name, for the message.
+    any_model : bool
+        Compare the width only.
+
+    Raises
+    ------
+    InputError
+        Another width, or another model, layer, pooling, template, mode or weights by the two metas.
+    """
+    probe._check_fitted()
+    expected = len((probe.text_preprocessing if side == "text" else probe.audio_preprocessing).mean)
+    made = probe.meta.get(side) or {}
+    if width != expected:
+        raise InputError(f"{what}: its vectors have width {width}; the probe was trained on {side} embeddings of width {expected} "
+                         f"({made.get('model') or made.get('name', 'unknown model')}). Embed it with that model.")
+    if not any_model and (difference := model_difference(made, meta)):
+        raise InputError(f"{what}: embedded by another model than the probe's {side} side: {difference}. Embed it with the "
+                         "probe's model, or say `any_model` (in the shell --any-model) if the vectors are alike all the same.")
 
 
 def _vectors(value: Any) -> np.ndarray:

@@ -20,17 +20,19 @@ from .embeddings import EmbeddingTable, check_labels, keep_common
 from .engines import Finished, Pace, Task, local
 from .errors import InputError
 from .inference import extend, replay
-from .kernels import ProbeBatch, make_batch, select_backend
-from .metrics import LOWER_IS_BETTER, chance, check_ks, column_of, statistic_ks, summarise
+from .kernels import ProbeBatch, device_name, make_batch, select_backend
 from .lock import RunLock
+from .metrics import LOWER_IS_BETTER, chance, check_ks, column_of, statistic_ks, summarise
+from .observed import check_retrieval, write_observed
 from .plan import CONTROL, JobPlan, Split, Unit, Work, generator, permutations, split_classes, train_count
+from .progress import Heartbeat
 from .sequential import SequentialFamily, StopRule, parse_stop
 from .significance import PermutationTestResult, analyse_pairs
-from .progress import Heartbeat
 from .storage import absolute
 from .store import ResultStore
 
 DEFAULT_KS = (1, 3, 5, 10)
+OBSERVED = ("observed.parquet", "retrieved.parquet")
 # The first unit of a worker, before its rate is measured: about this much arithmetic, a few seconds.
 UNIT_FLOPS = {"reference": 4e9, "torch": 1e11, "cpp": 4e11, "triton": 1e14}
 UNIT_BYTES = 128 << 20
@@ -68,6 +70,8 @@ class Experiment:
         File of each table that came from one, by "side/name". Recorded, but no part of the identity.
     options : dict
         Arguments of `prepare` that the rest of a manifest does not tell, to prepare it again.
+    retrieval : {"fused", "faiss"}
+        What serves the top-k lists of the observed run. Ranks are the backend's in either case.
     """
 
     pairs: tuple[PairData, ...]
@@ -87,6 +91,7 @@ class Experiment:
     paths: dict[str, str] = field(default_factory=dict)
     meta: dict[str, Any] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
+    retrieval: str = "fused"
 
     @property
     def n_classes(self) -> int:
@@ -230,7 +235,7 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
             seeds: int = 1, train_fraction: float = 0.7, statistic: str = "acc@3", k: Sequence[int] | None = None,
             backend: str = "auto", device: str | None = None, seed: int = 0, classes: str = "strict",
             control: str = "permute", groups: Any = None, within: str | None = None,
-            stop: str | StopRule | None = None) -> Experiment:
+            stop: str | StopRule | None = None, retrieval: str = "fused") -> Experiment:
     """Check all inputs and build the experiment; nothing is trained yet.
 
     Parameters
@@ -254,6 +259,7 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
         raise InputError(f"`classes` must be strict or common; got {classes!r}.")
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
         raise InputError(f"`seed` must be a whole number of at least 0; got {seed!r}.")
+    check_retrieval(retrieval)
     chosen = select_backend(backend, config.precision, device)
     texts = [EmbeddingTable.coerce(t, "text") for t in _as_list(text)]
     audios = [EmbeddingTable.coerce(a, "audio") for a in _as_list(audio)]
@@ -300,7 +306,7 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
              (("text", _as_list(text), texts), ("audio", _as_list(audio), audios))
              for given, table in zip(values, tables) if isinstance(given, (str, os.PathLike))}
     return Experiment(pairs, config, plan, int(seed), float(train_fraction), ks, statistic, chosen.name, device, inputs,
-                      control, blocks, enumerated, rule, paths, meta, {"classes": classes})
+                      control, blocks, enumerated, rule, paths, meta, {"classes": classes}, retrieval)
 
 
 def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bool = False) -> ResultStore:
@@ -313,7 +319,9 @@ def manifest(experiment: Experiment, status: str, seconds: float | None = None, 
     return {"status": status, "identity": experiment.identity(), "permutations": experiment.plan.n_permutations,
             "statistic": experiment.statistic, "part": list(part), "paths": experiment.paths,
             "options": experiment.options, "n_classes": experiment.n_classes,
-            "device": experiment.device or "auto", "precision": experiment.config.precision, "versions": _versions(),
+            "backend": experiment.backend, "config": experiment.config.to_dict(), "inputs": list(experiment.inputs),
+            "device": device_name(experiment.backend, experiment.device, experiment.config.precision),
+            "precision": experiment.config.precision, "retrieval": experiment.retrieval, "versions": _versions(),
             "machine": platform.platform(), "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "wall_seconds": seconds}
 
@@ -376,8 +384,8 @@ def _execute(experiment: Experiment, store: ResultStore, engine: Callable[..., I
     finally:
         finished.close()  # its workers end now, not when the garbage is collected
         heartbeat.write()
-    if part[0] == 0 and store.folder is not None and store.read_file("observed.parquet") is None:
-        store.write_table("observed.parquet", observed_queries(experiment))
+    if part[0] == 0 and store.folder is not None and any(store.read_file(n) is None for n in OBSERVED):
+        write_observed(experiment, store)
     final = manifest(experiment, "done" if part[1] == 1 else "part done", round(time.monotonic() - start, 3), part)
     if watch is not None:
         final |= {"permutations": watch.used, "permutations_at_most": plan.n_permutations,
@@ -431,22 +439,6 @@ def is_complete(experiment: Experiment, store: ResultStore) -> bool:
     return not experiment.plan.gaps(store.done(experiment.plan))
 
 
-def observed_queries(experiment: Experiment) -> dict[str, Any]:
-    """Rank of every query of the observed run, one row per (text, audio, split, seed, query)."""
-    train = select_backend(experiment.backend, experiment.config.precision, experiment.device).load()
-    parts: list[dict[str, Any]] = []
-    for i, pair in enumerate(experiment.pairs):
-        for split in range(experiment.plan.n_splits):
-            for repeat in range(experiment.plan.n_seeds):
-                batch = experiment.batch(i, split, repeat, 0, 1)
-                n = len(batch.queries)
-                parts.append({"text": np.full(n, pair.text_name), "audio": np.full(n, pair.audio_name),
-                              "split": np.full(n, split, np.int32), "seed": np.full(n, repeat, np.int32),
-                              "query": pair.clip_ids[batch.queries], "label": pair.classes[pair.labels[batch.queries]],
-                              "rank": train(batch, experiment.device).ranks[0].astype(np.int32)})
-    return {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-
-
 def analyse(experiment: Experiment, store: ResultStore) -> list[PermutationTestResult]:
     """Significance of every pair, from what is stored."""
     column = column_of(experiment.statistic, experiment.ks)
@@ -486,7 +478,8 @@ def permutation_test(text: Any, audio: Any, *, probe: ProbeConfig | None = None,
                      seeds: int = 1, train_fraction: float = 0.7, statistic: str = "acc@3", k: Sequence[int] | None = None,
                      backend: str = "auto", device: str | None = None, seed: int = 0, classes: str = "strict",
                      control: str = "permute", groups: Any = None, within: str | None = None,
-                     stop: str | StopRule | None = None, out: str | os.PathLike | None = None, resume: bool = False):
+                     stop: str | StopRule | None = None, retrieval: str = "fused",
+                     out: str | os.PathLike | None = None, resume: bool = False):
     """Does the geometry of the texts carry over to the sounds? A probe's accuracy on unseen classes, against
     the same probe trained again on permuted text rows.
 
@@ -525,6 +518,8 @@ def permutation_test(text: Any, audio: Any, *, probe: ProbeConfig | None = None,
         The column of that CSV.
     stop : str, optional
         "besag-clifford:h=10" or "anytime:alpha=0.05"; `permutations` is then the most that are run.
+    retrieval : {"fused", "faiss"}
+        What serves the top-k lists of the observed run (``retrieved.parquet``). Ranks are counted by the backend.
     out : path-like, optional
         Run directory; by default nothing is written.
     resume : bool
@@ -542,7 +537,7 @@ def permutation_test(text: Any, audio: Any, *, probe: ProbeConfig | None = None,
     """
     experiment = prepare(text, audio, probe=probe, permutations=permutations, splits=splits, seeds=seeds,
                          train_fraction=train_fraction, statistic=statistic, k=k, backend=backend, device=device,
-                         seed=seed, classes=classes, control=control, groups=groups, within=within, stop=stop)
+                         seed=seed, classes=classes, control=control, groups=groups, within=within, stop=stop, retrieval=retrieval)
     store = open_store(experiment, out, resume)
     for _ in execute(experiment, store):
         pass

@@ -15,7 +15,7 @@ from strategies import tables
 
 from fastprobe.config import ProbeConfig
 
-FAST = ["--steps", "5", "--dim", "4", "--permutations", "9", "--splits", "2", "--backend", "torch"]
+FAST = ["--steps", "5", "--dim", "4", "--permutations", "9", "--splits", "2", "--device", "cpu"]
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_run_and_status(shell, files, tmp_path):
 
 
 def test_config_file_gives_what_the_shell_does_not(shell, files, tmp_path):
-    (tmp_path / "e.toml").write_text('text = ["text.npz"]\naudio = "audio.parquet"\npermutations = 9\nsplits = 3\nbackend = "torch"\n'
+    (tmp_path / "e.toml").write_text('text = ["text.npz"]\naudio = "audio.parquet"\npermutations = 9\nsplits = 3\ndevice = "cpu"\n'
                                      "[probe]\ndim = 4\nsteps = 5\noptimizer = 'sgd'\n")
     done = shell("run", "--config", "e.toml", "--out", "r", "--splits", "2")
     assert done.returncode == 0, done.stderr
@@ -72,7 +72,7 @@ def test_config_file_gives_what_the_shell_does_not(shell, files, tmp_path):
     (["--backend", "triton", "--device", "cpu"], ["triton", "Available here"]),
     (["--statistic", "accuracy"], ["`statistic`", "accuracy"]),
     (["--optimizer", "lion"], ["lion"]),
-    (["--permutations", "many"], ["many"]),
+    (["--permutations", "many"], ["--permutations", "integer"]),
 ])
 def test_bad_usage_exits_with_two_and_one_message(shell, files, change, words):
     done = shell("run", *files, *FAST, "--out", "r", *change)
@@ -123,7 +123,7 @@ def test_full_disk_keeps_what_is_finished(shell, files, tmp_path):
 
 
 def test_demo_finds_the_planted_pair_only(shell, tmp_path):
-    done = shell("demo", "--out", "d", "--permutations", "40", "--splits", "2", "--backend", "torch")
+    done = shell("demo", "--out", "d", "--permutations", "40", "--splits", "2")
     assert done.returncode == 0, done.stderr
     assert "SIMULATED" in done.stderr
     planted, null = json.loads((tmp_path / "d/summary.json").read_text())["pairs"]
@@ -132,7 +132,8 @@ def test_demo_finds_the_planted_pair_only(shell, tmp_path):
 
 
 def test_fit_then_load(shell, files, tmp_path):
-    done = shell("fit", *files, "--out", "p.safetensors", "--steps", "5", "--dim", "4", "--backend", "torch", "--train-fraction", "0.7")
+    done = shell("fit", *files, "--out", "p.safetensors", "--steps", "5", "--dim", "4", "--device", "cpu",
+                 "--train-fraction", "0.7")
     assert done.returncode == 0, done.stderr
     assert "trained on 8 classes" in done.stdout and "unseen" in done.stdout
     assert (tmp_path / "p.safetensors").stat().st_size > 0

@@ -20,7 +20,10 @@ def test_against_plain_loops(seed, n_probes, sizes, n_classes):
     assert list(out) == metrics.metric_names((1, 3))
     for p in range(n_probes):
         r = ranks[p]
-        macro = lambda f: np.mean([np.mean([f(v) for v in r[y == c]]) for c in range(len(sizes))])  # noqa: E731
+
+        def macro(f, r=r):
+            return np.mean([np.mean([f(v) for v in r[y == c]]) for c in range(len(sizes))])
+
         assert out["hits@3"][p] == np.sum(r <= 3) and out["n_queries"][p] == len(y)
         for name, f in (("acc@3_macro", lambda v: v <= 3), ("mrr", lambda v: 1 / v), ("mean_rank", lambda v: v),
                         ("mean_log_rank", np.log)):

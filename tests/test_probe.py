@@ -16,7 +16,7 @@ CONFIG = fp.ProbeConfig(dim=8, steps=60)
 def fitted():
     text, audio = tables(classes=20, alignment=0.95)
     names = sorted(text.labels)
-    return fp.ContrastiveProbe(CONFIG, backend="torch").fit(text, audio, classes=names[:14]), text, audio
+    return fp.ContrastiveProbe(CONFIG, device="cpu").fit(text, audio, classes=names[:14]), text, audio
 
 
 def test_projections_are_unit_vectors(fitted):
@@ -63,9 +63,9 @@ def test_errors(fitted, tmp_path):
     with pytest.raises(InputError, match="width 11"):
         probe.project_audio(text)
     with pytest.raises(InputError, match="1 labels that the tables lack: 'dog'"):
-        fp.ContrastiveProbe(CONFIG, backend="torch").fit(text, audio, classes=["dog"])
+        fp.ContrastiveProbe(CONFIG, device="cpu").fit(text, audio, classes=["dog"])
     with pytest.raises(InputError, match="at least 2 classes"):
-        fp.ContrastiveProbe(CONFIG, backend="torch").fit(text, audio, classes=text.labels[:1])
+        fp.ContrastiveProbe(CONFIG, device="cpu").fit(text, audio, classes=text.labels[:1])
     with pytest.raises(InputError, match="`k`"):
         probe.score(k=21)
     (tmp_path / "x.safetensors").write_bytes(b"nonsense")

@@ -32,7 +32,7 @@ CONTRACT = ["text", "audio", "split", "seed", "permutation", "loss", "n_queries"
 
 def small_run(**kwargs):
     text, audio = tables(classes=12, alignment=0.9)
-    options = {"probe": SMALL, "permutations": 19, "splits": 2, "backend": "torch", "k": (1, 3), **kwargs}
+    options = {"probe": SMALL, "permutations": 19, "splits": 2, "device": "cpu", "k": (1, 3), **kwargs}
     return fp.permutation_test(text, audio, **options)
 
 
@@ -56,7 +56,7 @@ def test_run_directory_keeps_its_contract(tmp_path):
             "n_permutations", "n_splits", "n_seeds"} <= set(record)
     assert (tmp_path / "run/summary.csv").read_text().splitlines()[0].startswith("text,audio,")
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
-    assert manifest["identity"]["backend"] == "torch" and manifest["versions"]["numpy"] == np.__version__
+    assert manifest["identity"]["backend"] in ("cpp", "torch") and manifest["versions"]["numpy"] == np.__version__
     assert all(len(i["digest"]) == 64 for i in manifest["identity"]["inputs"])
 
 
@@ -72,7 +72,7 @@ def test_observed_queries_agree_with_the_stored_hits(tmp_path):
 def test_pairs_share_their_permutations_and_more_may_be_added(tmp_path):
     text, audio = tables(classes=12)
     other = fp.EmbeddingTable(text.vectors[:, :4], text.labels, meta={"name": "other"})
-    options = {"probe": SMALL, "splits": 2, "backend": "torch"}
+    options = {"probe": SMALL, "splits": 2, "device": "cpu"}
     both = fp.permutation_test([text, other], [audio], permutations=9, out=tmp_path / "run", **options)
     assert [r.text for r in both] == ["text", "other"]
     alone = fp.permutation_test(other, audio, permutations=14, **options)
@@ -97,7 +97,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(fp_run.Experiment, "unit_size", lambda self: 2)
     small_run(out=tmp_path / "whole")
     text, audio = tables(classes=12, alignment=0.9)
-    experiment = fp_run.prepare(text, audio, probe=SMALL, permutations=19, splits=2, backend="torch", k=(1, 3))
+    experiment = fp_run.prepare(text, audio, probe=SMALL, permutations=19, splits=2, device="cpu", k=(1, 3))
     store = fp_run.open_store(experiment, tmp_path / "cut")
     steps = fp_run.execute(experiment, store)
     for _ in range(4):
@@ -136,7 +136,7 @@ def test_permuting_rows_of_both_tables_changes_nothing(seed):
     text, audio = tables(classes=12, alignment=0.9)
     rng = np.random.default_rng(seed)
     mixed = [t.select(rng.permutation(len(t))) for t in (text, audio)]
-    options = {"probe": SMALL, "permutations": 3, "splits": 1, "backend": "torch", "k": (1, 3)}
+    options = {"probe": SMALL, "permutations": 3, "splits": 1, "device": "cpu", "k": (1, 3)}
     a, b = (fp.permutation_test(*pair, **options) for pair in ((text, audio), mixed))
     assert a.statistic == b.statistic and np.array_equal(a.null_distribution, b.null_distribution)
 
@@ -155,7 +155,7 @@ def test_planted_alignment_is_found_and_its_absence_is_not():
     names = [f"c{i:02d}" for i in range(40)]
     text, audio = simulate_pair(names, alignment=0.9, clips=5, text_width=20, audio_width=24)
     null = simulate_pair(names, alignment=0.0, clips=5, text_width=20, audio_width=24, number=1)[1]
-    found, absent = fp.permutation_test([text], [audio, null], permutations=39, splits=2, backend="torch",
+    found, absent = fp.permutation_test([text], [audio, null], permutations=39, splits=2, device="cpu",
                                         probe=fp.ProbeConfig(dim=16, steps=40))
     assert found.pvalue == 1 / 40 and absent.pvalue > 0.05
 
@@ -167,7 +167,7 @@ def test_p_values_of_data_without_alignment_are_super_uniform():
     p = []
     for seed in range(200):
         text, audio = simulate_pair(names, alignment=0.0, clips=2, text_width=6, audio_width=6, seed=seed)
-        p.append(fp.permutation_test(text, audio, permutations=19, splits=1, probe=config, backend="torch", seed=seed,
+        p.append(fp.permutation_test(text, audio, permutations=19, splits=1, probe=config, device="cpu", seed=seed,
                                      statistic="mean_log_rank").pvalue)
     # "greater": the empirical distribution lies above the uniform, i.e. small p-values are too frequent.
     # p is discrete with steps of 1/20, so it is compared where it can be: P(p <= j/20) <= j/20.
@@ -210,8 +210,8 @@ def test_classes_common_leaves_the_others_out():
     text, audio = tables(classes=12)
     fewer = text.select(np.arange(11))
     with pytest.raises(InputError, match="1 labels that text table 'text' lacks"):
-        fp.permutation_test(fewer, audio, probe=SMALL, permutations=1, backend="torch")
-    result = fp.permutation_test(fewer, audio, probe=SMALL, permutations=1, backend="torch", classes="common")
+        fp.permutation_test(fewer, audio, probe=SMALL, permutations=1, device="cpu")
+    result = fp.permutation_test(fewer, audio, probe=SMALL, permutations=1, device="cpu", classes="common")
     assert result.n_train + result.n_test == 11
 
 

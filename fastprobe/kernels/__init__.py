@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["BACKENDS", "Backend", "BatchResult", "ProbeBatch", "available_backends", "contrastive_loss",
-           "make_batch", "select_backend"]
+           "device_name", "make_batch", "select_backend"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _triton_missing() -> str | None:
 BACKENDS = {b.name: b for b in (
     Backend("reference", "reference", lambda: None, ("ieee", "tf32x3", "tf32", "bf16")),
     Backend("torch", "torch_backend", _torch_missing, ("ieee", "tf32")),
-    Backend("cpp", "cpp_backend", _cpp_missing),
+    Backend("cpp", "cpp_backend", _cpp_missing, ("ieee", "bf16")),
     Backend("triton", "triton_backend", _triton_missing, ("ieee", "tf32x3", "tf32", "bf16")),
 )}
 
@@ -124,6 +124,20 @@ def select_backend(name: str = "auto", precision: str = "ieee", device: str | No
     return backend
 
 
+def device_name(backend: str, device: str | None = None, precision: str = "ieee") -> str:
+    """What a backend trains on, for the record: "cpu (avx512)", "cuda:0 (NVIDIA H200)"."""
+    if backend == "reference":
+        return "cpu"
+    if backend == "cpp":
+        from .cpp_backend import instruction_set
+        return f"cpu ({instruction_set(precision)})"
+    import torch
+
+    from .torch_backend import resolve_device
+    chosen = resolve_device(device)
+    return f"{chosen} ({torch.cuda.get_device_name(chosen)})" if chosen.type == "cuda" else str(chosen)
+
+
 def _interpreted() -> bool:
     import os
     return os.environ.get("TRITON_INTERPRET") == "1"
@@ -135,16 +149,19 @@ def _listing() -> str:
 
 def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor,
                      temperature: float = 0.25) -> torch.Tensor:
-    """Contrastive loss of normalised embeddings, batched over probes, with autograd.
+    """Contrastive loss, batched over probes, with autograd for both sides.
 
         L = 1/n sum_i [ -s(y_i, i)/tau + log sum_c exp(s(c, i)/tau) ],    s(c, i) = <a_c, b_i>
+
+    On CUDA a fused kernel computes it and its gradients in tiles, with memory O(n + m) per probe beside inputs
+    and gradients; the n x m scores are never stored. Elsewhere PyTorch does, and stores them.
 
     Parameters
     ----------
     text : float (..., m, d)
-        a, unit rows: the texts. Leading axes are probes.
+        a, the texts. Leading axes are probes. Rows are taken as they are: normalise them for cosines.
     audio : float (..., n, d)
-        b, unit rows: the sounds.
+        b, the sounds.
     labels : int64 (n,) or (..., n)
         Row of `text` that belongs to each sound.
     temperature : float
@@ -155,5 +172,8 @@ def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tens
     float (...)
         One loss per probe.
     """
-    from .torch_backend import contrastive_loss as implementation
+    if text.is_cuda or _interpreted():
+        from .triton_loss import contrastive_loss as implementation
+    else:
+        from .torch_backend import contrastive_loss as implementation
     return implementation(text, audio, labels, temperature)

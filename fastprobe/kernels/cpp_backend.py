@@ -18,18 +18,28 @@ CALL_FLOPS = 2e11
 ISAS = ("avx512", "avx2", "baseline", "neon")
 
 
-def isa() -> str:
+def instruction_set(precision: str = "ieee") -> str:
     """The instruction set in use: the best this machine has, or what ``FASTPROBE_ISA`` names.
+
+    Parameters
+    ----------
+    precision : {"ieee", "bf16"}
+        ``bf16`` rounds the factors of a training step's products to bfloat16, with float32 sums, and needs AVX512-BF16.
 
     Raises
     ------
     InputError
         When ``FASTPROBE_ISA`` is not the name of one.
     BackendUnavailableError
-        When it names one that this machine or this build lacks.
+        When it names one that this machine or this build lacks, or one without bfloat16 where that is asked for.
     """
     supported = _cpp.supported_isas()
     name = os.environ.get("FASTPROBE_ISA", "")
+    if precision == "bf16" and name in ("", "avx512"):
+        if (found := _cpp.bf16_isa()) is None:
+            raise BackendUnavailableError("`precision`='bf16' needs a CPU with AVX512-BF16 (Zen 4, Cooper Lake, Sapphire Rapids or "
+                                          "newer), and this one has none. Use \"ieee\".")
+        return found
     if not name:
         return supported[0]
     if name not in ISAS:
@@ -38,6 +48,9 @@ def isa() -> str:
         why = "this machine lacks it" if name in _cpp.compiled_isas() else "this build does not hold it"
         raise BackendUnavailableError(f"`FASTPROBE_ISA`={name!r} is not available: {why}. Here: {', '.join(supported)}. "
                                       "Unset it for the best there is.")
+    if precision == "bf16":
+        raise BackendUnavailableError(f"`precision`='bf16' needs AVX512-BF16, and `FASTPROBE_ISA` asks for {name!r}. Unset it, or "
+                                      "use \"ieee\".")
     return name
 
 
@@ -53,7 +66,7 @@ def probe_flops(batch: ProbeBatch) -> float:
     return batch.config.steps * step_flops(batch) + 2.0 * d * (q * (batch.audio.shape[1] + c) + c * batch.text.shape[1])
 
 
-def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, threads: int = 0,
+def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, isa: str | None = None, threads: int = 0,
           algebra: str = "auto") -> BatchResult:
     """Train and rank all probes of a batch.
 
@@ -62,6 +75,8 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, 
     device : None or "cpu"
     heads : bool
         Also return the trained W and V.
+    isa : str, optional
+        Instruction set; by default `instruction_set`'s.
     threads : int
         Probes trained side by side; 0 takes OpenMP's number (``OMP_NUM_THREADS``). It changes no result.
     algebra : {"auto", "direct", "gram"}
@@ -93,7 +108,7 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, 
         "audio_start": np.ascontiguousarray(batch.audio_start, np.float32),
         "rates": np.array([c.learning_rate(t) for t in range(c.steps)], np.float64),
         "optimizer": c.optimizer, "temperature": c.temperature, "momentum": c.momentum, "weight_decay": c.weight_decay,
-        "symmetric": c.symmetric, "isa": isa(), "threads": threads, "algebra": algebra,
+        "symmetric": c.symmetric, "isa": isa or instruction_set(c.precision), "threads": threads, "algebra": algebra,
     }
     permutations = _index(batch.permutations)
     # A multiple of many thread counts, so that a bounded call still feeds all cores evenly.

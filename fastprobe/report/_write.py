@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +9,7 @@ import numpy as np
 from ..comparison import Comparison, compare_many
 from ..plan import BOOTSTRAP, generator
 from ..store import write_atomically
-from . import figures, page, tables
+from . import page, tables
 from .data import RunData, load_run, n_classes_of, procrustes_of
 
 # One map for each audio model, and no more: each needs the tables themselves and 999 decompositions.
@@ -95,12 +94,8 @@ def not_paired(first: RunData, second: RunData, matched: list[tuple[int, int]]) 
 def _write(made: page.Page, out: Path, texts: dict[str, str], prefix: str = "") -> Path:
     for folder in ("figures", "tables"):
         (out.parent / folder).mkdir(parents=True, exist_ok=True)
-    for name, figure in made.files.items():
-        for kind in ("svg", "pdf"):
-            buffer = io.BytesIO()
-            with figures.rc_context(figures.STYLE):
-                figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"CreationDate": None})
-            write_atomically(out.parent / "figures" / f"{prefix}{name}.{kind}", buffer.getvalue())
+    for name, data in made.files.items():
+        write_atomically(out.parent / "figures" / f"{prefix}{name}", data)
     for name, text in texts.items():
         write_atomically(out.parent / "tables" / f"{prefix}{name}", text.encode())
     write_atomically(out, made.html().encode())

@@ -156,19 +156,19 @@ def caveats(run: RunData) -> list[str]:
     simulated = [t["name"] for t in identity["inputs"] if (t.get("meta") or {}).get("simulated")]
     if simulated:
         out.append(f"The tables {listing(simulated)} are simulated: no model and no recording is involved.")
-    heard = False
+    unknown = []
     for table in (t for t in identity["inputs"] if t["side"] == "audio" and t["name"] not in simulated):
         meta = table.get("meta") or {}
         known = " ".join([table["name"], *(str(meta.get(key, "")) for key in ("model", "checkpoint", "source"))]).lower()
-        for pattern, said in _HEARD:
-            if re.search(pattern, known):
-                out.append(said.format(name=table["name"]))
-                heard = True
-                break
-    if not heard and not simulated:
-        out.append("What the audio models heard during their own training is not recorded in these tables. \"Unseen\" means "
-                   "held out from "
-                   "the probe, not from the audio model.")
+        said = next((text for pattern, text in _HEARD if re.search(pattern, known)), None)
+        if said is None:
+            unknown.append(table["name"])
+        else:
+            out.append(said.format(name=table["name"]))
+    if unknown:
+        out.append(f"What {listing(unknown)} heard in training is not recorded. \"Unseen\" means held out from the probe, not "
+                   f"from the "
+                   "audio model.")
     _, n_train, n_test = n_classes_of(run)
     b, j = run.t.shape[1] - 1, identity["splits"]
     if j > 1:

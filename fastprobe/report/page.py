@@ -16,9 +16,9 @@ from .text import number, plural, pvalue, sentence
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1b1c1d; --soft: #5d6166; --rule: #d8d9da; --page: #ffffff; --card: #f6f7f8;
-  --yes: #00704f; --no: #8a4b00; --link: #0072b2; }
+  --yes: #00704f; --no: #8a4b00; --link: #0072b2; --blue: #0072b2; --red: #d55e00; --control: #9a9b9c; }
 @media (prefers-color-scheme: dark) { :root { --ink: #e8e9ea; --soft: #a4a9ae; --rule: #3d4146; --page: #15171a; --card: #1e2125;
-  --yes: #4fd1a5; --no: #f0b35a; --link: #6cbcf0; } }
+  --yes: #4fd1a5; --no: #f0b35a; --link: #6cbcf0; --blue: #4aa8e8; --red: #f0803c; --control: #7d8186; } }
 * { box-sizing: border-box; }
 html { -webkit-text-size-adjust: 100%; }
 body { margin: 0 auto; max-width: 66rem; padding: 1.5rem 1.25rem 4rem; background: var(--page); color: var(--ink);
@@ -40,8 +40,8 @@ table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant
 caption { text-align: left; caption-side: bottom; padding-top: .4rem; }
 th, td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid var(--rule); vertical-align: baseline; overflow-wrap: normal; }
 th { font-weight: 600; color: var(--soft); }
-td.name, th.name { text-align: left; overflow-wrap: anywhere; min-width: 6rem; }
-td.sig { font-weight: 650; }
+td.name, th.name { text-align: left; overflow-wrap: break-word; }
+td:not(.name) { white-space: nowrap; } td.sig { font-weight: 650; }
 blockquote { margin: .6rem 0; padding: .8rem 1rem; background: var(--card); border-radius: .3rem; max-width: 52rem; }
 ol.refs { font-size: .875rem; padding-left: 1.4rem; max-width: 52rem; } ol.refs li, ul.plain li { margin: .25rem 0; }
 ul.plain { padding-left: 1.2rem; max-width: 46rem; }
@@ -58,7 +58,8 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--link); }
   dl { grid-template-columns: 1fr; gap: 0; } dd { margin-bottom: .35rem; }
 }
 @media print {
-  :root { color-scheme: light; --ink: #000; --soft: #444; --rule: #bbb; --page: #fff; --card: #f4f4f4; --yes: #00543b; --no: #6b3a00; }
+  :root { color-scheme: light; --ink: #000; --soft: #444; --rule: #bbb; --page: #fff; --card: #f4f4f4; --yes: #00543b; --no: #6b3a00;
+    --blue: #0072b2; --red: #d55e00; --control: #9a9b9c; }
   body { max-width: none; padding: 0; font-size: 9.5pt; }
   h2 { break-after: avoid; } .cards { grid-template-columns: 1fr 1fr; } tr, li { break-inside: avoid; }
   details::details-content { content-visibility: visible; block-size: auto; } summary { display: none; }
@@ -66,19 +67,27 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--link); }
 """
 
 
-def inline_svg(figure, number_on_page: int, label: str) -> str:
-    """A matplotlib figure as an SVG element of the page: its own ids, the theme's colours, no namespaces or metadata."""
-    buffer = io.StringIO()
+def render(figure, kind: str) -> bytes:
+    """The bytes of a figure as "svg" or "pdf"; without dates, so that equal runs give equal files."""
+    buffer = io.BytesIO()
     with figures.rc_context(figures.STYLE):
-        figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": None, "Format": None, "Type": None})
-    svg = buffer.getvalue()
+        figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"CreationDate": None})
+    # Solved once: the second rendering keeps the places that the first one found.
+    figure.set_layout_engine("none")
+    return buffer.getvalue()
+
+
+def inline_svg(svg: str, number_on_page: int, label: str) -> str:
+    """An SVG file as an element of the page: ids of its own, the theme's colours, no namespaces or metadata."""
     svg = svg[svg.index("<svg"):]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg, count=2)
     prefix = f"f{number_on_page}-"
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = svg.replace("url(#", f"url(#{prefix}").replace('xlink:href="#', f'href="#{prefix}')
-    svg = svg.replace(figures.INK, "var(--ink)").replace(figures.RULE, "var(--rule)")
+    for colour, name in ((figures.INK, "ink"), (figures.RULE, "rule"), (figures.BLUE, "blue"), (figures.RED, "red"),
+                         (figures.CONTROL, "control")):
+        svg = svg.replace(colour.lower(), f"var(--{name})")
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
     opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label, quote=True)}">'
     return opening + re.sub(r"^<svg[^>]*>", "", svg).rstrip()
@@ -93,7 +102,8 @@ class Page:
     """Collects sections and numbers the figures."""
 
     def __init__(self, title: str) -> None:
-        self.title, self.parts, self.files, self._count = title, [], {}, 0
+        self.title, self.parts, self._count = title, [], 0
+        self.files: dict[str, bytes] = {}
 
     def add(self, html: str) -> None:
         """A piece of HTML."""
@@ -114,8 +124,9 @@ class Page:
     def figure(self, figure, name: str, caption: str) -> str:
         """A figure with its caption; kept under `name` to be written as SVG and PDF. Returns the HTML."""
         self._count += 1
-        self.files[name] = figure
-        return f"<figure>{inline_svg(figure, self._count, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
+        svg = render(figure, "svg")
+        self.files[f"{name}.svg"], self.files[f"{name}.pdf"] = svg, render(figure, "pdf")
+        return f"<figure>{inline_svg(svg.decode(), self._count, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
 
     def cards(self, figures_html: list[str]) -> None:
         """Figures side by side where there is room."""
@@ -128,7 +139,8 @@ class Page:
         body = []
         for r, row in enumerate(rows):
             cells = "".join(
-                f'<td data-label="{escape(h, quote=True)}"{css_class(c or ("sig" if bold and bold(r, i) else ""))}>{escape(str(v))}</td>'
+                f'<td data-label="{escape(h, quote=True)}"{css_class(c or ("sig" if bold and bold(r, i) else ""))}>'
+                f"{breakable(str(v)) if c else escape(str(v))}</td>"
                 for i, (v, h, c) in enumerate(zip(row, header, css)))
             body.append(f"<tr>{cells}</tr>")
         note = f"<caption>{escape(caption)}</caption>" if caption else ""
@@ -141,6 +153,11 @@ class Page:
                 "<link rel=\"icon\" href=\"data:,\">"
                 f"<title>{escape(self.title)}</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(self.parts)
                 + "\n</body></html>\n")
+
+
+def breakable(name: str) -> str:
+    """A name that may break after underscores, hyphens, slashes and dots."""
+    return re.sub(r"([_\-/.]+)", r"\1<wbr>", escape(name))
 
 
 def slug(text: str) -> str:
@@ -180,7 +197,8 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
     if b:
         page.heading("Null distributions")
         page.cards([page.figure(figures.nulls(run, a), f"null-{slug(a)}",
-                                f"{a}: the statistic under each permutation, and as observed. p is unadjusted.") for a in run.audios])
+                                f"{a}: the statistic under each of {b:,} permutations (grey) and as observed (line). p is "
+                                f"unadjusted.") for a in run.audios])
     if len(run.curve.ks) > 1:
         page.heading("Accuracy against k")
         page.cards([page.figure(figures.curves(run, a), f"curve-{slug(a)}",
@@ -215,7 +233,9 @@ def _title(run: RunData) -> str:
 
 def _answers(page: Page, run: RunData, stopped: bool) -> None:
     lines = []
-    for record in run.records:
+    # A long list starts with what was found; a short one keeps the order of the run.
+    order = sorted(run.records, key=lambda r: r["pvalue_maxT"]) if len(run.records) > 12 else run.records
+    for record in order:
         yes, text = sentence(record, len(run.records), run.lower_is_better, stopped)
         name, _, rest = text.partition(": ")
         lines.append(f"<li{css_class('yes' if yes else '')}><b>{escape(name)}</b>: {escape(rest)}</li>")
@@ -225,10 +245,10 @@ def _answers(page: Page, run: RunData, stopped: bool) -> None:
                  f'class="answers">{"".join(lines[12:])}</ul></details>')
 
 
-def _results(page: Page, run: RunData) -> None:
-    page.heading("Results")
+def _results(page: Page, run: RunData, level: int = 2) -> None:
+    page.heading("Results", level)
     tail, intervals = any(r.get("tail") for r in run.records), bool(run.intervals)
-    header = ["text", "audio", run.statistic, *([f"acc@{run.observed.k}, 95% over classes"] if intervals else []), "± SE", "± corrected",
+    header = ["text", "audio", run.statistic, *([f"acc@{run.observed.k}, 95% over classes"] if intervals else []), "± SE",
               "control", "selectivity", "k/C" if run.statistic.startswith("acc@") else "random ranking", "p", "95% interval of p",
               "p max-T", "p step-down", *(["p tail fit"] if tail else [])]
     rows = []
@@ -236,14 +256,18 @@ def _results(page: Page, run: RunData) -> None:
         t = r.get("tail")
         rows.append([r["text"], r["audio"], number(r["statistic"]),
                      *([f"{run.intervals[i].low:.3f}–{run.intervals[i].high:.3f}"] if intervals else []),
-                     number(r["sem"]), number(r["sem_corrected"]), number(r["null_mean"]), number(r.get("selectivity")), number(r["chance"]),
+                     number(r["sem_corrected"]), number(r["null_mean"]), number(r.get("selectivity")), number(r["chance"]),
                      pvalue(r["pvalue"]), f"{pvalue(r['pvalue_low'])}–{pvalue(r['pvalue_high'])}", pvalue(r["pvalue_maxT"]),
-                     pvalue(r.get("pvalue_stepdown")), *([pvalue(t["pvalue"]) + ("" if t["good"] else " (poor fit)") if t else "–"] if tail else [])])
+                     pvalue(r.get("pvalue_stepdown")), *([_tail(t)] if tail else [])])
     at = header.index("p max-T")
     page.table(header, rows, 2, "p is the share of permutations, the observed run included, that are at least as good; max-T "
                                 "and step-down are "
-               "adjusted for all pairs. Selectivity is observed minus control.",
+               "adjusted for all pairs. SE: corrected for overlapping splits. Selectivity: observed minus control.",
                bold=lambda row, column: column == at and run.records[row]["pvalue_maxT"] <= 0.05 and run.t.shape[1] > 1)
+
+
+def _tail(fit: dict[str, Any] | None) -> str:
+    return "–" if not fit else pvalue(fit["pvalue"]) + ("" if fit["good"] else " (poor fit)")
 
 
 def _layers(page: Page, run: RunData) -> None:
@@ -304,21 +328,24 @@ def _classes(page: Page, run: RunData) -> None:
                   + (f" (the first {len(strongest)} audio models)" if len(strongest) < len(run.audios) else "") + "; all pairs "
                       "are in the CSV files.",
                   soft=True)
+    if run.categories and run.observed is not None and not figures.category_rows(run, strongest[0]):
+        run.notes.append("Accuracy by category is not shown: no class of the run is in the file of categories.")
+    cards = []
+    for i in strongest if run.observed is not None else []:
+        r = run.records[i]
+        name, file = f"{r['text']} × {r['audio']}", f"{slug(r['text'])}-{slug(r['audio'])}"
+        cards.append(page.figure(figures.classes(run, i), f"classes-{file}",
+                                 f"{name}: the classes found best and worst, each while it was unseen."))
+        if figures.category_rows(run, i):
+            cards.append(page.figure(figures.categories(run, i), f"categories-{file}",
+                                     f"{name}: by category, mean over its classes, with a 95% bootstrap interval over classes."))
+    page.cards(cards)
     for i in strongest:
-        r, cards = run.records[i], []
-        page.heading(f"{r['text']} × {r['audio']}", 3)
-        if run.observed is not None:
-            cards.append(page.figure(figures.classes(run, i), f"classes-{slug(r['text'])}-{slug(r['audio'])}",
-                                     "The classes found best and worst, each while it was unseen."))
-            if run.categories and figures.category_rows(run, i):
-                cards.append(page.figure(figures.categories(run, i), f"categories-{slug(r['text'])}-{slug(r['audio'])}",
-                                         "By category: mean over its classes, with a 95% bootstrap interval over classes."))
-            elif run.categories:
-                run.notes.append("Accuracy by category is not shown: no class of the run is in the file of categories.")
-        page.cards(cards)
         if run.confusions.get(i):
+            page.heading(f"{run.records[i]['text']} × {run.records[i]['audio']}: what was retrieved instead", 3)
             page.table(["heard", "retrieved first instead", "share of its clips"],
-                       [[a.replace("_", " "), c.replace("_", " "), f"{s:.0%}"] for a, c, s in run.confusions[i]], 2, "The most complete confusions.")
+                       [[a.replace("_", " "), c.replace("_", " "), f"{s:.0%}"] for a, c, s in run.confusions[i]], 2,
+                       "The most complete confusions.")
 
 
 def _maps(page: Page, run: RunData, maps: list[tuple[int, Any]]) -> None:
@@ -392,7 +419,7 @@ def compared(first: RunData, second: RunData, matched: list[tuple[int, int]], fo
         page.text("Nothing but the data: all settings are equal.")
     for run in (first, second):
         page.heading(run.name)
-        _results(page, run)
+        _results(page, run, 3)
         page.add(f"<blockquote>{escape(methods.paragraph(run))}</blockquote>")
     return page
 

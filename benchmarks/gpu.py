@@ -1,0 +1,362 @@
+"""GPU benchmarks: methods side by side, interleaved in one run, each behind a correctness gate.
+
+    python -m benchmarks.gpu                 on an NVIDIA GPU; benchmarks/results/gpu-<device>.{json,md}
+    python -m benchmarks.gpu --dry-run       tiny sizes on the CPU, Triton interpreted; checks the paths, writes nothing
+
+A method that disagrees with float64 (heads after ten steps) gets no speed. Times are medians over rounds in which
+every method runs once, so drift hits all alike. Ceilings are measured on the same device in the same run.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import functools
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+RESULTS = Path(__file__).resolve().parent / "results"
+SHAPES = {"A": (100, 144, 144, 64, "centroid"), "B": (100, 144, 768, 64, "clip"), "esc50": (35, 50, 96, 32, "clip"),
+          "audioset": (222, 318, 128, 64, "clip"), "large": (500, 500, 512, 128, "clip")}
+TINY = {"A": (9, 11, 13, 8, "centroid"), "large": (17, 11, 13, 136, "clip")}
+# Relative error of the heads after ten steps, against float64, that a precision may have.
+GATE = {"ieee": 1e-4, "tf32x3": 2e-4, "tf32": 3e-2, "bf16": 2e-1}
+# What a tile of the resident trainer may be: (sound rows, features per chunk, warps).
+CANDIDATES = ((32, 16, 4), (32, 32, 4), (32, 16, 8), (32, 32, 8), (64, 16, 8), (64, 32, 8), (128, 32, 8))
+
+
+def relative_error(got, want) -> float:
+    """|got - want| / |want|; infinite when anything is NaN."""
+    import numpy as np
+    error = float(np.linalg.norm(got.double().cpu().numpy() - want) / np.linalg.norm(want))
+    return error if error == error else float("inf")
+
+
+class Clock:
+    """Times calls on a device and keeps the peak of its memory."""
+
+    def __init__(self, device) -> None:
+        self.device, self.cuda = device, device.type == "cuda"
+
+    def __call__(self, run: Callable[[], Any]) -> float:
+        """Seconds of one call, the device idle before and after."""
+        import torch
+        if self.cuda:
+            torch.cuda.synchronize()
+        start = time.perf_counter()
+        run()
+        if self.cuda:
+            torch.cuda.synchronize()
+        return time.perf_counter() - start
+
+    def interleaved(self, runs: dict[str, Callable[[], Any]], rounds: int) -> dict[str, dict[str, float]]:
+        """Median, lowest and highest seconds of each, over rounds of all."""
+        times: dict[str, list[float]] = {name: [] for name in runs}
+        for run in runs.values():
+            run()
+        for _ in range(rounds):
+            for name, run in runs.items():
+                times[name].append(self(run))
+        return {name: {"median": statistics.median(t), "low": min(t), "high": max(t)} for name, t in times.items()}
+
+    def memory(self, run: Callable[[], Any]) -> int:
+        """Bytes that a call takes at its peak beyond what is there before it; 0 on a CPU."""
+        import torch
+        if not self.cuda:
+            return 0
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run()
+        torch.cuda.synchronize()
+        return torch.cuda.max_memory_allocated() - before
+
+
+def ceilings(clock: Clock, size: int) -> dict[str, float]:
+    """Measured TFLOP/s of a large square product per precision, and TB/s of a large copy (read plus written)."""
+    import torch
+    out, flop = {}, 2 * size**3
+    for precision, dtype in (("ieee", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)):
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        a, b = (torch.randn(size, size, device=clock.device, dtype=dtype) for _ in range(2))
+        out[precision] = flop / clock.interleaved({"mm": lambda a=a, b=b: [a @ b for _ in range(5)]}, 5)["mm"]["median"] * 5 / 1e12
+    torch.backends.cuda.matmul.allow_tf32 = False
+    out["tf32x3"] = out["tf32"] / 3
+    source = torch.randn(size * size * 4, device=clock.device)
+    target = torch.empty_like(source)
+    seconds = clock.interleaved({"copy": lambda: target.copy_(source)}, 7)["copy"]["median"]
+    out["copy_TB_per_s"] = 2 * source.numel() * 4 / seconds / 1e12
+    return out
+
+
+def guarded(report: dict, name: str, call: Callable[[], Any]) -> Any:
+    """The call's value; what it raises is written down instead, so that one failure costs one entry."""
+    try:
+        return call()
+    except Exception as error:
+        traceback.print_exc()
+        report.setdefault("errors", {})[name] = f"{type(error).__name__}: {error}"[:500]
+        return None
+
+
+def training(report: dict, clock: Clock, shapes: dict, steps: int, gate_steps: int, rounds: int, probes: int | None,
+             wanted: dict[str, tuple[str, ...]]) -> None:
+    """Probe-steps per second of every method at every shape."""
+    import torch
+
+    from fastprobe.kernels import reference
+    from fastprobe.kernels.triton_common import padded_width
+    from fastprobe.kernels.triton_resident import fits
+
+    from .gpu_peers import METHODS, flops
+    for shape_name, shape in shapes.items():
+        rows, runs, batches, memory = {}, {}, {}, {}
+        for method in METHODS:
+            if shape_name in wanted and method.name not in wanted[shape_name]:
+                continue
+            method = method if probes is None else method.scaled(probes)
+            if shape_name == "large" or shape_name == "audioset":
+                method = method.scaled(256)
+            key = f"{shape_name}: {method.name}"
+            torch.backends.cuda.matmul.allow_tf32 = method.precision == "tf32"
+
+            def prepared(count, probes=None, method=method, shape=shape):
+                return method.prepare(method.batch(shape, count, probes), clock.device)
+
+            def gate(method=method, shape=shape, prepared=prepared):
+                want = reference.train(method.batch(shape, gate_steps, 2), heads=True)
+                w, v = prepared(gate_steps, 2)()
+                return max(relative_error(w[:2], want.text_heads), relative_error(v[:2], want.audio_heads))
+            error = guarded(report, key, gate)
+            rows[method.name] = {"precision": method.precision, "optimizer": method.optimizer, "error": error,
+                                 "correct": error is not None and error <= GATE[method.precision]}
+            if rows[method.name]["correct"]:
+                run = guarded(report, key, lambda prepared=prepared: prepared(steps))
+                if run is not None and guarded(report, key, lambda run=run: (run(), 1)[1]):
+                    def with_setting(run=run, tf32=method.precision == "tf32"):
+                        torch.backends.cuda.matmul.allow_tf32 = tf32
+                        run()
+                    runs[method.name], batches[method.name] = with_setting, method.probes
+                    memory[method.name] = clock.memory(with_setting)
+            print(f"{key}: error {error}", flush=True)
+        for name, t in clock.interleaved(runs, rounds).items():
+            rate = batches[name] * steps / t["median"]
+            rows[name] |= {"probes": batches[name], "seconds": t, "probe_steps_per_s": rate, "memory_bytes": memory[name],
+                           "TFLOP_per_s": rate * flops(*shape[:4]) / 1e12,
+                           "ceiling_share": rate * flops(*shape[:4]) / 1e12 / report["ceilings"][rows[name]["precision"]]}
+        report["training"][shape_name] = {"shape": shape, "steps": steps, "flops_per_step": flops(*shape[:4]),
+                                          "bytes_per_step": moved(shape), "methods": rows,
+                                          "resident": fits(shape[0], padded_width(shape[3]), "tf32")}
+        torch.backends.cuda.matmul.allow_tf32 = False
+
+
+def moved(shape: tuple) -> dict[str, float]:
+    """Bytes per probe-step that the resident trainer asks of L2, and the least any trainer must ask of device memory.
+
+    L2: both heads and moments read twice (moments) or once and written once each, tables read twice, and the unit
+    rows and their gradients written and read once. Least: heads in and out once per training of 100 steps.
+    """
+    n, r_text, r_audio, d, _ = shape
+    heads = 4 * (r_text + r_audio) * d
+    return {"resident_l2": 5 * heads + 2 * 4 * n * (r_text + r_audio) + 6 * 4 * n * d, "least_device": 2 * heads / 100}
+
+
+def sweep(report: dict, clock: Clock, shapes: dict, steps: int, probes: int, rounds: int, precision: str) -> None:
+    """The resident trainer under every candidate configuration, so that the pinned one can be measured for once."""
+    from fastprobe.kernels import triton_resident
+
+    from .gpu_peers import ours, problem
+    pinned = triton_resident.resident_config
+    for name in ("A", "B"):
+        if name not in shapes:
+            continue
+        runs = {}
+        for bs, bk, warps in CANDIDATES:
+            config = triton_resident.ResidentConfig(bs, bk, warps, "sweep")
+
+            batch = problem(*shapes[name], probes, steps, precision=precision)
+
+            def run(config=config, train=ours(batch, clock.device)):  # noqa: B008
+                triton_resident.resident_config = lambda *_: config
+                try:
+                    train()
+                finally:
+                    triton_resident.resident_config = pinned
+            if guarded(report, f"sweep {name} {bs, bk, warps}", lambda run=run: (run(), 1)[1]):
+                runs[f"BS {bs}, BK {bk}, {warps} warps"] = run
+        report["sweep"][f"{name}, {precision}"] = {k: probes * steps / t["median"]
+                                                  for k, t in clock.interleaved(runs, rounds).items()}
+
+
+def ranking(report: dict, clock: Clock, size: tuple[int, int, int, int, int], rounds: int) -> None:
+    """Queries per second: project and rank against batched torch, which stores the scores."""
+    import torch
+    import torch.nn.functional as F
+
+    from fastprobe.kernels.triton_common import padded_width
+    from fastprobe.kernels.triton_project import project
+    from fastprobe.kernels.triton_rank import rank
+    n_probes, n_queries, n_gallery, r, d = size
+    device = clock.device
+    x, text = torch.randn(n_queries, r, device=device), torch.randn(n_gallery, r, device=device)
+    w, v = (torch.randn(n_probes, r, padded_width(d), device=device) for _ in range(2))
+    rows, all_texts = (torch.arange(k, dtype=torch.int32, device=device)[None] for k in (n_queries, n_gallery))
+    classes = torch.randint(0, n_gallery, (n_queries,), device=device, dtype=torch.int32)
+    permuted = torch.stack([torch.randperm(n_gallery, device=device) for _ in range(n_probes)]).int()
+
+    def fused(precision):
+        gallery, squares = project(text, all_texts, w, precision=precision)
+        z, _ = project(x, rows, v, precision=precision, norms=False)
+        return rank(z, gallery, squares, permuted, classes, precision=precision)
+
+    def plain(tf32):
+        torch.backends.cuda.matmul.allow_tf32 = tf32
+        gallery = F.normalize(text @ w, dim=-1)
+        s = torch.bmm(x @ v, gallery.mT)
+        own = permuted.long()[:, classes.long()].unsqueeze(-1)
+        out = n_gallery - (s < s.gather(2, own)).sum(2)
+        torch.backends.cuda.matmul.allow_tf32 = False
+        return out
+
+    with torch.inference_mode():
+        runs = {"torch, tf32": lambda: plain(True), **{f"ours, {p}": lambda p=p: fused(p) for p in ("ieee", "tf32", "bf16")}}
+        a = F.normalize(text.double() @ w[:2].double(), dim=-1)
+        s = torch.bmm(x.double() @ v[:2].double(), a.mT)
+        want = n_gallery - (s < s.gather(2, permuted[:2].long()[:, classes.long()].unsqueeze(-1))).sum(2)
+        table, good = {}, {}
+        for name, run in runs.items():
+            got = guarded(report, f"rank: {name}", run)
+            agree = None if got is None else float(((got[:2] <= 3) == (want <= 3)).double().mean())
+            table[name] = {"acc3_agreement": agree, "correct": agree is not None and agree >= (0.97 if "bf16" in name else 0.995)}
+            if table[name]["correct"]:
+                good[name] = run
+                table[name]["memory_bytes"] = clock.memory(run)
+        flop = n_probes * (2 * (n_queries + n_gallery) * r * d + 2 * n_queries * n_gallery * d)
+        least = 4 * (x.numel() + text.numel() + w.numel() + v.numel() + n_probes * n_queries)
+        for name, t in clock.interleaved(good, rounds).items():
+            tflops = flop / t["median"] / 1e12
+            table[name] |= {"seconds": t, "TFLOP_per_s": tflops, "least_TB_per_s": least / t["median"] / 1e12,
+                            "ceiling_share": tflops / report["ceilings"][name.split(", ")[1]],
+                            "queries_per_s": n_probes * n_queries / t["median"]}
+    report["rank"] = {"probes, queries, gallery, r, d": size, "flop": flop, "least_bytes": least, "methods": table}
+
+
+def loss_op(report: dict, clock: Clock, sizes: list[tuple[int, int, int, int]], rounds: int) -> None:
+    """Contrastive loss, forward and backward: eager, torch.compile, ours; float32 with tf32 products, and bfloat16."""
+    import torch
+
+    from fastprobe.kernels import torch_backend, triton_loss
+    compiled = torch.compile(torch_backend.contrastive_loss, dynamic=False)
+    for size in sizes:
+        n_probes, m, n, d = size
+        for dtype in (torch.float32, torch.bfloat16):
+            text, audio = (torch.nn.functional.normalize(torch.randn(n_probes, k, d, device=clock.device), dim=-1).to(dtype)
+                           .requires_grad_() for k in (m, n))
+            labels = torch.randint(0, m, (n_probes, n), device=clock.device)
+
+            def call(loss, text=text, audio=audio, labels=labels):
+                text.grad = audio.grad = None
+                value = loss(text, audio, labels, 0.1)
+                value.sum().backward()
+                return torch.cat([text.grad.flatten(), audio.grad.flatten()])
+
+            precision = "tf32" if dtype == torch.float32 else "bf16"
+
+            def tf32(loss, call=call):
+                torch.backends.cuda.matmul.allow_tf32 = True
+                try:
+                    return call(loss)
+                finally:
+                    torch.backends.cuda.matmul.allow_tf32 = False
+            fused = functools.partial(triton_loss.contrastive_loss, precision=precision)
+            runs = {name: functools.partial(tf32, loss) for name, loss in
+                    (("eager", torch_backend.contrastive_loss), ("torch.compile", compiled), ("ours", fused))}
+            small = slice(0, 1)
+            wide = [x.detach()[small].double().requires_grad_() for x in (text, audio)]
+            torch_backend.contrastive_loss(*wide, labels[small], 0.1).sum().backward()
+            table, good = {}, {}
+            for name, run in runs.items():
+                got = guarded(report, f"loss {size} {precision} {name}", run)
+                error = None if got is None else max(
+                    relative_error(grad[small], w.grad.cpu().numpy()) for grad, w in zip((text.grad, audio.grad), wide))
+                table[name] = {"error": error, "correct": error is not None and error < (5e-3 if precision == "tf32" else 5e-2)}
+                if table[name]["correct"]:
+                    good[name] = run
+                    table[name]["memory_bytes"] = clock.memory(run)
+            for name, t in clock.interleaved(good, rounds).items():
+                table[name] |= {"seconds": t, "TFLOP_per_s": n_probes * 6 * m * n * d / t["median"] / 1e12}
+            report["loss"][f"{size}, {precision}"] = table
+            for tensor in (text, audio):
+                tensor.grad = None
+
+
+def versions(device) -> dict[str, str]:
+    """What ran where."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    import torch
+    found = {"python": platform.python_version(), "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"}
+    for package in ("torch", "triton", "numpy", "jax"):
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return found
+
+
+def main() -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dry-run", action="store_true", help="tiny sizes on the CPU, Triton interpreted")
+    options = parser.parse_args()
+    if options.dry_run:
+        os.environ["TRITON_INTERPRET"] = "1"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import torch
+
+    from .gpu_tables import markdown
+    if not options.dry_run and not torch.cuda.is_available():
+        print("benchmarks.gpu needs an NVIDIA GPU, and PyTorch sees none. `--dry-run` checks the paths on a CPU.", file=sys.stderr)
+        return 2
+    tiny = options.dry_run
+    device = torch.device("cpu" if tiny else "cuda:0")
+    clock, shapes, rounds = Clock(device), TINY if tiny else SHAPES, 1 if tiny else 5
+    report: dict[str, Any] = {"date": datetime.date.today().isoformat(), "dry_run": tiny, "versions": versions(device),
+                              "ceilings": ceilings(clock, 64 if tiny else 8192), "training": {}, "sweep": {}, "loss": {}}
+    print(report["versions"], report["ceilings"], flush=True)
+    start = time.perf_counter()
+    # Every method at A and B; the other shapes against the strongest peers only.
+    few = ("PyTorch bmm batch", "torch.compile batch, CUDA graph", "ours, ieee", "ours, tf32", "ours, bf16")
+    wanted = {"large": ("PyTorch bmm batch", "ours, tf32")} if tiny else dict.fromkeys(("esc50", "audioset", "large"), few)
+    steps, gate_steps, probes = (3, 2, 3) if tiny else (100, 10, None)
+    queries = (2, 40, 13, 32, 8) if tiny else (512, 10_000, 144, 768, 64)
+    losses = [(2, 9, 17, 8)] if tiny else [(64, 1000, 1000, 128), (1, 8192, 8192, 256)]
+    sections = {
+        "training": lambda: training(report, clock, shapes, steps, gate_steps, rounds, probes, wanted),
+        "rank": lambda: ranking(report, clock, queries, rounds),
+        "loss": lambda: loss_op(report, clock, losses, rounds),
+        "sweep": lambda: sweep(report, clock, shapes, 2 if tiny else 50, 2 if tiny else 2112, rounds, "tf32"),
+    }
+    for name, section in sections.items():
+        guarded(report, name, section)
+        print(f"{name}: done after {time.perf_counter() - start:.0f} s", flush=True)
+        if not tiny:  # written after every section, so that a crash loses one at most
+            RESULTS.mkdir(exist_ok=True)
+            stem = "gpu-" + "-".join(report["versions"]["device"].lower().split())
+            (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
+            (RESULTS / f"{stem}.md").write_text(markdown(report))
+    print(markdown(report))
+    return 1 if report.get("errors") or any(
+        not m["correct"] for t in report["training"].values() for m in t["methods"].values()) else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,81 @@
+"""`make gpu`: CUDA tests, then GPU benchmarks. Needs torch, triton, numpy, scipy and pytest; run from the checkout.
+
+    python -m benchmarks.make_gpu            on a machine with an NVIDIA GPU
+    python -m benchmarks.make_gpu --dry-run  without one: collects the tests, runs the benchmarks in miniature
+
+Most of the tests' time is the compiler's, on the CPU, so they are split over several processes that share the GPU
+and Triton's cache. The benchmarks run alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def environment() -> dict[str, str]:
+    """This checkout first on the path; plugins of other packages stay out of pytest."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"PYTHONPATH": path, "PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
+
+
+def pytest_command(*arguments: str) -> list[str]:
+    """pytest without the checkout's conftest, which imports what a GPU machine may lack."""
+    return [sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", *arguments]
+
+
+def collect() -> list[str]:
+    """Identifiers of the CUDA tests."""
+    run = subprocess.run(pytest_command("--collect-only", "tests/test_cuda.py"), capture_output=True, text=True,
+                         cwd=ROOT, env=environment())
+    names = [line for line in run.stdout.splitlines() if "::" in line]
+    if not names:
+        sys.exit(f"no CUDA test was collected:\n{run.stdout}{run.stderr}")
+    return names
+
+
+def run_tests(names: list[str], processes: int) -> int:
+    """Run the tests in so many processes; the number of processes in which something failed."""
+    started = []
+    for shard in range(processes):
+        mine = names[shard::processes]
+        if mine:
+            log = open(ROOT / f".gpu-tests-{shard}.tmp", "w+")  # noqa: SIM115  read and closed below
+            started.append((subprocess.Popen(pytest_command("--tb=short", "-rA", *mine), cwd=ROOT, env=environment(),
+                                             stdout=log, stderr=subprocess.STDOUT), log))
+    failed = 0
+    for process, log in started:
+        failed += process.wait() != 0
+        log.seek(0)
+        lines = log.read().splitlines()
+        log.close()
+        Path(log.name).unlink()
+        wrong = process.returncode != 0
+        print("\n".join(lines[-250:] if wrong else lines[-1:]), flush=True)
+    return failed
+
+
+def main() -> int:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dry-run", action="store_true", help="no GPU: collect the tests, run the benchmarks in miniature")
+    parser.add_argument("--processes", type=int, default=max(min((os.cpu_count() or 2) // 2, 8), 1))
+    options = parser.parse_args()
+    start, names = time.perf_counter(), collect()
+    print(f"{len(names)} CUDA tests in {options.processes} processes", flush=True)
+    failed = run_tests(names[:4] if options.dry_run else names, options.processes)
+    print(f"tests: {failed} of {options.processes} processes failed, {time.perf_counter() - start:.0f} s", flush=True)
+    command = [sys.executable, "-m", "benchmarks.gpu", *(["--dry-run"] if options.dry_run else [])]
+    bench = subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
+    print(f"benchmarks: exit code {bench}; {time.perf_counter() - start:.0f} s in all", flush=True)
+    return 1 if failed or bench else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""`AudioModel`, the face all audio models wear, and what loading them needs."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from .provenance import Provenance
+
+
+class AudioModel:
+    """A clip's samples -> network inputs (`prepare`, in any thread) -> one vector per input (`forward`).
+
+    Attributes
+    ----------
+    sample_rate : int
+        Hz, of the samples `prepare` takes.
+    recipe : dict
+        How clips are cut and padded; part of a table's meta and of the cache's key.
+    module : torch.nn.Module
+        The network (HEAR: whatever `load_model` returned).
+    provenance : Provenance
+        What it was trained on.
+    digest : str
+        Of its weights; "" when it has no state dict.
+    revision : str or None
+        Commit on the hub, if it came from there.
+    """
+
+    sample_rate: int
+    recipe: dict[str, Any]
+
+    def __init__(self, module: Any, provenance: Provenance) -> None:
+        self.module, self.provenance = module, provenance
+        self.digest, self.revision, self.device = "", None, "cpu"
+
+    def prepare(self, wave: np.ndarray) -> np.ndarray:
+        """Samples, float32 (n,), n >= 1 -> inputs, float32 (windows, ...)."""
+        raise NotImplementedError
+
+    def forward(self, batch: Any) -> Any:
+        """Inputs of one shape, (b, ...), on the device -> vectors (b, D)."""
+        raise NotImplementedError
+
+
+def choose_device(device: str | None) -> str:
+    """The device asked for, or CUDA if there is one, else the CPU.
+
+    Raises
+    ------
+    InputError
+        An unknown device, or CUDA where there is none.
+    """
+    import torch
+
+    if device in (None, "auto"):
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise InputError(
+            f"`device` must be one that torch can use here (cpu{', cuda' if torch.cuda.is_available() else ''}); "
+            f"got {device!r}: {str(error).splitlines()[0]}"
+        ) from None
+    return str(device)
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Random starts inside the block are a function of `seed`; torch's own stream is left as it was."""
+    import torch
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield

@@ -1,0 +1,182 @@
+"""What decides an embedding, and nothing else: specs that a table's meta holds and that rebuild the extractor."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..errors import InputError
+
+AUDIO_MODELS = ("passt", "pann", "audiomae", "audiomae-ft", "ast", "clap", "hear")
+MODES = ("embed_only", "all", "logits")
+PADS = ("trained", "none")
+POOLS = ("mean", "last", "cls", "max")
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+def _choice(name: str, value: Any, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"`{name}` must be one of {', '.join(choices)}; got {value!r}.")
+
+
+def _from_meta(cls: type, meta: Mapping[str, Any], kind: str) -> Any:
+    """The spec stored under ``meta["spec"]``, of a table of this kind."""
+    spec = meta.get("spec") if isinstance(meta, Mapping) else None
+    if not isinstance(spec, Mapping) or meta.get("kind") != kind:
+        raise InputError(
+            f"`meta` does not say how its vectors were made: it needs `kind` = {kind!r} and `spec`, as `fastprobe "
+            f"embed {kind}` writes them; found {', '.join(sorted(meta)) or 'nothing'}. Embed the table again."
+        )
+    known = {f.name for f in dataclasses.fields(cls)}
+    if unknown := sorted(set(spec) - known):
+        raise InputError(
+            f"`meta` has a `spec` with unknown fields: {', '.join(unknown)}. It is from another version of "
+            "fastprobe: embed the table again."
+        )
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in spec.items()}
+    return cls(**values)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AudioSpec:
+    """Which audio model makes the vectors, and how.
+
+    Attributes
+    ----------
+    model : str
+        ``passt``, ``pann``, ``audiomae``, ``audiomae-ft``, ``ast``, ``clap``, or ``hear:MODULE``. A variant follows a
+        colon: ``passt:passt_20sec`` (an architecture of hear21passt), ``audiomae:vit_small_patch16_224`` (of timm),
+        ``ast:NAME``, ``clap:NAME`` (a repository of the Hugging Face hub).
+    checkpoint : str, optional
+        Local weights: a file for ``passt`` and ``pann``, a file or a timm folder for ``audiomae``, a folder for ``ast`` and
+        ``clap``, whatever the module takes for ``hear``. Without it the published weights are fetched by name.
+    revision : str, optional
+        Revision on the hub (``audiomae``, ``ast``, ``clap``).
+    random_init : bool
+        Untrained weights, drawn from `seed`: a control. With a `checkpoint` folder only its configuration is used.
+    seed : int
+    mode : {"embed_only", "all", "logits"}
+        For ``passt`` and HEAR modules with a ``mode``: the features, features after logits, or logits alone.
+    pad : {"trained", "none"}
+        ``trained``: a short clip is padded to the length the model was trained on. ``none``: it goes in as it is
+        (``passt`` and ``pann``; always so for ``hear``).
+    weights : str, optional
+        Digest the loaded weights must have. A table's meta holds it, so that a query meets the same model.
+    """
+
+    model: str
+    checkpoint: str | None = None
+    revision: str | None = None
+    random_init: bool = False
+    seed: int = 0
+    mode: str = "embed_only"
+    pad: str = "trained"
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or self.family not in AUDIO_MODELS:
+            raise InputError(f"`model` must be one of {', '.join(AUDIO_MODELS[:-1])} or hear:MODULE; got {self.model!r}.")
+        if self.family == "hear" and not self.variant:
+            raise InputError("`model` must name the module of the HEAR model, as in hear:hear21passt.base; got 'hear'.")
+        if self.family in ("pann", "audiomae-ft") and self.variant:
+            raise InputError(f"`model` {self.family} has no variants; got {self.model!r}.")
+        _choice("mode", self.mode, MODES)
+        _choice("pad", self.pad, PADS)
+        if self.mode != "embed_only" and self.family not in ("passt", "hear"):
+            raise InputError(
+                f"`mode` {self.mode!r} needs a model with logits beside its embedding (passt, hear:MODULE); "
+                f"got model {self.model!r}."
+            )
+        if self.pad == "none" and self.family not in ("passt", "pann", "hear"):
+            raise InputError(
+                f'`pad`="none" needs a model that takes any length (passt, pann, hear:MODULE); {self.model!r} '
+                'takes one fixed size. Use `pad`="trained".'
+            )
+        if self.random_init and self.family == "hear":
+            raise InputError("`random_init` cannot be had for a HEAR module, which loads its own weights. Leave it out.")
+        if self.revision and self.family not in ("audiomae", "audiomae-ft", "ast", "clap"):
+            raise InputError(f"`revision` is for models of the Hugging Face hub (audiomae, ast, clap); got model {self.model!r}.")
+        if self.revision and self.checkpoint:
+            raise InputError("`revision` belongs to a model fetched by name; got a local `checkpoint` as well. Give one of them.")
+
+    @property
+    def family(self) -> str:
+        """The part of `model` before the colon."""
+        return self.model.split(":", 1)[0]
+
+    @property
+    def variant(self) -> str | None:
+        """The part of `model` after the colon."""
+        return self.model.split(":", 1)[1] if ":" in self.model else None
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any], checkpoint: str | None = None) -> AudioSpec:
+        """The spec of a table that `build_table` made; `checkpoint` says where its weights lie now, if they moved."""
+        spec = _from_meta(cls, meta, "audio")
+        return dataclasses.replace(spec, checkpoint=checkpoint) if checkpoint else spec
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return dataclasses.asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSpec:
+    """Which language model makes the vectors of one table, and how.
+
+    Attributes
+    ----------
+    model : str
+        A name on the Hugging Face hub, a local folder, or a text file of word vectors (GloVe, word2vec).
+    revision : str, optional
+        Revision on the hub.
+    layer : int
+        Hidden state: 0 is the input embedding, -1 the last layer.
+    pool : {"mean", "last", "cls", "max"}
+        Over the tokens of the class name; ``cls`` takes the first special token instead.
+    templates : tuple of str
+        Prompts with one ``{}`` each; the vectors of several are averaged.
+    dtype : {"float32", "float16", "bfloat16"}
+        Of weights and activations; pooling and tables are float32.
+    random_init : bool
+        Untrained weights, drawn from `seed`: a control.
+    seed : int
+    weights : str, optional
+        Digest the loaded weights must have. A table's meta holds it, so that a query meets the same model.
+    """
+
+    model: str
+    revision: str | None = None
+    layer: int = -1
+    pool: str = "mean"
+    templates: tuple[str, ...] = ("{}",)
+    dtype: str = "float32"
+    random_init: bool = False
+    seed: int = 0
+    weights: str | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.model, str) or not self.model:
+            raise InputError(f"`model` must be a name, a folder or a file of word vectors; got {self.model!r}.")
+        _choice("pool", self.pool, POOLS)
+        _choice("dtype", self.dtype, DTYPES)
+        if isinstance(self.layer, bool) or not isinstance(self.layer, int):
+            raise InputError(f"`layer` must be a whole number; got {self.layer!r}.")
+        if isinstance(self.templates, str) or not self.templates:
+            raise InputError(f"`templates` must be a list of at least one prompt; got {self.templates!r}.")
+        for template in self.templates:
+            if not isinstance(template, str) or template.count("{}") != 1:
+                raise InputError(f"`template` must hold {{}} exactly once, where the class name goes; got {template!r}.")
+        object.__setattr__(self, "templates", tuple(self.templates))
+
+    @classmethod
+    def from_meta(cls, meta: Mapping[str, Any], model: str | None = None) -> TextSpec:
+        """The spec of a table that `embed_classes` made; `model` says where its folder lies now, if it moved."""
+        spec = _from_meta(cls, meta, "text")
+        return dataclasses.replace(spec, model=model) if model else spec
+
+    def to_dict(self) -> dict[str, Any]:
+        """All fields as plain values."""
+        return {**dataclasses.asdict(self), "templates": list(self.templates)}
