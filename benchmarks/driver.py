@@ -61,10 +61,10 @@ def measure(jobs: int, clips: int) -> dict[str, float]:
             pass
         resumed = time.perf_counter() - again
         shards = len(store.done())
-    return {"jobs": exp.plan.n_jobs, "queries": 43 * clips, "jobs_per_second": exp.plan.n_jobs / (end - start),
-            "jobs_per_cpu_second": exp.plan.n_jobs / cpu, "execute_per_second": exp.plan.n_jobs / (executed - start), "analyse_seconds": end - executed,
-            "resume_per_second": exp.plan.n_jobs / resumed, "bytes_per_job": size / exp.plan.n_jobs, "shards": shards,
-            "mb_start": before / 1024, "mb_execute": during / 1024,
+    n = exp.plan.n_jobs
+    return {"jobs": n, "queries": 43 * clips, "jobs_per_second": n / (end - start), "jobs_per_cpu_second": n / cpu,
+            "execute_per_second": n / (executed - start), "analyse_seconds": end - executed, "resume_per_second": n / resumed,
+            "bytes_per_job": size / n, "shards": shards, "mb_start": before / 1024, "mb_execute": during / 1024,
             "mb_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
 
 

@@ -19,12 +19,15 @@ import time
 from functools import partial
 from pathlib import Path
 
+import pyarrow.parquet  # noqa: F401 (loaded once here, not in every fork)
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+
+from runs import experiment, finish, same_rows
 
 from fastprobe import run
 from fastprobe.engines import Pace, local
 from fastprobe.store import ResultStore
-from runs import experiment, finish, same_rows
 
 PERMUTATIONS = 600
 
@@ -52,6 +55,12 @@ def attempt(exp, out: str, engine) -> int:
     except BaseException as error:
         print(f"attempt failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
     os._exit(code)
+
+
+def stored(out: str) -> int:
+    """Shards in a run directory."""
+    folder = Path(out, "results")
+    return len(os.listdir(folder)) if folder.is_dir() else 0
 
 
 def descendants(root: int, word: str) -> list[int]:
@@ -97,7 +106,7 @@ def main() -> None:
     rng, longest = random.Random(given.seed), given.longest or (0.6 if given.engine == "local" else 4.0)
     exp = experiment(PERMUTATIONS)
     want = finish(exp, run.open_store(exp, None), partial(local.execute, devices=None))
-    kills = finished = number = worker_kills = resumes = 0
+    kills = finished = number = worker_kills = resumes = advanced = 0
     head, address = cluster("") if given.engine == "ray" else (None, None)
     start = time.monotonic()
     try:
@@ -105,6 +114,7 @@ def main() -> None:
             while kills < given.kills or not finished:
                 out = f"{folder}/run{finished}"
                 while True:
+                    before = stored(out)
                     pid = attempt(exp, out, engine_of(given.engine, address, number))
                     number += 1
                     resumes += Path(out, "manifest.json").exists()
@@ -120,6 +130,7 @@ def main() -> None:
                         os.kill(pid, signal.SIGKILL)
                         kills += 1 + bool(workers)
                         os.waitpid(pid, 0)
+                        advanced += stored(out) > before
                     elif os.waitstatus_to_exitcode(done[1]):
                         raise SystemExit("an attempt ended by itself with an error; see above")
                     else:
@@ -136,7 +147,8 @@ def main() -> None:
         if head:
             head.stdin.close()
             head.wait(timeout=30)
-    print(f"{given.engine}: {kills} kills ({worker_kills} of a worker), {resumes} resumes, {finished} runs of {exp.plan.n_jobs:,} jobs "
+    print(f"{given.engine}: {kills} kills ({worker_kills} of a worker), {advanced} of them after new shards, "
+          f"{resumes} resumes, {finished} runs of {exp.plan.n_jobs:,} jobs "
           f"came to their end, each equal to the uninterrupted run row for row, bit for bit; {time.monotonic() - start:.0f} s")
 
 
