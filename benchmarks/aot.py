@@ -151,7 +151,7 @@ def measure(source: ASTSource, options: dict[str, int], capability: int) -> dict
         usage, sass = (subprocess.run([tool, flag, file.name], capture_output=True, text=True, check=True).stdout
                        for flag in ("-res-usage", "-sass"))
     matrix = {name: sum(1 for found in _MATRIX.findall(sass) if found == name) for name in set(_MATRIX.findall(sass))}
-    return {"warps": options["num_warps"], "registers": int(re.search(r"REG:(\d+)", usage)[1]),
+    return {"warps": options["num_warps"], "registers": max(map(int, re.findall(r"REG:(\d+)", usage))),
             "spill_loads": len(re.findall(r"\bLDL\b", sass)), "spill_stores": len(re.findall(r"\bSTL\b", sass)),
             "shared": int(compiled.metadata.shared), "matrix": dict(sorted(matrix.items())),
             "ffma": len(re.findall(r"\bFFMA\w*\b", sass))}

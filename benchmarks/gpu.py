@@ -113,12 +113,14 @@ def training(report: dict, clock: Clock, shapes: dict, steps: int, gate_steps: i
     import torch
 
     from fastprobe.kernels import reference
+    from fastprobe.kernels.triton_common import padded_width
+    from fastprobe.kernels.triton_resident import fits
 
     from .gpu_peers import METHODS, flops
     for shape_name, shape in shapes.items():
         rows, runs, batches, memory = {}, {}, {}, {}
         for method in METHODS:
-            if not any(w in method.name for w in wanted.get(shape_name, ("",))):
+            if shape_name in wanted and method.name not in wanted[shape_name]:
                 continue
             method = method if probes is None else method.scaled(probes)
             if shape_name == "large" or shape_name == "audioset":
@@ -151,7 +153,8 @@ def training(report: dict, clock: Clock, shapes: dict, steps: int, gate_steps: i
                            "TFLOP_per_s": rate * flops(*shape[:4]) / 1e12,
                            "ceiling_share": rate * flops(*shape[:4]) / 1e12 / report["ceilings"][rows[name]["precision"]]}
         report["training"][shape_name] = {"shape": shape, "steps": steps, "flops_per_step": flops(*shape[:4]),
-                                          "bytes_per_step": moved(shape), "methods": rows}
+                                          "bytes_per_step": moved(shape), "methods": rows,
+                                          "resident": fits(shape[0], padded_width(shape[3]), "tf32")}
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
@@ -331,8 +334,8 @@ def main() -> int:
     print(report["versions"], report["ceilings"], flush=True)
     start = time.perf_counter()
     # Every method at A and B; the other shapes against the strongest peers only.
-    few = ("bmm", "compile", "ours, ieee", "ours, tf32", "ours, bf16")
-    wanted = {"large": ("bmm", "ours, tf32")} if tiny else dict.fromkeys(("esc50", "audioset", "large"), few)
+    few = ("PyTorch bmm batch", "torch.compile batch, CUDA graph", "ours, ieee", "ours, tf32", "ours, bf16")
+    wanted = {"large": ("PyTorch bmm batch", "ours, tf32")} if tiny else dict.fromkeys(("esc50", "audioset", "large"), few)
     steps, gate_steps, probes = (3, 2, 3) if tiny else (100, 10, None)
     queries = (2, 40, 13, 32, 8) if tiny else (512, 10_000, 144, 768, 64)
     losses = [(2, 9, 17, 8)] if tiny else [(64, 1000, 1000, 128), (1, 8192, 8192, 256)]

@@ -29,7 +29,7 @@ def markdown(report: dict[str, Any]) -> str:
     for name, t in report["training"].items():
         lines += [f"## Training, shape {name} {tuple(t['shape'])}, {t['steps']} steps, "
                   f"{t['flops_per_step'] / 1e6:.3g} MFLOP per probe-step", ""]
-        done = [m["probe_steps_per_s"] for k, m in t["methods"].items() if "probe_steps_per_s" in m and k.startswith("ours, tf32")]
+        done = [m["probe_steps_per_s"] for k, m in t["methods"].items() if "probe_steps_per_s" in m and k == "ours, tf32"]
         best = done[-1] if done else None
         rows = []
         for method, m in t["methods"].items():
@@ -42,7 +42,7 @@ def markdown(report: dict[str, Any]) -> str:
                 rows.append([method, m["optimizer"], _number(m["error"], ".1e"), "gate failed, not timed", *["-"] * 6])
         lines += _table(["method", "optimiser", "error, 10 steps", "probes", "probe-steps/s", "TFLOP/s", "of ceiling", "MiB",
                          "ours (tf32) is", "ms, low ... high"], rows)
-        if best is not None:
+        if best is not None and t["resident"]:
             moved = t["bytes_per_step"]
             lines += [f"Resident trainer, counted: {moved['resident_l2'] / 1e3:.0f} kB of L2 traffic per probe-step, "
                       f"{best * moved['resident_l2'] / 1e12:.3g} TB/s at this rate; least device memory traffic "

@@ -92,6 +92,15 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
+def _whole_numbers(name: str, values: Any) -> list[int] | None:
+    """["1,3", "5"] or [1, 3, 5] or 3 as a list of int; None when nothing was given."""
+    items = [values] if isinstance(values, (str, int)) else values or []
+    try:
+        return [int(part) for item in items for part in str(item).split(",")] or None
+    except ValueError:
+        raise InputError(f"`{name}` must be whole numbers, as 1,3,5; got {', '.join(map(str, items))}.") from None
+
+
 def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
     try:
         import tomllib
@@ -128,7 +137,7 @@ def run(
     splits: Annotated[int, typer.Option(help="Random partitions of the classes.")] = 5,
     seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
     train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
-    k: Annotated[list[int] | None, typer.Option(help="k to store; repeatable.", show_default="1 3 5 10")] = None,
+    k: Annotated[list[str] | None, typer.Option(help="k to store: 1,3 or repeated.", metavar="INT", show_default="1,3,5,10")] = None,
     statistic: Annotated[str, typer.Option(help="Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")] = "acc@3",
     classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
     control: Annotated[Control, typer.Option(help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts "
@@ -174,7 +183,7 @@ def run(
         if not given[side]:
             raise InputError(f"`{side}` is missing: give --{side} FILE (repeatable), or `{side}` in --config.")
         given[side] = [str(p) for p in given[side]]
-    given["k"] = given["k"] or None
+    given["k"] = _whole_numbers("k", given["k"])
     probe = _config.ProbeConfig(**{n: given.pop(n) for n in list(probe_fields)})
     cli_runs.carry_out(given, probe, out, resume, quiet, **how)
 

@@ -37,8 +37,10 @@ def _tile(x, first, in_x, y, in_y, D: tl.constexpr, BD: tl.constexpr, BM: tl.con
           PRECISION: tl.constexpr):
     """<x_i, y_c>; `first` holds the rows' first features, read once for all columns."""
     s = dot(first, tl.trans(_block(y, 0, in_y, D, BD)), tl.zeros((BM, BN), tl.float32), PRECISION)
-    for at in tl.static_range(BD, D, BD):
-        s = dot(_block(x, at, in_x, D, BD), tl.trans(_block(y, at, in_y, D, BD)), s, PRECISION)
+    if D > BD:
+        # A loop, not unrolled: all blocks of the rows would be kept in shared memory.
+        for at in range(BD, D, BD):
+            s = dot(_block(x, at, in_x, D, BD), tl.trans(_block(y, at, in_y, D, BD)), s, PRECISION)
     return s
 
 
@@ -163,6 +165,10 @@ def _tiles(width: int, precision: str) -> dict[str, int]:
     return {"BD": bd, "BM": 64, "BN": 32 if precision == "ieee" else 64}
 
 
+def _launch(width: int, precision: str) -> dict[str, int]:
+    return {"num_warps": 8 if precision == "ieee" else 4, "num_stages": 2 if width <= 128 else 1}
+
+
 def log_sum_exp(rows, columns, row_keys, column_keys, temperature, precision, *, row_squares=None, column_squares=None,
                 lse=None, true=None):
     """(P, n): log sum over columns of exp scores, into `lse`; with `true`, the scores of each row's own column too."""
@@ -174,7 +180,7 @@ def log_sum_exp(rows, columns, row_keys, column_keys, temperature, precision, *,
         rows, columns, row_squares if normalise else lse, column_squares if normalise else lse, row_keys, column_keys,
         lse, lse if true is None else true, n, m, _key_stride(row_keys), _key_stride(column_keys), 1.0 / temperature,
         D=width, **tiles, BLOCKS=row_squares.shape[2] if normalise else 1, NORMALISE=normalise,
-        TRUE=true is not None, PRECISION=precision, num_warps=4, num_stages=2)
+        TRUE=true is not None, PRECISION=precision, **_launch(width, precision))
     return lse
 
 
@@ -184,7 +190,7 @@ def row_gradient(rows, columns, row_keys, column_keys, upstream, out, temperatur
     """(P, n, D): gradient with respect to `rows`, into `out`; a direction without its lse has no weight."""
     (n_probes, n, width), m = rows.shape, columns.shape[1]
     tiles, normalise = _tiles(width, precision), row_squares is not None
-    bo = tiles["BD"] if width <= 128 else 128
+    bo = 128 if width > 128 and precision != "ieee" else tiles["BD"]
     programs = n_probes * triton.cdiv(n, tiles["BM"]) * triton.cdiv(width, bo)
     gradient_kernel[(programs,)](
         rows, columns, row_squares if normalise else upstream, column_squares if normalise else upstream,
@@ -193,7 +199,7 @@ def row_gradient(rows, columns, row_keys, column_keys, upstream, out, temperatur
         float(row_weight), float(column_weight), float(own_weight),
         D=width, BO=bo, **tiles, BLOCKS=row_squares.shape[2] if normalise else 1, NORMALISE=normalise,
         ROW_SOFTMAX=row_lse is not None, COLUMN_SOFTMAX=column_lse is not None, PRECISION=precision,
-        num_warps=4, num_stages=2)
+        **_launch(width, precision))
     return out
 
 

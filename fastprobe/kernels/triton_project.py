@@ -118,5 +118,5 @@ def project(table: torch.Tensor, rows: torch.Tensor, w: torch.Tensor, *, precisi
         z if squares is None else squares, n, r, n_probes * width, n if per_probe else 0,
         0 if per_probe or len(rows) == 1 else n,
         D=width, BM=bm, BN=bn, BK=32, LAZY=moment is not None, NORMS=norms, PRECISION=precision,
-        num_warps=8 if bm * bn >= 128 * 128 else 4, num_stages=3)
+        num_warps=8 if bm * bn >= 128 * 128 or precision == "ieee" else 4, num_stages=3)
     return z, squares

@@ -33,7 +33,7 @@ def _scores(z, in_q, gallery, squares, c, n_gallery, D: tl.constexpr, BD: tl.con
     in_c = c < n_gallery
     k = tl.arange(0, BD)
     s = tl.zeros((BQ, BC), tl.float32)
-    for at in tl.static_range(0, D, BD):
+    for at in range(0, D, BD):
         zq = tl.load(z[:, None] + (at + k)[None, :], mask=in_q[:, None], other=0.0)
         zg = tl.load(gallery + c[None, :] * D + (at + k)[:, None], mask=in_c[None, :], other=0.0)
         s = dot(zq, zg, s, PRECISION)
@@ -96,10 +96,10 @@ def rank(z: torch.Tensor, gallery: torch.Tensor, squares: torch.Tensor, permutat
     (n_probes, n_queries, width), n_gallery = z.shape, gallery.shape[1]
     out = empty(n_probes, n_queries, device=z.device, dtype=torch.int32) if out is None else out
     ieee = precision == "ieee"
-    bc = min(max(triton.next_power_of_2(n_gallery), 16), 64 if ieee else 128)
+    bc = min(max(triton.next_power_of_2(n_gallery), 16), 64 if precision in ("ieee", "tf32x3") or width > 128 else 128)
     bq = 64
     rank_kernel[(n_probes * triton.cdiv(n_queries, bq),)](
         z, gallery, squares, permutations, classes, out, n_queries, n_gallery, out.stride(0),
         D=width, BD=min(width, 64), BQ=bq, BC=bc, BLOCKS=norm_blocks(width), ONE_TILE=n_gallery <= bc,
-        PRECISION=precision, num_warps=4, num_stages=2)
+        PRECISION=precision, num_warps=8 if ieee else 4, num_stages=2 if width <= 64 else 1)
     return out

@@ -76,6 +76,7 @@ def accuracy(run: RunData, audio: str) -> Figure:
         ax.axvline(chance, color=RED, lw=1, ls=(0, (3, 2)), label="chance of a random ranking")
     ax.set_yticks(y, [short(run.records[i]["text"]) for i in pairs])
     ax.set_xlim(0, span * 1.16)
+    ax.set_ylim(-0.6, len(pairs) - 0.4)
     ax.tick_params(axis="y", length=0)
     ax.set_title(short(audio, 44))
     ax.set_xlabel(f"{run.statistic} on unseen classes" + (" (smaller is better)" if run.lower_is_better else ""))
@@ -104,7 +105,7 @@ def nulls(run: RunData, audio: str) -> Figure:
     ax.set_yticks(np.arange(len(pairs)) + 0.2, [short(run.records[i]["text"]) for i in pairs[::-1]])
     ax.tick_params(axis="y", length=0)
     ax.set_title(short(audio, 44))
-    ax.set_xlabel(f"{run.statistic}: {run.t.shape[1] - 1:,} permutations (grey), observed (line)")
+    ax.set_xlabel(run.statistic)
     ax.set_ylim(-0.1, len(pairs))
     return figure
 
@@ -300,6 +301,7 @@ def compared(first: RunData, second: RunData, matched: list[tuple[int, int]]) ->
     ax.set_xlabel(f"{first.statistic} on unseen classes")
     ax.grid(axis="x")
     ax.margins(x=0.08)
+    ax.set_ylim(-0.6, len(matched) - 0.4)
     figure.legend(loc="outside lower center", ncols=2)
     return figure
 
@@ -312,7 +314,7 @@ def evidence(run: RunData) -> Figure:
     image = ax.imshow(z, cmap="cividis", aspect="auto", vmin=0)
     ax.set_xticks(range(len(run.audios)), [short(a, 14) for a in run.audios], rotation=40, ha="right")
     ax.set_yticks(range(len(run.texts)), [short(t) for t in run.texts])
-    figure.colorbar(image, ax=ax, label="null standard deviations above the control", shrink=0.8, pad=0.02)
+    figure.colorbar(image, ax=ax, label="null sd above the control", pad=0.02)
     return figure
 
 

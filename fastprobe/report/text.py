@@ -14,7 +14,7 @@ def pvalue(p: float | None, relation: bool = False) -> str:
     """A p-value with two significant digits, never rounded to 0; with `relation`, "= 0.012"."""
     if p is None or p != p:
         return "–"
-    text = f"{p:.2g}" if p >= 0.001 or p == 0 else f"{p:.1e}".replace("e-0", "e-")
+    text = f"{p:.2g}" if p >= 0.0001 or p == 0 else f"{p:.1e}".replace("e-0", "e-")
     return f"= {text}" if relation else text
 
 
