@@ -42,4 +42,5 @@ import pytest
 sys.exit(pytest.main(sys.argv[1:]))
 PY
 export ASAN_OPTIONS=detect_leaks=0:halt_on_error=1 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1 TSAN_OPTIONS=halt_on_error=1:report_signal_unsafe=0
-LD_PRELOAD=$("${CXX:-g++}" -print-file-name=$runtime) "$python" -B "$build/run.py" -q -p no:cacheprovider "${tests[@]}"
+# libstdc++ comes along because the runtime looks up its __cxa_throw when it starts.
+LD_PRELOAD="$("${CXX:-g++}" -print-file-name=$runtime) $("${CXX:-g++}" -print-file-name=libstdc++.so.6)" "$python" -B "$build/run.py" -q -s -p no:cacheprovider "${tests[@]}"
