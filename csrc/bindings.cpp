@@ -35,6 +35,7 @@ void in_range(const In<int64_t, 1>& index, size_t limit, const char* message) {
 const Kernels& find(const std::string& isa) {
     for (auto k = supported_kernels(); *k; ++k)
         if (isa == (*k)->name) return **k;
+    if (bf16_kernels() && isa == bf16_kernels()->name) return *bf16_kernels();
     throw std::invalid_argument("this machine or this build has no instruction set '" + isa + "'");
 }
 
@@ -129,6 +130,8 @@ void exp_of(In<float, 1> x, Out<float, 1> out, const std::string& isa) {
 NB_MODULE(_cpp, m) {
     m.doc() = "C++ trainer and rank counter; fastprobe.kernels.cpp_backend is its Python side.";
     m.def("supported_isas", &supported, "Instruction sets this build can use on this machine, best first.");
+    m.def("bf16_isa", [] { return bf16_kernels() ? std::optional<std::string>(bf16_kernels()->name) : std::nullopt; },
+          "Instruction set with bfloat16 products, or None where this machine has none.");
     m.def("compiled_isas", &compiled, "Instruction sets in this build.");
     m.def("train", &train, nb::kw_only(), nb::arg("text"), nb::arg("audio"), nb::arg("centroids").none(),
           nb::arg("train_classes"), nb::arg("clips").none(), nb::arg("rows"), nb::arg("queries"), nb::arg("query_classes"),

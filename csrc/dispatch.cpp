@@ -12,6 +12,7 @@ namespace fastprobe {
     extern const Kernels kernels;       \
     }
 #if defined(__x86_64__)
+FP_DECLARE(avx512bf16)
 FP_DECLARE(avx512)
 FP_DECLARE(avx2)
 FP_DECLARE(baseline)
@@ -19,6 +20,13 @@ FP_DECLARE(baseline)
 FP_DECLARE(neon)
 #else
 FP_DECLARE(baseline)
+#endif
+
+#if defined(__x86_64__)
+static bool has_avx512() {
+    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+           __builtin_cpu_supports("avx512vl");
+}
 #endif
 
 const char* const* compiled_isas() {
@@ -32,6 +40,14 @@ const char* const* compiled_isas() {
     return names;
 }
 
+const Kernels* bf16_kernels() {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    if (has_avx512() && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::kernels;
+#endif
+    return nullptr;
+}
+
 const Kernels* const* supported_kernels() {
     struct List {
         const Kernels* found[4] = {};
@@ -39,9 +55,7 @@ const Kernels* const* supported_kernels() {
             int n = 0;
 #if defined(__x86_64__)
             __builtin_cpu_init();
-            if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-                __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-                found[n++] = &avx512::kernels;
+            if (has_avx512()) found[n++] = &avx512::kernels;
             if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &avx2::kernels;
             found[n++] = &baseline::kernels;
 #elif defined(__aarch64__)
@@ -63,6 +77,9 @@ struct Aligned {
         void* memory = nullptr;
         if (posix_memalign(&memory, 64, (floats + 16) * sizeof(float))) memory = nullptr;
         p = static_cast<float*>(memory);
+#ifdef FASTPROBE_POISON
+        for (size_t i = 0; p && i < floats + 16; ++i) p[i] = __builtin_nanf("");
+#endif
     }
     ~Aligned() { free(p); }
     Aligned(const Aligned&) = delete;

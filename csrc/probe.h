@@ -62,6 +62,8 @@ struct Kernels {
 
 // What this build holds for this machine, best first; null-terminated.
 const Kernels* const* supported_kernels();
+// The same with bfloat16 factors in the products of a step (AVX512-BF16), or null where the machine has none.
+const Kernels* bf16_kernels();
 // Names of all instruction sets in this build, whether the machine has them or not; null-terminated.
 const char* const* compiled_isas();
 

@@ -13,6 +13,8 @@
 //   X dW = K dZ,   |dW|_F^2 = <dZ, K dZ>,   so   Z = X W   follows from K dZ alone:   2 n^2 d   instead of   4 n r d
 //
 // operations per step. The head itself is put together at the end. This is the same run in exact arithmetic.
+//
+// Compiled for AVX512-BF16, the products of a step round their factors to bfloat16; heads, moments and ranks stay float32.
 #include <math.h>
 
 #include "rank.h"
@@ -89,6 +91,7 @@ struct Workspace {
     float *unit_t;                   // panels of A', (d, m)
     float *scores, *columns;         // S and then G, (block, m); sums and shifts of columns, when symmetric
     float* transposed;               // panels of T', for T T'
+    Rounded room;                    // the factors of a bfloat16 product
     int64_t ld_text, ld_audio, ld_scores, block;
 
     Workspace(const Batch& b, Arena& arena) {
@@ -112,6 +115,22 @@ struct Workspace {
         unit_t = arena.take(b.dim * padded(b.train));
         scores = arena.take(block * ld_scores);
         columns = b.symmetric ? arena.take(2 * padded(b.train)) : nullptr;
+        int64_t left = left_elements(block, b.train, false), right = right_elements(b.dim, b.train);
+        const auto fits = [&](int64_t rows, int64_t depth, bool swapped, int64_t columns) {
+            const int64_t l = left_elements(rows, depth, swapped), r = right_elements(depth, columns);
+            left = left < l ? l : left;
+            right = right < r ? r : right;
+        };
+        fits(block, b.dim, false, b.train);
+        fits(block, b.train, false, b.dim);
+        fits(b.train, block, true, b.dim);
+        const Head* const heads[] = {&text, &audio};
+        for (const Head* h : heads) {
+            fits(h->rows, h->gram ? h->rows : h->width, false, b.dim);
+            fits(h->width, h->rows, true, b.dim);
+        }
+        room.left = reinterpret_cast<uint32_t*>(arena.take(left));
+        room.right = reinterpret_cast<uint32_t*>(arena.take(right));
         text.x = texts, text.ldx = ld_text, text.k = text_k, text.ldk = ld_scores;
         audio.ldx = ld_audio;
     }
@@ -276,28 +295,28 @@ static double mini_rate(const Batch& b, Head& h, double squares, int64_t t, doub
     return lr / (1 - pow(BETA1, t)) / (denominator < 1e-30 ? 1e-30 : denominator);
 }
 
-static void step_direct(const Batch& b, Head& h, int64_t t, double lr) {
+static void step_direct(const Batch& b, const Rounded& room, Head& h, int64_t t, double lr) {
     double squares = 0;
     if (b.optimizer == Optimizer::sgd) {
-        product<true>(h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
+        rounded_product<true>(room, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
                       StepSgd{h.w, h.m, h.width, (float)b.momentum, (float)b.weight_decay, (float)lr});
     } else if (b.optimizer == Optimizer::adam) {
-        product<true>(h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
+        rounded_product<true>(room, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
                       StepAdam{h.w, h.m, h.v, h.width, (float)b.weight_decay, (float)(lr / (1 - pow(BETA1, t))),
                                (float)(1 / (1 - pow(BETA2_ADAM, t)))});
     } else {
-        product<true>(h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim, StepMini{h.m, h.width, &squares});
+        rounded_product<true>(room, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim, StepMini{h.m, h.width, &squares});
         h.rate = mini_rate(b, h, squares, t, lr);
         h.keep = 1 - lr * b.weight_decay;
     }
 }
 
 // Z, U and their moments in one pass:  UM <- c1 UM + c2 dZ - wd U,  U <- keep U + rate UM,  Z <- keep Z - rate ZM.
-static void step_gram(const Batch& b, Head& h, int64_t t, double lr) {
+static void step_gram(const Batch& b, const Rounded& room, Head& h, int64_t t, double lr) {
     const bool sgd = b.optimizer == Optimizer::sgd;
     const double c1 = sgd ? b.momentum : BETA1, c2 = sgd ? 1.0 : 1 - BETA1, decay = sgd ? b.weight_decay : 0.0;
     double squares = 0;
-    product<false>(h.k, h.ldk, h.dz, h.rows, 0, h.rows, h.rows, h.dim,
+    rounded_product<false>(room, h.k, h.ldk, h.dz, h.rows, 0, h.rows, h.rows, h.dim,
                    StepOutputs{h.zm, h.z, h.dz, h.rows, (float)c1, (float)c2, (float)decay, &squares});
     const double rate = sgd ? lr : mini_rate(b, h, squares, t, lr), keep = sgd ? 1.0 : 1 - lr * b.weight_decay;
     const vf a = splat((float)c1), c = splat((float)c2), wd = splat((float)-decay), k = splat((float)keep), r = splat((float)rate);
@@ -364,10 +383,10 @@ static void normalise(Head& h) {
     }
 }
 
-static void project(Head& h) {
+static void project(const Rounded& room, Head& h) {
     if (!h.gram) {
         settle(h);
-        product<false>(h.x, h.ldx, h.w, h.width, 0, h.rows, h.width, h.dim, ToPanels{h.z, h.rows, 0, false});
+        rounded_product<false>(room, h.x, h.ldx, h.w, h.width, 0, h.rows, h.width, h.dim, ToPanels{h.z, h.rows, 0, false});
     }
     normalise(h);
 }
@@ -476,33 +495,34 @@ struct Loss {
 
 static double one_step(const Batch& b, Workspace& ws, int64_t step) {
     Head &text = ws.text, &audio = ws.audio;
+    const Rounded& room = ws.room;
     const int64_t ld = padded(b.dim);
     if (b.step_clips)
         for (int64_t i = 0; i < b.rows; ++i)
             memcpy(ws.sounds + i * ws.ld_audio, b.audio + b.step_clips[step * b.rows + i] * b.audio_width,
                    sizeof(float) * b.audio_width);
-    project(text);
-    project(audio);
+    project(room, text);
+    project(room, audio);
     transposed_panels(text.unit_rows, ld, b.train, b.dim, ws.unit_t);
     Loss loss{b.rows, b.train, b.rows / b.train, ws.ld_scores, b.temperature, step + 1 == b.steps};
     for (int64_t i = 0; i < b.rows; i += ws.block) {
         const int64_t count = b.rows - i < ws.block ? b.rows - i : ws.block;
-        product<false>(audio.unit_rows + i * ld, ld, ws.unit_t, b.dim, 0, count, b.dim, b.train,
+        rounded_product<false>(room, audio.unit_rows + i * ld, ld, ws.unit_t, b.dim, 0, count, b.dim, b.train,
                        ToRows{ws.scores, ws.ld_scores});
         if (b.symmetric)
             loss.symmetric(ws.scores, ws.columns);
         else
             loss.one_way(ws.scores, i, count);
-        product<false>(ws.scores, ws.ld_scores, text.unit, b.train, 0, count, b.train, b.dim,
+        rounded_product<false>(room, ws.scores, ws.ld_scores, text.unit, b.train, 0, count, b.train, b.dim,
                        ToPanels{audio.dz, b.rows, i, false});
-        product<true>(ws.scores, ws.ld_scores, audio.unit, b.rows, i, b.train, count, b.dim,
+        rounded_product<true>(room, ws.scores, ws.ld_scores, audio.unit, b.rows, i, b.train, count, b.dim,
                       ToPanels{text.dz, b.train, 0, i > 0});
         through_norm(audio, i, count);
     }
     through_norm(text, 0, b.train);
     Head* const heads[] = {&text, &audio};
     for (Head* h : heads)
-        (h->gram ? step_gram : step_direct)(b, *h, step + 1, b.rates[step]);
+        (h->gram ? step_gram : step_direct)(b, room, *h, step + 1, b.rates[step]);
     return loss.total;
 }
 

@@ -92,6 +92,15 @@ def _plain(value: Any) -> Any:
     return value.value if isinstance(value, Enum) else value
 
 
+def _whole_numbers(name: str, values: Any) -> list[int] | None:
+    """["1,3", "5"] or [1, 3, 5] or 3 as a list of int; None when nothing was given."""
+    items = [values] if isinstance(values, (str, int)) else values or []
+    try:
+        return [int(part) for item in items for part in str(item).split(",")] or None
+    except ValueError:
+        raise InputError(f"`{name}` must be whole numbers, as 1,3,5; got {', '.join(map(str, items))}.") from None
+
+
 def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
     try:
         import tomllib
@@ -128,7 +137,7 @@ def run(
     splits: Annotated[int, typer.Option(help="Random partitions of the classes.")] = 5,
     seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
     train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
-    k: Annotated[list[int] | None, typer.Option(help="k to store; repeatable.", show_default="1 3 5 10")] = None,
+    k: Annotated[list[str] | None, typer.Option(help="k to store: 1,3 or repeated.", metavar="INT", show_default="1,3,5,10")] = None,
     statistic: Annotated[str, typer.Option(help="Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")] = "acc@3",
     classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
     control: Annotated[Control, typer.Option(help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts "
@@ -157,7 +166,8 @@ def run(
         "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
         "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": _plain(classes),
         "control": _plain(control), "groups": groups, "within": within, "stop": stop,
-        "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval), "engine": _plain(engine), "address": address,
+        "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval),
+        "engine": _plain(engine), "address": address,
         "devices": devices, "shard": shard, "log_json": log_json, **probe_fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
@@ -173,7 +183,7 @@ def run(
         if not given[side]:
             raise InputError(f"`{side}` is missing: give --{side} FILE (repeatable), or `{side}` in --config.")
         given[side] = [str(p) for p in given[side]]
-    given["k"] = given["k"] or None
+    given["k"] = _whole_numbers("k", given["k"])
     probe = _config.ProbeConfig(**{n: given.pop(n) for n in list(probe_fields)})
     cli_runs.carry_out(given, probe, out, resume, quiet, **how)
 
@@ -324,6 +334,66 @@ def index_search(
 
 
 @app.command()
+@with_probe_options
+def plan(
+    *,
+    text: Annotated[list[str], typer.Option(help="Text table; repeatable.")],
+    audio: Annotated[list[str], typer.Option(help="Audio table; repeatable.")],
+    permutations: Annotated[int, typer.Option(help="Controls.")] = 1000,
+    splits: Annotated[int, typer.Option(help="Random partitions of the classes.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
+    train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
+    statistic: Annotated[str, typer.Option(help="Metric to test.")] = "acc@3",
+    classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
+    effect: Annotated[float | None, typer.Option(help="Expected gain over the control, for the power.",
+                                                 show_default="twice the null's sd")] = None,
+    alpha: Annotated[float, typer.Option(help="Level of the test.")] = 0.05,
+    seconds: Annotated[float, typer.Option(help="Time to spend on the calibration.")] = 5.0,
+    backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
+    probe_fields: dict,
+) -> None:
+    """What a run can show, how long it takes here, what it needs: measured in a few seconds, nothing stored."""
+    from . import planning
+    from . import run as _run
+    experiment = _run.prepare(text, audio, probe=_config.ProbeConfig(**probe_fields), permutations=permutations, splits=splits,
+                              seeds=seeds, train_fraction=train_fraction, statistic=statistic, classes=_plain(classes),
+                              backend=_plain(backend), device=device, seed=seed)
+    found = planning.plan_run(experiment, effect, alpha, seconds)
+    if as_json:
+        from .store import to_json
+        typer.echo(to_json(found.to_dict()), nl=False)
+        return
+    for line in planning.describe(found):
+        typer.echo(line)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directory; two are compared.")],
+    out: Annotated[Path | None, typer.Option(help="The page.", show_default="RUN/report.html")] = None,
+    categories: Annotated[Path | None, typer.Option(help="CSV with columns label, category.")] = None,
+) -> None:
+    """One page that answers in a sentence per pair, with figures (SVG, PDF) and tables (CSV, LaTeX) beside it."""
+    from .report import write_report
+    typer.echo(str(write_report(runs, out, categories)))
+
+
+@app.command()
+def bench(
+    shape: Annotated[list[str] | None, typer.Option(help="A, B, ... or train,r_text,r_audio,d; repeatable.", show_default="A B")] = None,
+    optimizer: Annotated[list[Optimizer] | None, typer.Option(help="Repeatable.", show_default="adam-mini")] = None,
+    rounds: Annotated[int, typer.Option(help="Turns each method takes.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
+) -> None:
+    """What this machine trains per second: every backend beside a large torch.mm, interleaved, after a check."""
+    from .bench import main as measure
+    typer.echo(measure(tuple(shape or ("A", "B")), tuple(_plain(o) for o in optimizer or ("adam-mini",)), rounds, as_json))
+
+
+@app.command()
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False) -> None:
     """What this machine has, what fastprobe uses of it, and what would help."""
     from .doctor import examine
@@ -334,6 +404,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines to
     for name, number in found["versions"].items():
         typer.echo(f"  {name:<16} {number or '-':<14} {found['purposes'].get(name, '')}".rstrip())
     typer.echo("devices: " + ", ".join(found["devices"]))
+    faiss = found["faiss"]
+    typer.echo("faiss: " + (f"{faiss['version']} ({', '.join(faiss['packages']) or 'built by hand'}), "
+                            + (f"uses {faiss['gpus']} GPUs" if faiss["gpu_build"] else "CPU build") if faiss["version"] else "none"))
     typer.echo("backends: " + ", ".join(n + ("" if why is None else " (no)") for n, why in found["backends"].items())
                + f"; auto takes {found['auto']}")
     for line in found["advice"]:

@@ -28,7 +28,7 @@ def replay(rule: StopRule, t: np.ndarray) -> SequentialFamily:
 def layers(inputs: list[dict[str, Any]], side: str = "text") -> dict[str, tuple[str, int]]:
     """(model, layer) of each table that states its layer, by name; tables of one model form a layer curve.
 
-    The layer is ``meta["layer"]`` and the model ``meta["model"]``; a name that ends in "layer7", "L7" or the like
+    The layer is ``meta["layer"]`` and the model ``meta["model"]``; a name that ends in "-layer7", "_L7" or the like
     does as well.
     """
     out: dict[str, tuple[str, int]] = {}
@@ -36,7 +36,7 @@ def layers(inputs: list[dict[str, Any]], side: str = "text") -> dict[str, tuple[
         if table["side"] != side:
             continue
         meta, name = table.get("meta") or {}, table["name"]
-        found = re.fullmatch(r"(.+?)[-_.@ ]*(?:layer|[lL])[-_.]?(\d+)", name)
+        found = re.fullmatch(r"(.+?)[-_.@ ]+(?:layer|[lL])[-_.]?(\d+)", name)
         layer = meta.get("layer", found.group(2) if found else None)
         try:
             out[name] = (str(meta.get("model") or (found.group(1) if found else name)), int(layer))

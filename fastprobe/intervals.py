@@ -38,22 +38,29 @@ def class_bootstrap(per_class: np.ndarray, weights: np.ndarray | None = None, le
     a = np.asarray(per_class, np.float64)
     if a.ndim != 2 or a.shape[1] < 2:
         raise InputError(f"`per_class` must have shape (splits, classes) with at least two classes; got {a.shape}.")
+    return class_bootstraps(a[None], None if weights is None else np.asarray(weights, np.float64)[None], level, resamples, rng)[0]
+
+
+def class_bootstraps(per_class: np.ndarray, weights: np.ndarray | None = None, level: float = 0.95,
+                     resamples: int = 10_000, rng: np.random.Generator | None = None) -> list[Interval]:
+    """`class_bootstrap` of many pairs, float (n, S, C), with the same resamples for all, so that intervals compare."""
+    a = np.asarray(per_class, np.float64)
     tested = np.isfinite(a)
-    if not tested.any(axis=1).all():
-        raise InputError(f"`per_class` must have a tested class in every split; split {int((~tested.any(axis=1)).argmax())} "
-                         "has none.")
+    if not (here := tested.any(axis=2)).all():
+        raise InputError(f"`per_class` must have a tested class in every split; split {int((~here).any(axis=0).argmax())} has none.")
     rng = np.random.default_rng(0) if rng is None else rng
     n = tested.astype(np.float64) if weights is None else np.where(tested, weights, 0.0)
     values = np.where(tested, a, 0.0) * n
-    n_classes, means = a.shape[1], np.empty(resamples)
-    for at in range(0, resamples, 2048):
-        w = rng.multinomial(n_classes, np.full(n_classes, 1.0 / n_classes), size=min(2048, resamples - at)).astype(np.float64)
-        total = w @ n.T
+    (pairs, splits, n_classes), means = a.shape, np.empty((resamples, len(a)))
+    for at in range(0, resamples, 1024):
+        w = rng.multinomial(n_classes, np.full(n_classes, 1.0 / n_classes), size=min(1024, resamples - at)).astype(np.float64)
+        total, hit = ((w @ v.reshape(-1, n_classes).T).reshape(-1, pairs, splits) for v in (n, values))
         # A resample may miss all test classes of a small split; that split is then left out of its mean.
-        with np.errstate(invalid="ignore", divide="ignore"):
-            split_means = np.where(total > 0, (w @ values.T) / total, np.nan)
-        empty = ~(total > 0).any(axis=1)
-        split_means[empty] = a[tested].mean()
-        means[at:at + len(w)] = np.nanmean(split_means, axis=1)
+        drawn = total > 0
+        split_means = np.divide(hit, total, out=np.zeros_like(hit), where=drawn)
+        count = drawn.sum(axis=2)
+        overall = np.where(tested, a, 0.0).sum(axis=(1, 2)) / tested.sum(axis=(1, 2))
+        means[at:at + len(w)] = np.where(count > 0, split_means.sum(axis=2) / np.maximum(count, 1), overall)
     tail = 100 * (1 - level) / 2
-    return Interval(*(float(v) for v in np.percentile(means, [tail, 100 - tail])))
+    low, high = np.percentile(means, [tail, 100 - tail], axis=0)
+    return [Interval(float(x), float(y)) for x, y in zip(low, high)]

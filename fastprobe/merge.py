@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .audit import plan_of, stored_experiment
+from .audit import part_of, plan_of, stored_experiment
 from .errors import InputError, StoreError
 from .lock import RunLock
 from .plan import Unit
@@ -71,7 +71,10 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
     if "stop" in first["identity"]:
         raise StoreError(f"{runs[0]} stops early by a rule that sees all permutations in order, so it has no parts to merge.")
     largest = max(manifests, key=lambda m: plan_of(m).n_permutations)
-    plan, stores = plan_of(largest), [ResultStore.open(f) for f in folders]
+    for manifest in manifests:
+        part_of(manifest)
+    experiment, stores = stored_experiment(largest), [ResultStore.open(f) for f in folders]
+    plan = experiment.plan
     everything = _checked(runs, stores)
     target = ResultStore.create(out, {**largest, "status": "merging", "part": [0, 1]}, resume=True)
     with RunLock(target.folder):
@@ -95,7 +98,6 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
         left = plan.jobs_per_replicate * sum(u.stop - u.start for u in plan.gaps(target.done(plan)))
         result = None
         if not left:
-            experiment = stored_experiment(largest)
             result = summary(experiment, analyse(experiment, target), target)
             target.write_summary(result)
         target.write_manifest({**largest, "status": "partly merged" if left else "done", "part": [0, 1]})

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from math import ceil
 
 import numpy as np
-from scipy.stats import norm
+from scipy.special import log_ndtr
 
 from .errors import InputError
 
@@ -78,7 +78,7 @@ def simulate_power(effect: float, null_sd: float, permutations: int, alpha: floa
     smallest_pvalue(permutations)
     rng = np.random.default_rng(0) if rng is None else rng
     z = rng.normal(effect / null_sd, 1.0, studies)
-    exceeds = -np.expm1(n_tests * norm.logcdf(z))
+    exceeds = -np.expm1(n_tests * log_ndtr(z))
     p = (rng.binomial(permutations, np.clip(exceeds, 0.0, 1.0)) + 1) / (permutations + 1)
     power = float(np.mean(p <= alpha))
     return Power(power, float(np.sqrt(max(power * (1 - power), 1e-12) / studies)), float(effect), float(null_sd), alpha,

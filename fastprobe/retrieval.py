@@ -268,8 +268,10 @@ class GalleryIndex:
         path = Path(path)
         try:
             meta = json.loads((path / "meta.json").read_text("utf-8"))
-            if meta["format"] != "fastprobe-index":
-                raise KeyError("format")
+            whole = [meta["version"], meta["rows"], meta["width"], *(meta["effort"] if meta["kind"] != "exact" else (1, 1))]
+            if meta["format"] != "fastprobe-index" or not all(isinstance(n, int) and n > 0 for n in whole) or len(whole) != 5 \
+                    or (meta["kind"] not in KINDS and meta["version"] <= FORMAT):
+                raise ValueError("a meta.json of something else")
         except FileNotFoundError:
             raise InputError(f"{path}: no index (no meta.json in it). `fastprobe index build` makes one.") from None
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -372,7 +374,8 @@ def tune(index: GalleryIndex, recall: float, queries: Any = None) -> dict[str, A
     Returns
     -------
     dict
-        ``factory``, ``effort`` (lists or efSearch, and candidates per result), ``recall`` (measured), ``recall_wanted``, ``recall_on`` (what it was measured on).
+        ``factory``, ``effort`` (efSearch or lists looked into, and candidates per result), ``recall`` (measured),
+        ``recall_wanted``, ``recall_on`` (what it was measured on).
     """
     if isinstance(recall, bool) or not isinstance(recall, (int, float)) or not 0 < recall <= 1:
         raise InputError(f"`recall` must lie in (0, 1]; got {recall!r}.")

@@ -20,7 +20,7 @@ from .embeddings import EmbeddingTable, check_labels, keep_common
 from .engines import Finished, Pace, Task, local
 from .errors import InputError
 from .inference import extend, replay
-from .kernels import ProbeBatch, make_batch, select_backend
+from .kernels import ProbeBatch, device_name, make_batch, select_backend
 from .lock import RunLock
 from .metrics import LOWER_IS_BETTER, chance, check_ks, column_of, statistic_ks, summarise
 from .observed import check_retrieval, write_observed
@@ -319,7 +319,9 @@ def manifest(experiment: Experiment, status: str, seconds: float | None = None, 
     return {"status": status, "identity": experiment.identity(), "permutations": experiment.plan.n_permutations,
             "statistic": experiment.statistic, "part": list(part), "paths": experiment.paths,
             "options": experiment.options, "n_classes": experiment.n_classes,
-            "device": experiment.device or "auto", "precision": experiment.config.precision, "retrieval": experiment.retrieval, "versions": _versions(),
+            "backend": experiment.backend, "config": experiment.config.to_dict(), "inputs": list(experiment.inputs),
+            "device": device_name(experiment.backend, experiment.device, experiment.config.precision),
+            "precision": experiment.config.precision, "retrieval": experiment.retrieval, "versions": _versions(),
             "machine": platform.platform(), "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "wall_seconds": seconds}
 

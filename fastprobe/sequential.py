@@ -14,7 +14,7 @@ import re
 from dataclasses import dataclass, field
 
 import numpy as np
-from scipy.stats import beta, binom
+from scipy.special import betainc, betaincinv
 
 from .errors import InputError
 from .significance import TOLERANCE
@@ -116,7 +116,8 @@ def mixture_wealth(exceedances, permutations, c: float) -> np.ndarray:
     c : float
         Bets on any p in [0, c].
     """
-    return binom.sf(exceedances, np.asarray(permutations) + 1, c) / c
+    x, t = np.asarray(exceedances), np.asarray(permutations)
+    return betainc(x + 1.0, t - x + 1.0, c) / c
 
 
 def anytime_pvalue(exceedances, permutations) -> np.ndarray:
@@ -128,7 +129,7 @@ def anytime_pvalue(exceedances, permutations) -> np.ndarray:
     For each a, {p_t <= a for some t} is {W ever reaches 1/a}, of probability at most a by Ville's inequality.
     """
     x, t = np.asarray(exceedances), np.asarray(permutations)
-    return np.minimum(beta.ppf(MIXTURE, x + 1, t - x + 1) / MIXTURE, 1.0)
+    return np.minimum(betaincinv(x + 1.0, t - x + 1.0, MIXTURE) / MIXTURE, 1.0)
 
 
 @dataclass

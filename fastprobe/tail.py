@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import genpareto
 
 from .errors import InputError
 
@@ -90,6 +89,7 @@ def _fit(x: np.ndarray, beyond: np.ndarray | float) -> tuple[np.ndarray, np.ndar
 
 def _anderson_darling(x: np.ndarray, shape: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """A^2 of each row against its own fit; x (R, n)."""
+    from scipy.stats import genpareto
     u = np.sort(genpareto.cdf(x, shape[:, None], scale=scale[:, None]), axis=1)
     u = np.clip(u, 1e-12, 1 - 1e-12)
     n = x.shape[1]
@@ -117,6 +117,7 @@ def tail_pvalue(t: np.ndarray, exact_pvalue: float, rng: np.random.Generator | N
 
     Source: Knijnenburg et al. 2009 (tail fit); Peschel et al. 2026, arXiv 2602.22975 (support constraint).
     """
+    from scipy.stats import genpareto
     t = np.asarray(t, np.float64)
     if t.ndim != 1 or not np.isfinite(t).all():
         raise InputError(f"`t` must be one row of finite replicates; got shape {t.shape}.")

@@ -143,9 +143,9 @@ class Faults(RuleBasedStateMachine):
             self.attempt(size)
             self.disk.fuse = None
         except Killed:
-            self.after_death()
             if cut is not None:
                 self.disk.power_cut(cut)
+            self.after_death()
         self.broken.clear()
 
     @rule(refuse=st.integers(0, 40), size=st.integers(1, 6))

@@ -145,7 +145,8 @@ def test_tensors_stay_tensors_and_arrays_arrays(tmp_path):
 
 def test_the_rule():
     assert choose_path(1000, 10_000_000, 10) == "groups" and choose_path(1, 10_000_000, 10) == "torch"
-    assert choose_path(10_000, 100_000, 10) == "groups" and choose_path(100, 100_000, 50_000) != "groups"
+    assert choose_path(10_000, 100_000, 10) == "groups" and choose_path(100, 100_000, 50_000) == "torch"
+    assert choose_path(8, 1_000_000, 10) == "torch" and choose_path(1000, 16_384, 10) == "torch"
     assert choose_path(10_000, 144, 10) in ("faiss", "torch") and choose_path(10, 10, 1, "mps") == "torch"
 
 
@@ -290,7 +291,8 @@ def test_streams_refuse_what_tables_refuse(tmp_path):
     (tmp_path / "foreign.parquet").write_bytes(b"not parquet")
     with pytest.raises(InputError, match="not a readable parquet table"):
         TableStream.open(tmp_path / "foreign.parquet")
-    pq.write_table(pa.table({"label": pa.array([], pa.string()), "vector": pa.array([], pa.list_(pa.float32()))}), tmp_path / "none.parquet")
+    nothing = pa.table({"label": pa.array([], pa.string()), "vector": pa.array([], pa.list_(pa.float32()))})
+    pq.write_table(nothing, tmp_path / "none.parquet")
     with pytest.raises(InputError, match="empty table"):
         TableStream.open(tmp_path / "none.parquet")
     with pytest.raises(InputError, match="no such file"):
@@ -310,7 +312,7 @@ def test_an_index_on_disk_answers_as_the_one_in_memory(tmp_path, kind):
     index = GalleryIndex.load(tmp_path / "index")
     assert isinstance(index.vectors, np.memmap) and len(index) == 8000 and index.meta["kind"] == kind
     q = clustered(50, seed=0)
-    scores, rows = index.search(q, 5)
+    _scores, rows = index.search(q, 5)
     want = GalleryIndex(table.vectors).search(q, 5)
     if kind == "exact":
         assert np.array_equal(rows, want[1])
@@ -354,7 +356,9 @@ def test_damaged_indexes_are_refused(tmp_path):
         GalleryIndex.load(tmp_path / "index")
     file.write_bytes(whole)
     old = json.loads(meta.read_text())
-    for change, message in (({"version": 99}, "newer fastprobe"), ({"format": "else"}, "not an index"), ({"rows": 7}, "a damaged index")):
+    for change, message in (({"version": 99}, "newer fastprobe"), ({"format": "else"}, "not an index"), ({"rows": 7}, "a damaged index"),
+                            ({"kind": "best"}, "not an index"), ({"version": "1"}, "not an index"), ({"kind": "hnsw"}, "not an index"),
+                            ({"kind": "hnsw", "effort": [16, 1]}, "not readable by FAISS")):
         meta.write_text(json.dumps({**old, **change}))
         with pytest.raises(InputError, match=message):
             GalleryIndex.load(tmp_path / "index")

@@ -238,6 +238,7 @@ def _in_processes(task: Task, work: Work, pace: Pace, devices: list[str]) -> Ite
                     if worker.connection in ready or worker.process.sentinel in ready:
                         answer = _receive(worker)
                         if answer is None:
+                            worker.process.join(timeout=5)
                             unit, code = worker.unit, worker.process.exitcode
                             lost[unit] = lost.get(unit, 0) + 1
                             if lost[unit] >= ATTEMPTS:
@@ -268,7 +269,6 @@ def _receive(worker: _Worker) -> tuple[Unit, Any, float] | None:
     try:
         return worker.connection.recv() if worker.connection.poll() else None
     except (EOFError, OSError, pickle.UnpicklingError):
-        worker.process.join(timeout=5)
         return None
 
 

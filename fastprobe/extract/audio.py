@@ -99,7 +99,10 @@ class AudioEmbedder:
                 raise InputError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
         self.model = load_model(spec, device)
         self.spec = dataclasses.replace(
-            spec, weights=self.model.digest or None, checkpoint=str(Path(spec.checkpoint).resolve()) if spec.checkpoint else None
+            spec,
+            weights=self.model.digest or None,
+            checkpoint=str(Path(spec.checkpoint).resolve()) if spec.checkpoint else None,
+            revision=spec.revision if spec.checkpoint or spec.random_init else self.model.revision or spec.revision,
         )
         self.batch_size, self.workers = batch_size, workers or min(os.cpu_count() or 1, 8)
         # A module without a state dict has no digest: then its own name and checkpoint must do.

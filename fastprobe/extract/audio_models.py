@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from .cache import file_digest
 from .hub_models import load_ast, load_audiomae, load_clap
 from .model import AudioModel, choose_device, seeded
 from .provenance import PUBLISHED, UNTRAINED, Provenance, by_name, of_checkpoint
@@ -192,7 +193,13 @@ class Hear(AudioModel):
     def __init__(self, api: Any, model: Any, provenance: Provenance) -> None:
         super().__init__(model, provenance)
         self.api, self.sample_rate = api, int(model.sample_rate)
-        self.recipe = {"window_seconds": None, "windows": "left to the module", "pad": "none"}
+        code = getattr(api, "__file__", None)  # what a module computes is decided by its code as by its weights
+        self.recipe = {
+            "window_seconds": None,
+            "windows": "left to the module",
+            "pad": "none",
+            "code": file_digest(code)[:16] if code else None,
+        }
 
     def prepare(self, wave: np.ndarray) -> np.ndarray:
         return wave[None]

@@ -122,6 +122,12 @@ def load_audiomae(spec: AudioSpec) -> AudioModel:
     return AudioMae(module, of_checkpoint(Path(spec.checkpoint).name, None if head is None else len(head)))
 
 
+def _recipe(window: int, extractor: Any) -> dict[str, Any]:
+    """Windows and all plain settings of a feature extractor: they decide the vector as the weights do."""
+    settings = {k: v for k, v in sorted(extractor.to_dict().items()) if v is None or isinstance(v, (bool, int, float, str))}
+    return {"window_seconds": window / extractor.sampling_rate, "windows": "spread evenly", "pad": "trained", "extractor": settings}
+
+
 class Ast(AudioModel):
     """AST (arXiv 2104.01778): 16 kHz; the mean of its two class tokens, normed (`pooler_output`); 10 s, padded with zero frames."""
 
@@ -130,7 +136,7 @@ class Ast(AudioModel):
         self.extractor, self.sample_rate = extractor, extractor.sampling_rate
         longest = (extractor.max_length - 1) * self.sample_rate // 100 + self.sample_rate // 40
         self.window = min(10 * self.sample_rate, longest)
-        self.recipe = {"window_seconds": self.window / self.sample_rate, "windows": "spread evenly", "pad": "trained"}
+        self.recipe = _recipe(self.window, extractor)
 
     def prepare(self, wave: np.ndarray) -> np.ndarray:
         windows = spread_windows(pad_to(wave, self.sample_rate // 40), self.window)
@@ -153,7 +159,7 @@ class Clap(AudioModel):
         super().__init__(module, provenance)
         self.extractor, self.sample_rate, self.window = extractor, extractor.sampling_rate, int(extractor.nb_max_samples)
         self.fused = bool(getattr(module.config, "enable_fusion", False))
-        self.recipe = {"window_seconds": self.window / self.sample_rate, "windows": "spread evenly", "pad": "trained"}
+        self.recipe = _recipe(self.window, extractor)
 
     def prepare(self, wave: np.ndarray) -> np.ndarray:
         truncation = "fusion" if self.fused else "rand_trunc"

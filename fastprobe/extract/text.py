@@ -8,7 +8,10 @@ offsets. All layers come from one forward pass.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import hashlib
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,7 +26,7 @@ from .model import choose_device, seeded
 from .names import ClassName, natural_name
 from .spec import TextSpec
 from .static_vectors import is_vector_file, static_embeddings
-from .weights import no_network, path_digest, quiet, state_digest
+from .weights import no_network, quiet, state_digest
 
 
 class _Model(NamedTuple):
@@ -68,8 +71,6 @@ def _load(spec: TextSpec, device: str | None) -> _Model:
             )
         return tokenizer, network, info
 
-    import contextlib
-
     with quiet(), seeded(spec.seed), no_network(what) if local else contextlib.nullcontext():
         tokenizer, network, info = fetched(what, load)
     config = network.config
@@ -86,7 +87,7 @@ def _load(spec: TextSpec, device: str | None) -> _Model:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.convert_ids_to_tokens(0)
     tokenizer.padding_side = "right"
     network.eval().requires_grad_(False)
-    digest = state_digest(network) if spec.random_init or not local else path_digest(folder)
+    digest = _digest(network, tokenizer)
     if spec.weights is not None and spec.weights != digest:
         raise InputError(
             f"{what}: the weights loaded ({digest[:12]}...) are not those that made the table ({spec.weights[:12]}...). "
@@ -98,6 +99,12 @@ def _load(spec: TextSpec, device: str | None) -> _Model:
     longest = 10**9 if relative else getattr(text, "max_position_embeddings", None) or 10**9
     layers = getattr(text, "num_hidden_layers", None) or text.num_layers
     return _Model(network.to(device), tokenizer, device, int(layers), int(longest), digest, getattr(config, "_commit_hash", None))
+
+
+def _digest(network: Any, tokenizer: Any) -> str:
+    """Of the weights and the vocabulary: the same from a folder, a file of another format, or the hub."""
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items()))
+    return hashlib.sha256(f"{state_digest(network)}\0{vocabulary}".encode()).hexdigest()
 
 
 def choose_layers(layers: int | str | Sequence[int], count: int) -> list[int]:
@@ -262,7 +269,7 @@ def embed_classes(
     made = origin("numpy", "torch", "transformers", "tokenizers")
     tables = {}
     for layer, block in zip(layers, vectors):
-        exact = dataclasses.replace(spec, model=where, layer=layer, weights=digest)
+        exact = dataclasses.replace(spec, model=where, revision=revision or spec.revision, layer=layer, weights=digest)
         tables[layer] = EmbeddingTable(
             block,
             np.array([r.label for r in rows]),

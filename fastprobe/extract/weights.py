@@ -16,8 +16,6 @@ from typing import Any
 from ..embeddings import first_few
 from ..errors import InputError
 
-_WEIGHT_FILES = (".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".json", ".txt", ".model")
-
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
@@ -69,23 +67,6 @@ def state_digest(module: Any) -> str:
         flat = tensor.detach().cpu().contiguous().reshape(-1)
         if flat.numel():
             digest.update(memoryview(flat.view(torch.uint8).numpy()))
-    return digest.hexdigest()
-
-
-def path_digest(path: Path) -> str:
-    """SHA-256 of a file, or over names and bytes of a folder's weight, config and tokenizer files."""
-    digest = hashlib.sha256()
-    files = (
-        [path]
-        if path.is_file()
-        else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in _WEIGHT_FILES and ".git" not in p.parts)
-    )
-    for file in files:
-        if path.is_dir():
-            digest.update(file.relative_to(path).as_posix().encode() + b"\0")
-        with open(file, "rb") as handle:
-            while block := handle.read(1 << 20):
-                digest.update(block)
     return digest.hexdigest()
 
 
@@ -157,7 +138,7 @@ def load_state(module: Any, state: Mapping[str, Any], source: str, ignore: tuple
     shapes = [
         f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
         for k in own
-        if k in state and state[k].shape != own[k].shape
+        if k in state and state[k].shape != own[k].shape and not k.startswith(ignore)
     ]
     for problem, names in (("lacks", missing), ("has unknown", extra), ("has misshapen", shapes)):
         if names:
@@ -165,7 +146,7 @@ def load_state(module: Any, state: Mapping[str, Any], source: str, ignore: tuple
                 f"`checkpoint` {source} does not fit the model: it {problem} {len(names)} tensors: "
                 f"{first_few(names)}. Give weights of this architecture."
             )
-    module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    module.load_state_dict({k: v for k, v in state.items() if k in own and v.shape == own[k].shape}, strict=False)
 
 
 def fetch_state(url: str, what: str) -> dict[str, Any]:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import torch
 
 __all__ = ["BACKENDS", "Backend", "BatchResult", "ProbeBatch", "available_backends", "contrastive_loss",
-           "make_batch", "select_backend"]
+           "device_name", "make_batch", "select_backend"]
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ def _triton_missing() -> str | None:
 BACKENDS = {b.name: b for b in (
     Backend("reference", "reference", lambda: None, ("ieee", "tf32x3", "tf32", "bf16")),
     Backend("torch", "torch_backend", _torch_missing, ("ieee", "tf32")),
-    Backend("cpp", "cpp_backend", _cpp_missing),
+    Backend("cpp", "cpp_backend", _cpp_missing, ("ieee", "bf16")),
     Backend("triton", "triton_backend", _triton_missing, ("ieee", "tf32x3", "tf32", "bf16")),
 )}
 
@@ -122,6 +122,20 @@ def select_backend(name: str = "auto", precision: str = "ieee", device: str | No
         raise BackendUnavailableError(f"`precision`={precision!r} is not one that backend {name!r} has "
                                       f"({', '.join(backend.precisions)}). Choose one of these or another backend.")
     return backend
+
+
+def device_name(backend: str, device: str | None = None, precision: str = "ieee") -> str:
+    """What a backend trains on, for the record: "cpu (avx512)", "cuda:0 (NVIDIA H200)"."""
+    if backend == "reference":
+        return "cpu"
+    if backend == "cpp":
+        from .cpp_backend import instruction_set
+        return f"cpu ({instruction_set(precision)})"
+    import torch
+
+    from .torch_backend import resolve_device
+    chosen = resolve_device(device)
+    return f"{chosen} ({torch.cuda.get_device_name(chosen)})" if chosen.type == "cuda" else str(chosen)
 
 
 def _interpreted() -> bool:

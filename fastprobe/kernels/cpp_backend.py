@@ -18,18 +18,28 @@ CALL_FLOPS = 2e11
 ISAS = ("avx512", "avx2", "baseline", "neon")
 
 
-def instruction_set() -> str:
+def instruction_set(precision: str = "ieee") -> str:
     """The instruction set in use: the best this machine has, or what ``FASTPROBE_ISA`` names.
+
+    Parameters
+    ----------
+    precision : {"ieee", "bf16"}
+        ``bf16`` rounds the factors of a training step's products to bfloat16, with float32 sums, and needs AVX512-BF16.
 
     Raises
     ------
     InputError
         When ``FASTPROBE_ISA`` is not the name of one.
     BackendUnavailableError
-        When it names one that this machine or this build lacks.
+        When it names one that this machine or this build lacks, or one without bfloat16 where that is asked for.
     """
     supported = _cpp.supported_isas()
     name = os.environ.get("FASTPROBE_ISA", "")
+    if precision == "bf16" and name in ("", "avx512"):
+        if (found := _cpp.bf16_isa()) is None:
+            raise BackendUnavailableError("`precision`='bf16' needs a CPU with AVX512-BF16 (Zen 4, Cooper Lake, Sapphire Rapids or "
+                                          "newer), and this one has none. Use \"ieee\".")
+        return found
     if not name:
         return supported[0]
     if name not in ISAS:
@@ -38,7 +48,17 @@ def instruction_set() -> str:
         why = "this machine lacks it" if name in _cpp.compiled_isas() else "this build does not hold it"
         raise BackendUnavailableError(f"`FASTPROBE_ISA`={name!r} is not available: {why}. Here: {', '.join(supported)}. "
                                       "Unset it for the best there is.")
+    if precision == "bf16":
+        raise BackendUnavailableError(f"`precision`='bf16' needs AVX512-BF16, and `FASTPROBE_ISA` asks for {name!r}. Unset it, or "
+                                      "use \"ieee\".")
     return name
+
+
+def describe() -> str:
+    """The instruction set in use and the others there are: "avx512 with bf16 (of avx512, avx2, baseline)"."""
+    used = instruction_set()
+    bf16 = " with bf16" if used == "avx512" and _cpp.bf16_isa() else ""
+    return f"{used}{bf16} (of {', '.join(_cpp.supported_isas())})"
 
 
 def step_flops(batch: ProbeBatch) -> float:
@@ -95,7 +115,7 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, 
         "audio_start": np.ascontiguousarray(batch.audio_start, np.float32),
         "rates": np.array([c.learning_rate(t) for t in range(c.steps)], np.float64),
         "optimizer": c.optimizer, "temperature": c.temperature, "momentum": c.momentum, "weight_decay": c.weight_decay,
-        "symmetric": c.symmetric, "isa": isa or instruction_set(), "threads": threads, "algebra": algebra,
+        "symmetric": c.symmetric, "isa": isa or instruction_set(c.precision), "threads": threads, "algebra": algebra,
     }
     permutations = _index(batch.permutations)
     # A multiple of many thread counts, so that a bounded call still feeds all cores evenly.

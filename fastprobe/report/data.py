@@ -253,9 +253,8 @@ def _observed(path: Path, identity: dict[str, Any], k: int, notes: list[str]) ->
 
 
 def _intervals(observed: Observed, seed: int) -> list[Interval]:
-    from ..intervals import class_bootstrap
-    # The same resamples for every pair, so that intervals compare.
-    return [class_bootstrap(a, resamples=2000, rng=generator(seed, BOOTSTRAP)) for a in observed.accuracy]
+    from ..intervals import class_bootstraps
+    return class_bootstraps(observed.accuracy, resamples=2000, rng=generator(seed, BOOTSTRAP))
 
 
 def _confusions(path: Path, identity: dict[str, Any], notes: list[str], top: int = 12) -> dict[int, list[tuple[str, str, float]]]:

@@ -41,7 +41,7 @@ caption { text-align: left; caption-side: bottom; padding-top: .4rem; }
 th, td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid var(--rule); vertical-align: baseline; overflow-wrap: normal; }
 th { font-weight: 600; color: var(--soft); }
 td.name, th.name { text-align: left; overflow-wrap: break-word; }
-td.sig { font-weight: 650; }
+td:not(.name) { white-space: nowrap; } td.sig { font-weight: 650; }
 blockquote { margin: .6rem 0; padding: .8rem 1rem; background: var(--card); border-radius: .3rem; max-width: 52rem; }
 ol.refs { font-size: .875rem; padding-left: 1.4rem; max-width: 52rem; } ol.refs li, ul.plain li { margin: .25rem 0; }
 ul.plain { padding-left: 1.2rem; max-width: 46rem; }
@@ -139,7 +139,8 @@ class Page:
         body = []
         for r, row in enumerate(rows):
             cells = "".join(
-                f'<td data-label="{escape(h, quote=True)}"{css_class(c or ("sig" if bold and bold(r, i) else ""))}>{breakable(str(v)) if c else escape(str(v))}</td>'
+                f'<td data-label="{escape(h, quote=True)}"{css_class(c or ("sig" if bold and bold(r, i) else ""))}>'
+                f"{breakable(str(v)) if c else escape(str(v))}</td>"
                 for i, (v, h, c) in enumerate(zip(row, header, css)))
             body.append(f"<tr>{cells}</tr>")
         note = f"<caption>{escape(caption)}</caption>" if caption else ""
@@ -196,7 +197,8 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
     if b:
         page.heading("Null distributions")
         page.cards([page.figure(figures.nulls(run, a), f"null-{slug(a)}",
-                                f"{a}: the statistic under each permutation, and as observed. p is unadjusted.") for a in run.audios])
+                                f"{a}: the statistic under each of {b:,} permutations (grey) and as observed (line). p is "
+                                f"unadjusted.") for a in run.audios])
     if len(run.curve.ks) > 1:
         page.heading("Accuracy against k")
         page.cards([page.figure(figures.curves(run, a), f"curve-{slug(a)}",
@@ -231,7 +233,9 @@ def _title(run: RunData) -> str:
 
 def _answers(page: Page, run: RunData, stopped: bool) -> None:
     lines = []
-    for record in run.records:
+    # A long list starts with what was found; a short one keeps the order of the run.
+    order = sorted(run.records, key=lambda r: r["pvalue_maxT"]) if len(run.records) > 12 else run.records
+    for record in order:
         yes, text = sentence(record, len(run.records), run.lower_is_better, stopped)
         name, _, rest = text.partition(": ")
         lines.append(f"<li{css_class('yes' if yes else '')}><b>{escape(name)}</b>: {escape(rest)}</li>")
@@ -241,8 +245,8 @@ def _answers(page: Page, run: RunData, stopped: bool) -> None:
                  f'class="answers">{"".join(lines[12:])}</ul></details>')
 
 
-def _results(page: Page, run: RunData) -> None:
-    page.heading("Results")
+def _results(page: Page, run: RunData, level: int = 2) -> None:
+    page.heading("Results", level)
     tail, intervals = any(r.get("tail") for r in run.records), bool(run.intervals)
     header = ["text", "audio", run.statistic, *([f"acc@{run.observed.k}, 95% over classes"] if intervals else []), "± SE",
               "control", "selectivity", "k/C" if run.statistic.startswith("acc@") else "random ranking", "p", "95% interval of p",
@@ -254,12 +258,16 @@ def _results(page: Page, run: RunData) -> None:
                      *([f"{run.intervals[i].low:.3f}–{run.intervals[i].high:.3f}"] if intervals else []),
                      number(r["sem_corrected"]), number(r["null_mean"]), number(r.get("selectivity")), number(r["chance"]),
                      pvalue(r["pvalue"]), f"{pvalue(r['pvalue_low'])}–{pvalue(r['pvalue_high'])}", pvalue(r["pvalue_maxT"]),
-                     pvalue(r.get("pvalue_stepdown")), *([pvalue(t["pvalue"]) + ("" if t["good"] else " (poor fit)") if t else "–"] if tail else [])])
+                     pvalue(r.get("pvalue_stepdown")), *([_tail(t)] if tail else [])])
     at = header.index("p max-T")
     page.table(header, rows, 2, "p is the share of permutations, the observed run included, that are at least as good; max-T "
                                 "and step-down are "
                "adjusted for all pairs. SE: corrected for overlapping splits. Selectivity: observed minus control.",
                bold=lambda row, column: column == at and run.records[row]["pvalue_maxT"] <= 0.05 and run.t.shape[1] > 1)
+
+
+def _tail(fit: dict[str, Any] | None) -> str:
+    return "–" if not fit else pvalue(fit["pvalue"]) + ("" if fit["good"] else " (poor fit)")
 
 
 def _layers(page: Page, run: RunData) -> None:
@@ -411,7 +419,7 @@ def compared(first: RunData, second: RunData, matched: list[tuple[int, int]], fo
         page.text("Nothing but the data: all settings are equal.")
     for run in (first, second):
         page.heading(run.name)
-        _results(page, run)
+        _results(page, run, 3)
         page.add(f"<blockquote>{escape(methods.paragraph(run))}</blockquote>")
     return page
 

@@ -14,7 +14,7 @@ def pvalue(p: float | None, relation: bool = False) -> str:
     """A p-value with two significant digits, never rounded to 0; with `relation`, "= 0.012"."""
     if p is None or p != p:
         return "–"
-    text = f"{p:.2g}" if p >= 0.001 or p == 0 else f"{p:.1e}".replace("e-0", "e-")
+    text = f"{p:.2g}" if p >= 0.0001 or p == 0 else f"{p:.1e}".replace("e-0", "e-")
     return f"= {text}" if relation else text
 
 
@@ -25,7 +25,7 @@ def sentence(record: dict[str, Any], n_pairs: int, lower_is_better: bool, stoppe
     if not record["n_permutations"]:
         return False, f"{name}: {value}; no control was run, so nothing can be concluded."
     p = record["pvalue_maxT"]
-    adjusted = f", adjusted for all {n_pairs} pairs" if n_pairs > 1 else ""
+    adjusted = f", adjusted for {n_pairs} pairs" if n_pairs > 1 else ""
     sign = -1.0 if lower_is_better else 1.0
     against = f"against {number(record['null_mean'])} for its control"
     how = f"p {pvalue(p, relation=True)}{adjusted}, {record['n_permutations']:,} permutations{', stopped by rule' if stopped else ''}"

@@ -1,0 +1,90 @@
+"""The CPU table: `python benchmarks/cpu.py` writes benchmarks/results/cpu.md and cpu.json.
+
+    python benchmarks/cpu.py                     every shape and optimiser with the peers that need no long compilation
+    python benchmarks/cpu.py --peers A B         every peer, adam-mini, at these shapes
+    python benchmarks/cpu.py --scaling           twice the probes, two threads
+
+Run it on an idle machine. Records of a (shape, optimiser, method) already in cpu.json are replaced, others kept.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import statistics
+import sys
+import time
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))
+from peers import PEERS
+from shapes import SHAPES
+
+from fastprobe import bench
+from fastprobe.config import ProbeConfig
+from fastprobe.kernels import cpp_backend
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def scaling(rounds: int = 9) -> list[dict]:
+    """Twice the probes, and two threads against one, at A and B: medians of ratios within a turn."""
+    records = []
+    for name in ("A", "B"):
+        shape = SHAPES[name]
+        config = ProbeConfig(dim=shape.dim, steps=20, sampling=shape.sampling)
+        many = bench.make_problem(shape, config, 128)
+        half = dataclasses.replace(many, permutations=many.permutations[:64])
+        turns = []
+        for _ in range(rounds + 1):
+            turn = []
+            for batch, threads in ((half, 2), (many, 2), (half, 1)):
+                time.sleep(0.01)
+                start = time.perf_counter()
+                cpp_backend.train(batch, threads=threads)
+                turn.append(time.perf_counter() - start)
+            turns.append(turn)
+        turns = turns[1:]
+        records.append({"shape": name, "twice the probes": statistics.median(b / a for a, b, _ in turns),
+                        "two threads": statistics.median(c / a for a, _, c in turns)})
+    return records
+
+
+def main() -> None:
+    """Measure, merge with what is there, write."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--peers", nargs="+", choices=list(SHAPES), metavar="SHAPE")
+    parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES), metavar="SHAPE")
+    parser.add_argument("--optimizers", nargs="+", default=["adam-mini", "sgd", "adam"])
+    parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--rounds", type=int, default=7)
+    options = parser.parse_args()
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / "cpu.json"
+    stored = json.loads(path.read_text()) if path.exists() else {"records": [], "scaling": []}
+    if options.scaling:
+        stored["scaling"] = scaling()
+    else:
+        usual = ("cpp", "cpp, direct", "cpp, bf16", "torch.bmm", "torch.func.vmap")
+        methods = PEERS if options.peers else [m for m in PEERS if m.name in usual]
+        new = bench.run([SHAPES[s] for s in options.peers or options.shapes], methods,
+                        ["adam-mini"] if options.peers else options.optimizers, options.rounds)
+        done = {(r["shape"], r["optimizer"], r["method"]) for r in new}
+        order = list(SHAPES)
+        stored["records"] = sorted([r for r in stored["records"] if (r["shape"], r["optimizer"], r["method"]) not in done] + new,
+                                   key=lambda r: (order.index(r["shape"]), r["optimizer"].startswith("adam ("), r["optimizer"]))
+    stored["environment"] = {**stored.get("environment", {}), **bench.environment()}
+    path.write_text(json.dumps(stored, indent=1) + "\n")
+    text = ["# CPU", "", "`python benchmarks/cpu.py`; " + ", ".join(f"{k} {v}" for k, v in stored["environment"].items()) + ".", "",
+            "GFLOP/s counts the operations of the plain algorithm; `cpp` goes through the Gram matrix where that is less work, "
+            "`cpp, direct` never. Shares and ratios are medians over interleaved turns.", "", bench.table(stored["records"]), ""]
+    if stored["scaling"]:
+        text += ["| shape | twice the probes take | two threads give |", "| --- | ---: | ---: |"]
+        text += [f"| {r['shape']} | {r['twice the probes']:.3f} x | {r['two threads']:.3f} x |" for r in stored["scaling"]] + [""]
+    (RESULTS / "cpu.md").write_text("\n".join(text))
+    print("\n".join(text))
+
+
+if __name__ == "__main__":
+    main()

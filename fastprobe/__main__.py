@@ -1,0 +1,5 @@
+"""`python -m fastprobe`."""
+
+from .cli import main
+
+main()
