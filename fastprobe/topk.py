@@ -27,8 +27,9 @@ if TYPE_CHECKING:
 PATHS = ("faiss", "groups", "torch", "numpy")
 INSTALL = "pip install faiss-cpu (or, for an NVIDIA GPU, faiss-gpu)"
 
-# From this many gallery rows on, scores that are never written beat FAISS's heaps (CPU).
-GROUPS_FROM = 16384
+# The bounds of the rule, on CPUs: see benchmarks/notes/retrieval.md for what was measured on either side of each.
+GROUPS_QUERIES, GROUPS_ROWS, GROUPS_ROWS_PER_K = 32, 32768, 2048
+FAISS_ROWS = 4096
 # FAISS's GPU selection keeps lists of at most this length.
 FAISS_GPU_MAX_K = 2048
 _GROUP = 32
@@ -74,21 +75,20 @@ def choose_path(queries: int, gallery: int, k: int, device: str = "cpu") -> str:
     ========  ==============================================================  ========
     device    shape                                                           path
     ========  ==============================================================  ========
-    cuda      FAISS sees a GPU and k <= 2048                                  faiss
-    cuda      else                                                            torch
-    cpu       gallery >= 16384 rows, >= 128 k, and more than one query        groups
-    cpu       one query, or FAISS is not installed                            torch
-    cpu       else                                                            faiss
-    others                                                                    torch
+    cuda      FAISS sees a GPU and k < 2048                                   faiss
+    cpu       32 queries or more, and a gallery of max(32768, 2048 k) rows    groups
+              or more
+    cpu       2 queries or more, a gallery below 4096 rows, FAISS installed   faiss
+    any       else                                                            torch
     ========  ==============================================================  ========
     """
     if device == "cuda":
         return "faiss" if k < FAISS_GPU_MAX_K and faiss_gpus() else "torch"
     if device != "cpu":
         return "torch"
-    if queries > 1 and gallery >= max(GROUPS_FROM, 4 * _GROUP * k):
+    if queries >= GROUPS_QUERIES and gallery >= max(GROUPS_ROWS, GROUPS_ROWS_PER_K * k):
         return "groups"
-    return "faiss" if queries > 1 and faiss_installed() else "torch"
+    return "faiss" if queries > 1 and gallery < FAISS_ROWS and faiss_installed() else "torch"
 
 
 def top_k(queries: Any, gallery: Any, k: int, *, path: str = "auto", device: str | None = None) -> tuple[Any, Any]:

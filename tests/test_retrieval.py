@@ -145,7 +145,8 @@ def test_tensors_stay_tensors_and_arrays_arrays(tmp_path):
 
 def test_the_rule():
     assert choose_path(1000, 10_000_000, 10) == "groups" and choose_path(1, 10_000_000, 10) == "torch"
-    assert choose_path(10_000, 100_000, 10) == "groups" and choose_path(100, 100_000, 50_000) != "groups"
+    assert choose_path(10_000, 100_000, 10) == "groups" and choose_path(100, 100_000, 50_000) == "torch"
+    assert choose_path(8, 1_000_000, 10) == "torch" and choose_path(1000, 16_384, 10) == "torch"
     assert choose_path(10_000, 144, 10) in ("faiss", "torch") and choose_path(10, 10, 1, "mps") == "torch"
 
 
