@@ -113,7 +113,7 @@ def text(
             f"{places[layer]}: {len(table)} classes, {table.width} wide, layer {layer} of {table.meta['n_layers']}"
             + (", UNTRAINED weights" if random_init else "")
         )
-    typer.echo(f"{len(names)} classes, {len(tables)} table{"s" * several} in {time.perf_counter() - started:.1f} s", err=True)
+    typer.echo(f"{len(names)} classes, {len(tables)} table{'s' * several} in {time.perf_counter() - started:.1f} s", err=True)
 
 
 @app.command()
