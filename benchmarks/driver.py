@@ -34,8 +34,12 @@ class Nothing:
         import numpy as np
 
         from fastprobe.kernels import BatchResult
-        return lambda batch, device=None, heads=False: BatchResult(
-            np.zeros(batch.n_probes), np.ones((batch.n_probes, len(batch.queries)), np.int32))
+
+        def train(batch, device=None, heads=False):
+            shapes = [(batch.n_probes, x.shape[1], batch.config.dim) for x in (batch.text, batch.audio)]
+            return BatchResult(np.zeros(batch.n_probes), np.ones((batch.n_probes, len(batch.queries)), np.int32),
+                               *([np.ones(s) for s in shapes] if heads else [None, None]))
+        return train
 
 
 def measure(jobs: int, clips: int) -> dict[str, float]:

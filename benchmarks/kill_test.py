@@ -84,13 +84,13 @@ def descendants(root: int, word: str) -> list[int]:
     return [p for p in parents if lines.get(p, "").startswith(word) and below(p)]
 
 
-def cluster(folder: str) -> tuple[subprocess.Popen, str]:
+def cluster() -> tuple[subprocess.Popen, str]:
     """A Ray head of two cores in a process tree of its own."""
     code = ("import ray, sys, time\n"
-            "c = ray.init(num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)\n"
+            "c = ray.init(address='local', num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)\n"
             "print(c.address_info['address'], flush=True)\nsys.stdin.read()\n")
     head = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0",
+                            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled",
                                  "PYTHONPATH": os.pathsep.join([*sys.path[:1], os.environ.get("PYTHONPATH", "")])})
     return head, head.stdout.readline().strip()
 
@@ -103,11 +103,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--longest", type=float, help="seconds to live at most", default=None)
     given = parser.parse_args()
-    rng, longest = random.Random(given.seed), given.longest or (0.6 if given.engine == "local" else 4.0)
+    rng, longest = random.Random(given.seed), given.longest or (3.0 if given.engine == "local" else 8.0)
     exp = experiment(PERMUTATIONS)
     want = finish(exp, run.open_store(exp, None), partial(local.execute, devices=None))
     kills = finished = number = worker_kills = resumes = advanced = 0
-    head, address = cluster("") if given.engine == "ray" else (None, None)
+    os.environ["RAY_AUTH_MODE"] = "disabled"  # the cluster is of this process alone; its drivers have no token
+    head, address = cluster() if given.engine == "ray" else (None, None)
     start = time.monotonic()
     try:
         with tempfile.TemporaryDirectory() as folder:
