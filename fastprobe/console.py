@@ -69,7 +69,9 @@ def show_status(found: dict[str, Any]) -> None:
     for name, w in sorted(found["workers"].items()):
         console.print(f"  {name}: {w['jobs']:,.0f} probes in {w['units']:,.0f} units, {w['jobs_per_second']:,.0f}/s while at work",
                       markup=False, highlight=False)
-    if found.get("pairs"):
+    if found["stopped_early"]:
+        console.print("stopped early, as its rule allows; the p-values that are valid then are in summary.json", highlight=False)
+    elif found.get("pairs"):
         table = Table(box=box.SIMPLE_HEAD, caption="from what is stored so far; p with its 95% interval, not adjusted for the "
                       "number of pairs", caption_justify="left")
         for name in ("text", "audio"):

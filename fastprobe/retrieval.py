@@ -348,7 +348,7 @@ def build_faiss(vectors: Any, kind: str) -> Any:
         raise InputError(f"`kind`={kind!r} needs at least {SMALLEST_APPROXIMATE:,} rows; got {rows:,}. Use kind=\"exact\", which "
                          "is fast at that size.")
     # Among rows of length 1 the largest inner product is the smallest distance, and codes of differences from a centre
-    # (which FAISS makes for distances) found .93 where those for inner products found .83 (benchmarks/notes/retrieval.md).
+    # (which FAISS makes for distances) found .93 where those for inner products found .83 (benchmarks/NOTES.md).
     metric = faiss.METRIC_INNER_PRODUCT if kind == "hnsw" else faiss.METRIC_L2
     index = faiss.index_factory(width, factory(kind, rows, width), metric)
     if kind == "hnsw":

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PATHS = ("faiss", "groups", "torch", "numpy")
 INSTALL = "pip install faiss-cpu (or, for an NVIDIA GPU, faiss-gpu)"
 
-# The bounds of the rule, on CPUs: see benchmarks/notes/retrieval.md for what was measured on either side of each.
+# The bounds of the rule, on CPUs: see benchmarks/NOTES.md for what was measured on either side of each.
 GROUPS_QUERIES, GROUPS_ROWS, GROUPS_ROWS_PER_K = 32, 32768, 2048
 FAISS_ROWS = 4096
 # FAISS's GPU selection keeps lists of at most this length.

@@ -160,9 +160,21 @@ def caveats(run: RunData) -> list[str]:
     simulated = [t["name"] for t in identity["inputs"] if (t.get("meta") or {}).get("simulated")]
     if simulated:
         out.append(f"The tables {listing(simulated)} are simulated: no model and no recording is involved.")
+    for table in identity["inputs"]:
+        meta = table.get("meta") or {}
+        if meta.get("untrained"):
+            out.append(f"{table['name']} comes from a model with random, untrained weights: its results say nothing about the "
+                       "published model.")
+        if meta.get("label_leak"):
+            out.append(f"{table['name']} was accepted although the labels leak: {str(meta['label_leak']).rstrip('.')}. Its results "
+                       "show nothing about the text model.")
     unknown = []
     for table in (t for t in identity["inputs"] if t["side"] == "audio" and t["name"] not in simulated):
         meta = table.get("meta") or {}
+        if meta.get("trained_on") and not meta.get("untrained"):
+            out.append(f"{table['name']}: the audio model was trained on {listing([str(t) for t in meta['trained_on']])}. \"Unseen\" "
+                       "means held out from the probe, not from the audio model.")
+            continue
         known = " ".join([table["name"], *(str(meta.get(key, "")) for key in ("model", "checkpoint", "source"))]).lower()
         said = next((text for pattern, text in _HEARD if re.search(pattern, known)), None)
         if said is None:
