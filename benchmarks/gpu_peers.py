@@ -152,6 +152,7 @@ def compiled_batch(batch: ProbeBatch, device: torch.device) -> Run:
         update(v, dv, mv, sv, rate, second, c.dim)
         at.add_(1)
 
+    torch._dynamo.reset()  # each problem compiles afresh, and dynamo counts recompilations of a function
     compiled = torch.compile(step, fullgraph=True, dynamic=False)
     graph = None
 

@@ -17,6 +17,10 @@ def _millions(value: float) -> str:
     return f"{value / 1e6:.3g} M" if value >= 1e5 else f"{value:,.0f}"
 
 
+def _mebibytes(value: int | None) -> str:
+    return "-" if value is None else f"{value / 2**20:.0f}"
+
+
 def markdown(report: dict[str, Any]) -> str:
     """Tables of a report of benchmarks.gpu."""
     v = report["versions"]
@@ -35,7 +39,7 @@ def markdown(report: dict[str, Any]) -> str:
         for method, m in t["methods"].items():
             if "probe_steps_per_s" in m:
                 rows.append([method, m["optimizer"], f"{m['error']:.1e}", str(m["probes"]), _millions(m["probe_steps_per_s"]),
-                             _number(m["TFLOP_per_s"]), f"{m['ceiling_share']:.1%}", f"{m['memory_bytes'] / 2**20:.0f}",
+                             _number(m["TFLOP_per_s"]), f"{m['ceiling_share']:.1%}", _mebibytes(m["memory_bytes"]),
                              "-" if best is None else f"{best / m['probe_steps_per_s']:.3g}x",
                              f"{m['seconds']['low'] * 1e3:.3g} ... {m['seconds']['high'] * 1e3:.3g}"])
             else:
@@ -51,13 +55,13 @@ def markdown(report: dict[str, Any]) -> str:
         lines += [f"## Ranks: (probes, queries, gallery, r, d) = {tuple(report['rank']['probes, queries, gallery, r, d'])}", ""]
         lines += _table(["method", "acc@3 agreement", "ms", "TFLOP/s", "of ceiling", "queries/s", "MiB"], [
             [k, _number(m["acc3_agreement"], ".4f"), *([_number(m["seconds"]["median"] * 1e3), _number(m["TFLOP_per_s"]),
-             f"{m['ceiling_share']:.1%}", _millions(m["queries_per_s"]), f"{m['memory_bytes'] / 2**20:.0f}"]
+             f"{m['ceiling_share']:.1%}", _millions(m["queries_per_s"]), _mebibytes(m["memory_bytes"])]
              if "seconds" in m else ["gate failed, not timed", *["-"] * 4])] for k, m in report["rank"]["methods"].items()])
     if report["loss"]:
         lines += ["## Contrastive loss, forward and backward: (probes, m, n, d)", ""]
         lines += _table(["size", "method", "gradient error", "ms", "TFLOP/s", "MiB"], [
             [size, k, _number(m["error"], ".1e"), *([_number(m["seconds"]["median"] * 1e3), _number(m["TFLOP_per_s"]),
-             f"{m['memory_bytes'] / 2**20:.0f}"] if "seconds" in m else ["gate failed, not timed", "-", "-"])]
+             _mebibytes(m["memory_bytes"])] if "seconds" in m else ["gate failed, not timed", "-", "-"])]
             for size, table in report["loss"].items() for k, m in table.items()])
     for name, rates in report["sweep"].items():
         lines += [f"## Resident configurations, shape {name}", ""]

@@ -47,8 +47,9 @@ def run_tests(names: list[str], processes: int) -> int:
         mine = names[shard::processes]
         if mine:
             log = open(ROOT / f".gpu-tests-{shard}.tmp", "w+")  # noqa: SIM115  read and closed below
-            started.append((subprocess.Popen(pytest_command("--tb=short", "-rA", *mine), cwd=ROOT, env=environment(),
-                                             stdout=log, stderr=subprocess.STDOUT), log))
+            process = subprocess.Popen(pytest_command("--tb=short", "-ra", *mine), cwd=ROOT, stdout=log,
+                                       stderr=subprocess.STDOUT, env=environment() | {"OMP_NUM_THREADS": "2"})
+            started.append((process, log))
     failed = 0
     for process, log in started:
         failed += process.wait() != 0

@@ -212,7 +212,8 @@ def report() -> str:
         peers = [f"{t[p] / mine:.2f}x" if p in t else "" for p in ("torch.topk", "FAISS flat")]
         of = "" if c["queries"] == c["asked"] else f" (of {c['asked']:,})"
         each = [f"{t[n]:,.1f}" if n in t else "" for n in names]
-        out.append("| " + " | ".join([f"{c['queries']:,}{of}", f"{c['gallery']:,}", c["data"], c["clock"], *each, c["chosen"], *peers]) + " |")
+        row = [f"{c['queries']:,}{of}", f"{c['gallery']:,}", c["data"], c["clock"], *each, c["chosen"], *peers]
+        out.append("| " + " | ".join(row) + " |")
     out += ["", "## Approximate search", "", "recall@10 is measured on queries that the effort was not tuned on.", "",
             "| data | rows | clock | kind | recall@10 | us per query | exact (auto) | FAISS flat | faster than these | build, s |",
             "| --- | --: | --- | --- | --: | --: | --: | --: | --- | --: |"]

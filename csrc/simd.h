@@ -23,13 +23,20 @@ namespace fastprobe::FP_ISA {
 // VL floats per vector. A product holds a tile of MR rows and NR vectors in registers: MR NR sums, NR vectors of the
 // right factor and one element of the left one must fit (32 registers with AVX-512 and NEON, else 16).
 #if defined(__AVX512F__)
-constexpr int VL = 16, MR = 12, NR = 2;
+constexpr int VL = 16, FULL_MR = 12, NR = 2;
 #elif defined(__AVX2__)
-constexpr int VL = 8, MR = 6, NR = 2;
+constexpr int VL = 8, FULL_MR = 6, NR = 2;
 #elif defined(__aarch64__)
-constexpr int VL = 4, MR = 12, NR = 2;
+constexpr int VL = 4, FULL_MR = 12, NR = 2;
 #else
-constexpr int VL = 4, MR = 6, NR = 2;
+constexpr int VL = 4, FULL_MR = 6, NR = 2;
+#endif
+
+// Sanitizer builds use lower tiles: the same code, and minutes less of compilation.
+#ifdef FASTPROBE_POISON
+constexpr int MR = 4;
+#else
+constexpr int MR = FULL_MR;
 #endif
 
 typedef float vf __attribute__((vector_size(4 * VL), may_alias));

@@ -17,11 +17,13 @@
 // Compiled for AVX512-BF16, the products of a step round their factors to bfloat16; heads, moments and ranks stay float32.
 #include <math.h>
 
+#include "loss.h"
+#include "optimizer.h"
 #include "rank.h"
 
 namespace fastprobe::FP_ISA {
 
-static const double EPS = 1e-12, BETA1 = 0.9, BETA2_MINI = 0.99, BETA2_ADAM = 0.999, EPS_ADAM = 1e-8;
+static const double EPS = 1e-12;  // of norm
 
 // Floats of similarities kept at a time; a block of rows is cut to this when the loss allows it.
 static const int64_t SIMILARITIES = 64 * 1024;
@@ -171,128 +173,11 @@ static size_t scratch_floats(const Batch& b) {
 
 // ---- optimiser ------------------------------------------------------------------------------------------------------
 
-// y <- keep y - rate x over whole panels.
-static void apply(float* y, const float* x, int64_t n, double keep, double rate) {
-    const vf k = splat(static_cast<float>(keep)), r = splat(static_cast<float>(-rate));
-    if (keep == 1.0)
-        for (int64_t i = 0; i < n; i += VL) store(y + i, fma(r, load(x + i), load(y + i)));
-    else
-        for (int64_t i = 0; i < n; i += VL) store(y + i, fma(r, load(x + i), k * load(y + i)));
-}
-
-// adam-mini: M <- b1 M + (1 - b1) dW, and |dW|_F^2 on the way.
-struct StepMini {
-    float* m;
-    int64_t pitch;
-    double* squares;
-    template <int R, int V>
-    inline __attribute__((always_inline)) void tile(int64_t strip, int64_t row, vf (&g)[R][V]) {
-        float* p = m + strip * pitch * PW + row * V * VL;
-        const vf b1 = splat(static_cast<float>(BETA1)), c1 = splat(static_cast<float>(1 - BETA1));
-        vf total = {};
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i)
-#pragma GCC unroll 2
-            for (int j = 0; j < V; ++j, p += VL) {
-                store(p, fma(b1, load(p), c1 * g[i][j]));
-                total = fma(g[i][j], g[i][j], total);
-            }
-        *squares += sum(total);
-    }
-};
-
-// sgd: M <- mu M + dW + wd W,  W <- W - lr M.
-struct StepSgd {
-    float *w, *m;
-    int64_t pitch;
-    float momentum, decay, rate;
-    template <int R, int V>
-    inline __attribute__((always_inline)) void tile(int64_t strip, int64_t row, vf (&g)[R][V]) {
-        const int64_t at = strip * pitch * PW + row * V * VL;
-        float *pw = w + at, *pm = m + at;
-        const vf mu = splat(momentum), wd = splat(decay), lr = splat(-rate);
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i)
-#pragma GCC unroll 2
-            for (int j = 0; j < V; ++j, pw += VL, pm += VL) {
-                const vf moment = fma(mu, load(pm), fma(wd, load(pw), g[i][j]));
-                store(pm, moment);
-                store(pw, fma(lr, moment, load(pw)));
-            }
-    }
-};
-
-// adam: g = dW + wd W,  M, V their moments,  W <- W - rate M / (sqrt(scale V) + eps).
-struct StepAdam {
-    float *w, *m, *v;
-    int64_t pitch;
-    float decay, rate, scale;
-    template <int R, int V>
-    inline __attribute__((always_inline)) void tile(int64_t strip, int64_t row, vf (&g)[R][V]) {
-        const int64_t at = strip * pitch * PW + row * V * VL;
-        float *pw = w + at, *pm = m + at, *pv = v + at;
-        const vf b1 = splat(static_cast<float>(BETA1)), c1 = splat(static_cast<float>(1 - BETA1));
-        const vf b2 = splat(static_cast<float>(BETA2_ADAM)), c2 = splat(static_cast<float>(1 - BETA2_ADAM));
-        const vf wd = splat(decay), lr = splat(rate), bias = splat(scale), eps = splat(static_cast<float>(EPS_ADAM));
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i)
-#pragma GCC unroll 2
-            for (int j = 0; j < V; ++j, pw += VL, pm += VL, pv += VL) {
-                const vf gradient = fma(wd, load(pw), g[i][j]);
-                const vf first = fma(b1, load(pm), c1 * gradient);
-                const vf second = fma(b2, load(pv), c2 * gradient * gradient);
-                store(pm, first);
-                store(pv, second);
-                store(pw, load(pw) - lr * first / (root(second * bias) + eps));
-            }
-    }
-};
-
-// gram: ZM <- c1 ZM + c2 K dZ + wd Z, and <dZ, K dZ> on the way.
-struct StepOutputs {
-    float* zm;
-    const float *z, *dz;
-    int64_t pitch;
-    float c1, c2, decay;
-    double* squares;
-    template <int R, int V>
-    inline __attribute__((always_inline)) void tile(int64_t strip, int64_t row, vf (&kdz)[R][V]) {
-        const int64_t at = strip * pitch * PW + row * V * VL;
-        const vf a = splat(c1), b = splat(c2), wd = splat(decay);
-        vf total = {};
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i)
-#pragma GCC unroll 2
-            for (int j = 0; j < V; ++j) {
-                const int64_t e = at + (i * V + j) * VL;
-                store(zm + e, fma(a, load(zm + e), fma(wd, load(z + e), b * kdz[i][j])));
-                total = fma(kdz[i][j], load(dz + e), total);
-            }
-        *squares += sum(total);
-    }
-};
-
-// W <- omega W - X' U.
-struct FinishGram {
-    float* w;
-    int64_t pitch;
-    float omega;
-    template <int R, int V>
-    inline __attribute__((always_inline)) void tile(int64_t strip, int64_t row, vf (&xu)[R][V]) {
-        float* p = w + strip * pitch * PW + row * V * VL;
-        const vf o = splat(omega);
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i)
-#pragma GCC unroll 2
-            for (int j = 0; j < V; ++j, p += VL) store(p, o * load(p) - xu[i][j]);
-    }
-};
-
 // Rate of adam-mini's step t (from 1), after the squared length of the gradient has entered its second moment.
 static double mini_rate(const Batch& b, Head& h, double squares, int64_t t, double lr) {
     h.second = BETA2_MINI * h.second + (1 - BETA2_MINI) * (squares > 0 || squares != squares ? squares : 0.0) / b.dim;
-    const double denominator = sqrt(h.second / (1 - pow(BETA2_MINI, t)));
-    return lr / (1 - pow(BETA1, t)) / (denominator < 1e-30 ? 1e-30 : denominator);
+    const double denominator = sqrt(h.second / (1 - pow(BETA2_MINI, (double)t)));
+    return lr / (1 - pow(BETA1, (double)t)) / (denominator < 1e-30 ? 1e-30 : denominator);
 }
 
 static void step_direct(const Batch& b, const Rounded& room, Head& h, int64_t t, double lr) {
@@ -302,8 +187,8 @@ static void step_direct(const Batch& b, const Rounded& room, Head& h, int64_t t,
                       StepSgd{h.w, h.m, h.width, (float)b.momentum, (float)b.weight_decay, (float)lr});
     } else if (b.optimizer == Optimizer::adam) {
         rounded_product<true>(room, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
-                      StepAdam{h.w, h.m, h.v, h.width, (float)b.weight_decay, (float)(lr / (1 - pow(BETA1, t))),
-                               (float)(1 / (1 - pow(BETA2_ADAM, t)))});
+                      StepAdam{h.w, h.m, h.v, h.width, (float)b.weight_decay, (float)(lr / (1 - pow(BETA1, (double)t))),
+                               (float)(1 / (1 - pow(BETA2_ADAM, (double)t)))});
     } else {
         rounded_product<true>(room, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim, StepMini{h.m, h.width, &squares});
         h.rate = mini_rate(b, h, squares, t, lr);
@@ -408,90 +293,6 @@ static void through_norm(Head& h, int64_t first, int64_t count) {
         }
     }
 }
-
-// The softmax over one row or over all, from similarities to G = dL/dS, in place.
-struct Loss {
-    int64_t rows, train, per_class, ld;
-    double temperature;
-    bool last;  // the loss itself is wanted
-    double total = 0;
-
-    // Similarities are at most 1: unless exp(-2/tau) leaves float32's range, 1/tau serves as the largest exponent.
-    bool bounded() const { return 2 / temperature <= 60; }
-    float per_row() const { return static_cast<float>(1 / (rows * temperature)); }
-
-    // exp(s/tau - shift), zero in the padding.
-    inline __attribute__((always_inline)) vf power(const float* s, int64_t c, vf scale, vf shift) const {
-        vf e = exp_nonpositive(fma(load(s + c), scale, shift));
-        if (c + VL > train)
-            for (int l = 0; l < VL; ++l) e[l] = c + l < train ? e[l] : 0.0f;
-        return e;
-    }
-
-    float shift_of(const float* s) const {
-        if (bounded()) return static_cast<float>(-1 / temperature);
-        float top = s[0];
-        for (int64_t c = 1; c < train; ++c) top = s[c] > top ? s[c] : top;
-        return static_cast<float>(-top / temperature);
-    }
-
-    void one_way(float* block, int64_t first, int64_t count) {
-        const vf scale = splat(static_cast<float>(1 / temperature));
-        for (int64_t i = 0; i < count; ++i) {
-            float* s = block + i * ld;
-            const int64_t y = (first + i) / per_class;
-            const float shift = shift_of(s), truth = s[y];
-            vf sums = {};
-            for (int64_t c = 0; c < train; c += VL) {
-                const vf e = power(s, c, scale, splat(shift));
-                store(s + c, e);
-                sums += e;
-            }
-            const float all = sum(sums);
-            const vf weight = splat(per_row() / all);
-            for (int64_t c = 0; c < train; c += VL) store(s + c, load(s + c) * weight);
-            s[y] -= per_row();
-            if (last) total += (log((double)all) - shift - truth / temperature) / rows;
-        }
-    }
-
-    // Half of it from each direction. `columns` holds, for every text, its sum over the sounds and its shift.
-    void symmetric(float* all_rows, float* columns) {
-        const vf scale = splat(static_cast<float>(1 / temperature));
-        const int64_t width = padded(train);
-        float *sums = columns, *shifts = columns + width;
-        for (int64_t c = 0; c < width; ++c) sums[c] = 0, shifts[c] = static_cast<float>(-1 / temperature);
-        if (!bounded())
-            for (int64_t c = 0; c < train; ++c) {
-                float top = all_rows[c];
-                for (int64_t i = 1; i < rows; ++i) top = all_rows[i * ld + c] > top ? all_rows[i * ld + c] : top;
-                shifts[c] = static_cast<float>(-top / temperature);
-            }
-        for (int64_t i = 0; i < rows; ++i)
-            for (int64_t c = 0; c < train; c += VL)
-                store(sums + c, load(sums + c) + power(all_rows + i * ld, c, scale, load(shifts + c)));
-        if (last)
-            for (int64_t i = 0; i < rows; ++i) {
-                const int64_t y = i / per_class;
-                total += 0.5 * (log((double)sums[y]) - shifts[y] - all_rows[i * ld + y] / temperature) / rows;
-            }
-        for (int64_t c = 0; c < train; ++c) sums[c] = 0.5f * per_class * per_row() / sums[c];
-        for (int64_t i = 0; i < rows; ++i) {
-            float* s = all_rows + i * ld;
-            const int64_t y = i / per_class;
-            const float shift = shift_of(s), truth = s[y];
-            vf row = {};
-            for (int64_t c = 0; c < train; c += VL) row += power(s, c, scale, splat(shift));
-            const float all = sum(row);
-            const vf weight = splat(0.5f * per_row() / all);
-            for (int64_t c = 0; c < train; c += VL)
-                store(s + c, fma(power(s, c, scale, splat(shift)), weight,
-                                 power(s, c, scale, load(shifts + c)) * load(sums + c)));
-            s[y] -= per_row();
-            if (last) total += 0.5 * (log((double)all) - shift - truth / temperature) / rows;
-        }
-    }
-};
 
 static double one_step(const Batch& b, Workspace& ws, int64_t step) {
     Head &text = ws.text, &audio = ws.audio;

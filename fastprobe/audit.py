@@ -6,6 +6,7 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -180,7 +181,7 @@ def examine(run_dir: str | os.PathLike, check: bool = False, estimate: bool = Tr
         out["pairs"] = list(estimates(store, manifest))
     if check:
         out["damaged"] = [{"shard": store.shard_name(u), "why": why} for u in units if (why := store.damage(u))]
-        out["twice"] = [store.shard_name(b) for a, b in zip(units, units[1:]) if a.pair == b.pair and b.start < a.stop]
+        out["twice"] = [store.shard_name(b) for a, b in pairwise(units) if a.pair == b.pair and b.start < a.stop]
         out["inputs"] = []
         try:
             prepare_again(manifest)

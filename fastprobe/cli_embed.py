@@ -113,7 +113,7 @@ def text(
             f"{places[layer]}: {len(table)} classes, {table.width} wide, layer {layer} of {table.meta['n_layers']}"
             + (", UNTRAINED weights" if random_init else "")
         )
-    typer.echo(f"{len(names)} classes, {len(tables)} tables in {time.perf_counter() - started:.1f} s", err=True)
+    typer.echo(f"{len(names)} classes, {len(tables)} table{'s' * several} in {time.perf_counter() - started:.1f} s", err=True)
 
 
 @app.command()
@@ -220,7 +220,7 @@ def audio(
     typer.echo(
         f"{out}: {len(table)} clips of {len(set(table.labels.tolist()))} classes, {table.width} wide"
         + (", UNTRAINED weights" if random_init else "")
-        + (f", {skipped['count']} files skipped" if skipped["count"] else "")
+        + (f", {skipped['count']} file{'s' * (skipped['count'] > 1)} skipped" if skipped["count"] else "")
     )
     share = f", {embedder.model_seconds / embedder.seconds:.0%} of the time in the model" if fresh else ""
     typer.echo(f"{fresh} embedded, {cached} from the cache, in {embedder.seconds:.1f} s{share}", err=True)

@@ -115,7 +115,9 @@ def results_table(records: list[dict[str, Any]]):
     first, several = records[0], len(records) > 1
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption_justify="left", caption=(
         f"chance {_number(first['chance'])}; +-: standard error corrected for overlapping splits; "
-        f"p = (1 + permutations at least as good) / (1 + {first['n_permutations']:,}), with its 95% interval"
+        + (f"p: valid under the rule {first['stop']}, declared beforehand, after {first['n_permutations']:,} permutations"
+           if first.get("stop") else
+           f"p = (1 + permutations at least as good) / (1 + {first['n_permutations']:,})") + ", with its 95% interval"
         + ("; max-T: p adjusted for all pairs" if several else "")))
     for name in ("text", "audio"):
         table.add_column(name, overflow="fold", min_width=min(10, max(len(name), *(len(r[name]) for r in records))))

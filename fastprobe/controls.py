@@ -14,7 +14,7 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from math import factorial, prod
+from math import factorial, log10, prod
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +138,11 @@ def count_distinct(n_classes: int, groups: np.ndarray | None = None) -> int:
     return prod(factorial(int(n)) for n in np.unique(groups, return_counts=True)[1])
 
 
+def say_count(n: int) -> int | str:
+    """A count of relabellings as it is recorded: the number itself up to 10^15, else its power of ten."""
+    return n if n <= 10**15 else f"10^{log10(n):.1f}"
+
+
 def enumerate_distinct(n_classes: int, groups: np.ndarray | None = None) -> np.ndarray:
     """All distinct relabellings in lexicographic order, so the identity is number 0; int64 (distinct, C).
 
@@ -148,7 +153,7 @@ def enumerate_distinct(n_classes: int, groups: np.ndarray | None = None) -> np.n
     """
     total = count_distinct(n_classes, groups)
     if total > ENUMERATE_UP_TO:
-        raise InputError(f"{total} distinct permutations are too many to list (at most {ENUMERATE_UP_TO}). Draw them at random.")
+        raise InputError(f"{say_count(total)} distinct permutations are too many to list (at most {ENUMERATE_UP_TO}). Draw them at random.")
     blocks = [np.arange(n_classes)] if groups is None else [np.flatnonzero(groups == g) for g in np.unique(groups)]
     out = np.tile(np.arange(n_classes, dtype=np.int64), (total, 1))
     for i, choice in enumerate(itertools.product(*(itertools.permutations(block) for block in blocks))):

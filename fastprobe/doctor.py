@@ -8,6 +8,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from . import __version__
+from .errors import InputError
 from .kernels import available_backends, select_backend
 
 _PACKAGES = {"torch": "trains on GPUs and as the torch backend", "triton": "fused GPU kernels", "faiss-cpu": "retrieval",
@@ -32,13 +33,20 @@ def examine() -> dict[str, Any]:
             versions[name] = version(name)
         except PackageNotFoundError:
             versions[name] = None
-    devices = [f"cpu ({os.cpu_count()} cores, {platform.machine()})"]
+    backends = available_backends()
+    advice = [f"backend {name}: {why}" for name, why in backends.items() if why]
+    cpu = f"{os.cpu_count()} cores, {platform.machine()}"
+    if backends["cpp"] is None:
+        from .kernels.cpp_backend import describe
+        try:
+            cpu += f", cpp uses {describe()}"
+        except InputError as error:
+            advice.append(str(error))
+    devices = [f"cpu ({cpu})"]
     if versions["torch"]:
         import torch
         devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
         devices += ["mps"] if torch.backends.mps.is_available() else []
-    backends = available_backends()
-    advice = [f"backend {name}: {why}" for name, why in backends.items() if why]
     gpus = sum(d.startswith("cuda") for d in devices)
     faiss = examine_faiss({n: v for n, v in versions.items() if n.startswith("faiss") and v}, gpus)
     advice += faiss.pop("advice")

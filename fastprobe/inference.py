@@ -62,6 +62,8 @@ def extend(results: list[PermutationTestResult], store: ResultStore, *, plan: _p
         sign = -1.0 if r.lower_is_better else 1.0
         record["selectivity"] = sign * selectivity(r.statistic, r.null_mean)
     if stop is not None:
+        for record in records:
+            record["stop"] = str(stop)
         return records, [{"name": f"all pairs, {statistic}, {stop}", "n_tests": len(records),
                           "n_permutations": results[0].n_permutations,
                           "tests": [{"test": _name(r), "pvalue": r.pvalue, "pvalue_maxT": r.pvalue_max_t} for r in results]}]

@@ -15,7 +15,7 @@ import numpy as np
 
 from .compression import PairData, make_pair, table_features
 from .config import ProbeConfig
-from .controls import frozen_permutation, frozen_ranks, gaussian_texts, group_of, listed, permutation_source
+from .controls import frozen_permutation, frozen_ranks, gaussian_texts, group_of, listed, permutation_source, say_count
 from .embeddings import EmbeddingTable, check_labels, keep_common
 from .engines import Finished, Pace, Task, local
 from .errors import InputError
@@ -296,7 +296,7 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
     if control == "permute-within":
         source = permutation_source(control, seed, n_classes, permutations, blocks)
         enumerated, plan = source.enumerated, JobPlan(plan.n_pairs, splits, seeds, source.n_permutations)
-        meta |= {"within": within, "groups": blocks.tolist(), "distinct_permutations": source.distinct, "enumerated": enumerated}
+        meta |= {"within": within, "groups": blocks.tolist(), "distinct_permutations": say_count(source.distinct), "enumerated": enumerated}
     rule = parse_stop(stop) if isinstance(stop, str) else stop
     if rule is not None:
         if enumerated:

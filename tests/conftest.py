@@ -7,7 +7,8 @@ import sys
 from pathlib import Path
 
 # Two workers with two spinning threads each take ten times as long on two cores. Tests of threads say so themselves.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+for _name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
+    os.environ.setdefault(_name, "1")
 
 import hypothesis
 import pytest

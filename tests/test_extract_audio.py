@@ -227,6 +227,18 @@ def test_what_packages_print_is_swallowed_and_the_network_is_not_touched(specs, 
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("model", ["passt", "pann", "audiomae", "audiomae-ft", "ast", "clap"])
+def test_without_a_network_a_name_says_what_to_do(model, monkeypatch, tmp_path):
+    def unreachable(*arguments, **more):
+        raise socket.gaierror(-2, "Name or service not known")
+
+    monkeypatch.setattr(socket, "getaddrinfo", unreachable)
+    monkeypatch.setattr(torch.hub, "get_dir", lambda: str(tmp_path))
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(InputError, match="network"):
+        AudioEmbedder(AudioSpec(model=model), "cpu")
+
+
 def test_a_module_that_connects_is_refused_when_weights_are_local(tmp_path, monkeypatch):
     (tmp_path / "calling_hear_module.py").write_text(
         "import socket\ndef load_model(path=''):\n    socket.create_connection(('127.0.0.1', 9), timeout=1)\n"

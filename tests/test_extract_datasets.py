@@ -214,7 +214,7 @@ def test_shell_counts_bad_files(fastprobe, tmp_path):
     code, _, err = fastprobe(*command)
     assert code == 2 and "cat/2.wav" in err and "--skip-bad" in err and not (tmp_path / "a.npz").exists()
     code, out, err = fastprobe(*command, "--skip-bad")
-    assert code == 0 and "3 clips of 2 classes" in out and "1 files skipped" in out and "skipped: s/cat/2.wav" in err
+    assert code == 0 and "3 clips of 2 classes" in out and "1 file skipped" in out and "skipped: s/cat/2.wav" in err
 
 
 @pytest.mark.parametrize(

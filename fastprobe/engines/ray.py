@@ -28,7 +28,8 @@ def execute(task: Task, work: Work, pace: Pace, address: str | None = None, num_
     Parameters
     ----------
     address : str, optional
-        ``auto``, ``host:port`` or ``ray://host:port``; by default a Ray of this machine's own is started.
+        ``auto``, ``host:port`` or ``ray://host:port``; by default the environment's RAY_ADDRESS, or else a Ray of this
+        machine's own is started.
     num_cpus, num_gpus : float, optional
         What one unit occupies: a GPU for a GPU backend, a core otherwise.
 
@@ -99,8 +100,10 @@ def _connect(address: str | None) -> tuple[Any, bool]:
         raise InputError("`engine`=\"ray\" needs Ray, which is not installed: pip install \"fastprobe[ray]\".") from None
     if ray.is_initialized():
         return ray, False
+    # By itself Ray would join any cluster that it finds on this machine.
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        ray.init(address=address, include_dashboard=False if address is None else None, log_to_driver=False,
+        ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False,
                  logging_level="ERROR", namespace="fastprobe")
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         first = (str(error).splitlines() or [""])[0]

@@ -115,7 +115,7 @@ class AudioSpec:
     def from_meta(cls, meta: Mapping[str, Any], checkpoint: str | None = None) -> AudioSpec:
         """The spec of a table that `build_table` made; `checkpoint` says where its weights lie now, if they moved."""
         spec = _from_meta(cls, meta, "audio")
-        return dataclasses.replace(spec, checkpoint=checkpoint) if checkpoint else spec
+        return dataclasses.replace(spec, checkpoint=str(checkpoint)) if checkpoint else spec
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""
@@ -175,7 +175,7 @@ class TextSpec:
     def from_meta(cls, meta: Mapping[str, Any], model: str | None = None) -> TextSpec:
         """The spec of a table that `embed_classes` made; `model` says where its folder lies now, if it moved."""
         spec = _from_meta(cls, meta, "text")
-        return dataclasses.replace(spec, model=model) if model else spec
+        return dataclasses.replace(spec, model=str(model)) if model else spec
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""

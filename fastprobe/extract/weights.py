@@ -138,7 +138,7 @@ def load_state(module: Any, state: Mapping[str, Any], source: str, ignore: tuple
     shapes = [
         f"{k} {tuple(state[k].shape)} instead of {tuple(own[k].shape)}"
         for k in own
-        if k in state and state[k].shape != own[k].shape
+        if k in state and state[k].shape != own[k].shape and not k.startswith(ignore)
     ]
     for problem, names in (("lacks", missing), ("has unknown", extra), ("has misshapen", shapes)):
         if names:
@@ -146,7 +146,7 @@ def load_state(module: Any, state: Mapping[str, Any], source: str, ignore: tuple
                 f"`checkpoint` {source} does not fit the model: it {problem} {len(names)} tensors: "
                 f"{first_few(names)}. Give weights of this architecture."
             )
-    module.load_state_dict({k: v for k, v in state.items() if k in own}, strict=False)
+    module.load_state_dict({k: v for k, v in state.items() if k in own and v.shape == own[k].shape}, strict=False)
 
 
 def fetch_state(url: str, what: str) -> dict[str, Any]:

@@ -54,6 +54,13 @@ def instruction_set(precision: str = "ieee") -> str:
     return name
 
 
+def describe() -> str:
+    """The instruction set in use and the others there are: "avx512 with bf16 (of avx512, avx2, baseline)"."""
+    used = instruction_set()
+    bf16 = " with bf16" if used == "avx512" and _cpp.bf16_isa() else ""
+    return f"{used}{bf16} (of {', '.join(_cpp.supported_isas())})"
+
+
 def step_flops(batch: ProbeBatch) -> float:
     """Operations of one probe-step written out plainly: 4 m r_t d + 4 n r_a d + 6 n m d."""
     n, m, d = batch.n_rows, len(batch.train_classes), batch.config.dim

@@ -166,7 +166,7 @@ def _tiles(width: int, precision: str) -> dict[str, int]:
 
 
 def _launch(width: int, precision: str) -> dict[str, int]:
-    return {"num_warps": 8 if precision == "ieee" else 4, "num_stages": 2 if width <= 128 else 1}
+    return {"num_warps": 8 if precision == "ieee" or 64 < width <= 128 else 4, "num_stages": 2 if width <= 128 else 1}
 
 
 def log_sum_exp(rows, columns, row_keys, column_keys, temperature, precision, *, row_squares=None, column_squares=None,

@@ -31,7 +31,7 @@ def weights_kernel(
     w, m, s,    # float32 (P, r, D); s for adam only
     state,      # float32 (P, 2)   rate, decay; adam-mini only
     schedule,   # float32 (steps, 3)
-    partial,    # float32 (P, tiles)   |dW|^2 of each tile; adam-mini only
+    partial,    # float32 (P, tiles, BK)   |dW|^2 of each row of each tile; adam-mini only
     n, r, probe_rows, step_stride, momentum, weight_decay,
     D: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
     OPTIMIZER: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr,
@@ -64,7 +64,8 @@ def weights_kernel(
         head = tl.load(state + p * 2 + 1) * tl.load(w + cell, mask=inside, other=0.0) \
             - tl.load(state + p * 2) * tl.load(m + cell, mask=inside, other=0.0)
         tl.store(w + cell, head, mask=inside)
-        tl.store(partial + p * tiles + tile, tl.sum(tl.sum(tl.where(inside, g * g, 0.0), axis=1), axis=0))
+        # By rows: Triton 3.6 cannot compile for Blackwell a scalar sum of what came out of a product.
+        tl.store(partial + (p * tiles + tile) * BK + tl.arange(0, BK), tl.sum(tl.where(inside, g * g, 0.0), axis=1))
         # Moments were read by other threads than those that write them next.
         tl.debug_barrier()
     optimise(g, w, m, s, cell, inside, tl.load(schedule + number * 3), tl.load(schedule + number * 3 + 1),
@@ -72,13 +73,13 @@ def weights_kernel(
 
 
 @triton.jit
-def scales_kernel(partial, tiles, second_moment, state, schedule, step, dim, BLOCK: tl.constexpr):
+def scales_kernel(partial, parts, second_moment, state, schedule, step, dim, BLOCK: tl.constexpr):
     """v <- b2 v + (1 - b2) |dW|^2 / d of each probe, and the rate and decay its head is owed."""
     p = tl.program_id(0).to(tl.int64)
     squared = tl.zeros((BLOCK,), tl.float32)
-    for at in range(0, tiles, BLOCK):
+    for at in range(0, parts, BLOCK):
         j = at + tl.arange(0, BLOCK)
-        squared += tl.load(partial + p * tiles + j, mask=j < tiles, other=0.0)
+        squared += tl.load(partial + p * parts + j, mask=j < parts, other=0.0)
     number = tl.load(step)
     v = mini_second_moment(tl.load(second_moment + p), tl.sum(squared, axis=0), dim)
     tl.store(second_moment + p, v)
@@ -103,7 +104,7 @@ class _Side:
         ieee = precision == "ieee"
         self.tile = {"BK": 64, "BD": min(width, 64), "BM": 16 if ieee else 32}
         self.tiles = triton.cdiv(r, self.tile["BK"]) * triton.cdiv(width, self.tile["BD"])
-        self.partial = empty(n_probes, self.tiles, device=device)
+        self.partial = empty(n_probes, self.tiles, self.tile["BK"], device=device)
         self.v = torch.zeros(n_probes, device=device)
         self.state = torch.tensor([0.0, 1.0], device=device).repeat(n_probes, 1)
 
@@ -126,7 +127,7 @@ class _Side:
             D=width, **self.tile, OPTIMIZER=self.optimizer, DECAY=decay > 0 and not self.lazy,
             PRECISION=self.precision, num_warps=4, num_stages=3)
         if self.lazy:
-            scales_kernel[(n_probes,)](self.partial, self.tiles, self.v, self.state, schedule, step, float(dim),
+            scales_kernel[(n_probes,)](self.partial, self.tiles * self.tile["BK"], self.v, self.state, schedule, step, float(dim),
                                        BLOCK=256, num_warps=4)
 
     def finish(self) -> None:

@@ -330,4 +330,7 @@ def procrustes_of(run: RunData, pair: int, permutations: int = 999) -> tuple[Pro
     rows = [np.flatnonzero(np.isin(t.labels, classes)) for t in tables]
     x, y = (centroids(t.vectors[r].astype(np.float64), np.searchsorted(classes, t.labels[r]), len(classes))
             for t, r in zip(tables, rows))
-    return protest(x, y, permutations=permutations, seed=run.identity["seed"]), classes
+    groups = run.identity.get("groups")
+    # The blocks of the run are the blocks of its map; they are stored in ascending order of the labels, as `classes` is.
+    blocks = np.array(groups) if groups is not None and len(groups) == len(classes) else None
+    return protest(x, y, permutations=permutations, seed=run.identity["seed"], groups=blocks), classes

@@ -61,13 +61,17 @@ def citations(paragraph: str) -> list[str]:
     return [text for key, text in sorted(REFERENCES.items()) if key in paragraph]
 
 
+def _count(distinct: int | str | None) -> str:
+    return f"{distinct:,}" if isinstance(distinct, int) else str(distinct or "the")
+
+
 def _null(run: RunData, b: int) -> str:
     identity = run.identity
     control = identity.get("control", "permute")
     if control == "permute-within":
         how = f"the rows of the text table were permuted only within the groups of \"{identity.get('within') or 'groups'}\""
         draw = f"all {b + 1:,} distinct permutations were used" if identity.get("enumerated") else \
-            f"{b:,} permutations were drawn uniformly"
+            f"{b:,} permutations were drawn uniformly from {_count(identity.get('distinct_permutations'))} distinct ones"
         return f"{how}, and the probe was trained again; {draw}"
     if control == "frozen":
         return f"the probe was trained once and the texts of the held-out classes were permuted {b:,} times"
@@ -111,7 +115,7 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
     if b == 0:
         return " ".join([*out, "No control was run, so no p-value is given."])
     out.append(f"For the null, {_null(run, b)}. Each replicate was averaged exactly as the observed run, on the same splits, "
-               f"{'starts ' if r > 1 else ''}and clips.")
+               f"{'starts ' if r > 1 else ''}and clips.".replace("splits, and", "splits and"))
     if stop := identity.get("stop"):
         rule = f"Besag & Clifford 1991, h = {re.search(r'h=([0-9]+)', stop).group(1)}" if stop.startswith("besag") else \
             f"Fischer & Ramdas 2024, alpha = {re.search(r'alpha=([0-9.]+)', stop).group(1)}"

@@ -144,7 +144,8 @@ class Page:
                 for i, (v, h, c) in enumerate(zip(row, header, css)))
             body.append(f"<tr>{cells}</tr>")
         note = f"<caption>{escape(caption)}</caption>" if caption else ""
-        self.add(f'<table class="wide">{note}<thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table>')
+        css_table = css_class("wide" if len(header) > 4 else "")
+        self.add(f"<table{css_table}>{note}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>")
 
     def html(self) -> str:
         """The whole page."""
