@@ -70,8 +70,8 @@ def memory_estimate(kind: str, rows: int, width: int, source_width: int | None =
         mapped vectors for as long as nobody needs the memory) and ``disk`` (without the texts).
     """
     vectors = 4 * rows * width
-    # A block of the source: float32, float64 features, its projection; and the labels' strings.
-    stream = block_rows(source_width or width) * (28 * (source_width or width) + 16 * width + 400)
+    # A block of the source: float32, float64 features, its projection; the labels' strings; what readers and allocators keep.
+    stream = block_rows(source_width or width) * (28 * (source_width or width) + 16 * width + 400) + (160 << 20)
     query = 64 << 20
     if kind == "exact":
         return {"build": stream, "search": query, "disk": vectors}

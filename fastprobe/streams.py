@@ -218,19 +218,21 @@ def _parquet_head(path: Path) -> tuple[int, int, dict[str, Any]]:
 
 def _parquet_blocks(path: Path, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]:
     import pyarrow.parquet as pq
-    with pq.ParquetFile(path) as file:
-        # One batch would cover many small row groups: bounded, since batches never exceed `rows`.
-        for batch in file.iter_batches(rows, columns=["label", "vector"], use_threads=False):
-            column = batch.column(batch.schema.get_field_index("vector"))
-            lengths = set(column.value_lengths().to_pylist())
-            if len(lengths) != 1 or column.null_count:
-                raise InputError(f"{path}: all vectors must have one width; got {sorted(map(str, lengths))}.")
-            values = column.flatten()
-            if values.null_count:
-                raise InputError(f"{path}: column `vector` must hold numbers without nulls.")
-            vectors = values.to_numpy(zero_copy_only=False).reshape(len(batch), -1)
-            labels = batch.column(batch.schema.get_field_index("label")).to_pylist()
-            yield vectors, ["" if label is None else str(label) for label in labels]
+    # Read through a small buffer, one row group after the other: by default whole row groups are fetched ahead,
+    # and a file of eight of them was held complete.
+    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+        for group in range(file.num_row_groups):
+            for batch in file.iter_batches(rows, row_groups=[group], columns=["label", "vector"], use_threads=False):
+                column = batch.column(batch.schema.get_field_index("vector"))
+                lengths = set(column.value_lengths().to_pylist())
+                if len(lengths) != 1 or column.null_count:
+                    raise InputError(f"{path}: all vectors must have one width; got {sorted(map(str, lengths))}.")
+                values = column.flatten()
+                if values.null_count:
+                    raise InputError(f"{path}: column `vector` must hold numbers without nulls.")
+                labels = batch.column(batch.schema.get_field_index("label")).to_pylist()
+                yield (values.to_numpy(zero_copy_only=False).reshape(len(batch), -1),
+                       ["" if label is None else str(label) for label in labels])
 
 
 _HEADS = {".npz": _npz_head, ".safetensors": _safetensors_head, ".parquet": _parquet_head}
