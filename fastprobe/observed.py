@@ -82,7 +82,7 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
 
     Parameters
     ----------
-    experiment : fastprobe.run.Experiment
+    experiment : fastprobe.experiment.Experiment
     """
     import pyarrow as pa
     train = select_backend(experiment.backend, experiment.config.precision, experiment.device).load()

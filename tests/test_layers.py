@@ -17,8 +17,9 @@ ORDER = [
     {"errors"}, {"interrupt", "storage", "topk"}, {"config"}, {"embeddings"}, {"streams"}, {"compression"}, {"plan"},
     {"controls"}, {"kernels"}, {"metrics"}, {"observed"}, {"lock"}, {"store"}, {"retrieval"}, {"probe"}, {"indexing"},
     {"significance"}, {"intervals", "procrustes"}, {"multiplicity", "tail"}, {"sequential"}, {"comparison", "power"},
-    {"inference"}, {"progress"}, {"engines"}, {"simulate"}, {"run"}, {"audit", "planning", "doctor", "bench"}, {"merge"},
-    {"extract"}, {"query"}, {"report"}, {"console"}, {"cli_embed", "cli_runs"}, {"cli"}, {"__main__"},
+    {"inference"}, {"progress"}, {"engines"}, {"simulate"}, {"experiment"}, {"run"},
+    {"audit", "planning", "doctor", "bench"}, {"merge"},
+    {"extract"}, {"query"}, {"report"}, {"console"}, {"cli_embed", "cli_query", "cli_runs"}, {"cli"}, {"__main__"},
 ]
 LEVEL = {name: i for i, names in enumerate(ORDER) for name in names}
 DELAYED: set[tuple[str, str]] = set()  # no exception so far

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from fastprobe import experiment as fpexperiment
 from fastprobe import run as fprun
 from fastprobe.config import ProbeConfig
 from fastprobe.embeddings import EmbeddingTable
@@ -127,7 +128,7 @@ def test_a_run_stops_by_its_rule_wherever_the_units_end(stop, found, tmp_path, m
     assert result.drawn == "stopped"
     assert result.confidence_interval() == confidence_sequence(result.n_exceed, result.n_permutations)
     assert (result.pvalue <= 0.05) == (found == "planted")
-    monkeypatch.setattr(fprun, "MAX_UNIT", 7)
+    monkeypatch.setattr(fpexperiment, "MAX_UNIT", 7)
     again = permutation_test(text, audio, out=tmp_path / "b", **kwargs)
     assert (again.pvalue, again.n_permutations) == (result.pvalue, result.n_permutations)
     np.testing.assert_array_equal(again.null_distribution, result.null_distribution)

@@ -9,7 +9,7 @@ import numpy as np
 from ..comparison import Comparison, compare_many
 from ..plan import BOOTSTRAP, generator
 from ..store import write_atomically
-from . import page, tables
+from . import compare_page, page, tables
 from .data import RunData, load_run, n_classes_of, procrustes_of
 
 # One map for each audio model, and no more: each needs the tables themselves and 999 decompositions.
@@ -59,7 +59,7 @@ def write_comparison(first_dir: Path, second_dir: Path, out: Path, categories: P
                        for j, run in enumerate((first, second))) for m in matched]
         found = compare_many(names, first.statistic, sign * first.per_split[a], sign * second.per_split[b], n_train, n_test,
                              *by_class, generator(first.identity["seed"], BOOTSTRAP, 2))
-    made = page.compared(first, second, matched, found, why_not)
+    made = compare_page.compared(first, second, matched, found, why_not)
     texts = {"comparisons.csv": tables.to_csv(tables.COMPARISON_HEADER, tables.comparison_rows(found))} if found else {}
     return _write(made, out, texts, "comparison-")
 
