@@ -118,7 +118,7 @@ class Faults(RuleBasedStateMachine):
 
     @initialize()
     def begin(self):
-        self.disk, self.broken = FakeDisk(), set()
+        self.disk, self.broken = FakeDisk(), {}  # rotten content by shard, until a run has mended it
         self.experiment = experiment(8, splits=1)
         if not hasattr(Faults, "whole"):
             Faults.whole = finish(self.experiment, run.open_store(self.experiment, None), sized(1000))
@@ -142,11 +142,11 @@ class Faults(RuleBasedStateMachine):
         try:
             self.attempt(size)
             self.disk.fuse = None
+            self.broken.clear()
         except Killed:
             if cut is not None:
                 self.disk.power_cut(cut)
             self.after_death()
-        self.broken.clear()
 
     @rule(refuse=st.integers(0, 40), size=st.integers(1, 6))
     def disk_full(self, refuse, size):
@@ -167,7 +167,7 @@ class Faults(RuleBasedStateMachine):
         at = data.draw(st.integers(0, len(raw) - 1))
         raw[at] ^= 1 << data.draw(st.integers(0, 7))
         self.disk.files[path] = bytes(raw)
-        self.broken.add(path.name)
+        self.broken[path.name] = bytes(raw)
 
     @invariant()
     def shards_are_whole_or_absent(self):
@@ -175,7 +175,8 @@ class Faults(RuleBasedStateMachine):
             return
         store = ResultStore.open(Folder(ROOT, self.disk))
         for unit in store.done():
-            if store.shard_path(unit).name not in self.broken:
+            path = ROOT / "results" / store.shard_path(unit).name
+            if self.broken.get(path.name) != bytes(self.disk.files[path]):
                 assert store.damage(unit) is None
 
     def teardown(self):
