@@ -32,8 +32,8 @@ def pytest_command(*arguments: str) -> list[str]:
 
 def collect() -> list[str]:
     """Identifiers of the CUDA tests."""
-    run = subprocess.run(pytest_command("--collect-only", "tests/test_cuda.py", "tests/test_faiss_cuda.py"), capture_output=True, text=True,
-                         cwd=ROOT, env=environment())
+    command = pytest_command("--collect-only", "tests/test_cuda.py", "tests/test_faiss_cuda.py")
+    run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
     names = [line for line in run.stdout.splitlines() if "::" in line]
     if not names:
         sys.exit(f"no CUDA test was collected:\n{run.stdout}{run.stderr}")
