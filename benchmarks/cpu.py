@@ -18,12 +18,11 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from peers import PEERS
-from shapes import SHAPES
-
 from fastprobe import bench
 from fastprobe.config import ProbeConfig
 from fastprobe.kernels import cpp_backend
+from peers import PEERS
+from shapes import SHAPES
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -23,11 +23,10 @@ import pyarrow.parquet  # noqa: F401 (loaded once here, not in every fork)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from runs import experiment, finish, same_rows
-
 from fastprobe import run
 from fastprobe.engines import Pace, local
 from fastprobe.store import ResultStore
+from runs import experiment, finish, same_rows
 
 PERMUTATIONS = 600
 

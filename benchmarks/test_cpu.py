@@ -10,12 +10,12 @@ import dataclasses
 
 import numpy as np
 import pytest
-from peers import PEERS
-from shapes import SHAPES
 
 from fastprobe.bench import check, make_problem
 from fastprobe.config import ProbeConfig
 from fastprobe.kernels import cpp_backend
+from peers import PEERS
+from shapes import SHAPES
 
 METHODS = {m.name: m for m in PEERS}
 CASES = [(s, "adam-mini", m) for s in ("A", "B") for m in METHODS] \

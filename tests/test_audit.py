@@ -11,7 +11,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from runs import edit_manifest, experiment, finish, rows, save_tables, sized
 
 from fastprobe import run
 from fastprobe.audit import examine, prepare_again, stored_experiment, verify
@@ -19,6 +18,7 @@ from fastprobe.cli_runs import engine_of, parse_shard
 from fastprobe.errors import InputError, StoreError
 from fastprobe.merge import merge
 from fastprobe.store import LIMITS, ResultStore, read_manifest, to_json
+from runs import edit_manifest, experiment, finish, rows, save_tables, sized
 
 
 @pytest.fixture

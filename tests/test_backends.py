@@ -9,11 +9,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import batch_of, configs
 
 from fastprobe import kernels
 from fastprobe.config import ProbeConfig
 from fastprobe.errors import BackendUnavailableError, InputError
+from strategies import batch_of, configs
 
 # Triton has its own file: without a GPU it runs in the interpreter, which must be set up before its import.
 HERE = [name for name, why in kernels.available_backends().items() if why is None and name not in ("reference", "triton")]

@@ -11,9 +11,9 @@ import time
 
 import numpy as np
 import pytest
-from strategies import tables
 
 from fastprobe.config import ProbeConfig
+from strategies import tables
 
 FAST = ["--steps", "5", "--dim", "4", "--permutations", "9", "--splits", "2", "--device", "cpu"]
 

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import SEEDS, tables
 
 from fastprobe.compression import fit_preprocessing, make_pair, table_features
 from fastprobe.config import ProbeConfig
@@ -16,6 +15,7 @@ from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError
 from fastprobe.kernels import make_batch, reference
 from fastprobe.plan import permutations, split_classes
+from strategies import SEEDS, tables
 
 
 @given(SEEDS, st.integers(2, 12), st.integers(1, 20))

@@ -15,12 +15,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from strategies import batch_of, configs
 
 from fastprobe import _cpp
 from fastprobe.config import ProbeConfig
 from fastprobe.errors import BackendUnavailableError, InputError
 from fastprobe.kernels import cpp_backend, reference, torch_backend
+from strategies import batch_of, configs
 
 ISAS = _cpp.supported_isas()
 FIELDS = ("loss", "ranks", "text_heads", "audio_heads")

@@ -11,8 +11,8 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-import triton_cases as cases
 
+import triton_cases as cases
 from fastprobe import kernels
 from fastprobe.errors import OutOfMemoryError
 from fastprobe.kernels import reference

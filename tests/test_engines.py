@@ -13,12 +13,12 @@ import hypothesis.strategies as st
 import numpy as np
 import pytest
 from hypothesis import given
-from runs import experiment, finish, rows, same_rows, sized
 
 from fastprobe import kernels, run
 from fastprobe.engines import Pace, Task, WorkerError, local
 from fastprobe.errors import BackendUnavailableError, InputError
 from fastprobe.plan import JobPlan, Unit, Work
+from runs import experiment, finish, rows, same_rows, sized
 
 plans = st.builds(JobPlan, st.integers(1, 5), st.integers(1, 2), st.integers(1, 2), st.integers(0, 60))
 

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from extract_models import HEAR_MODULE, ast_folder, audiomae_folder, bad_files, clap_folder, passt_file, tone
 
+from extract_models import HEAR_MODULE, ast_folder, audiomae_folder, bad_files, clap_folder, passt_file, tone
 from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError
 from fastprobe.extract.audio import AudioEmbedder, build_table, check_leak, embed_files

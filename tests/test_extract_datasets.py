@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from extract_models import HEAR_MODULE, passt_file, text_model, tone
 
+from extract_models import HEAR_MODULE, passt_file, text_model, tone
 from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError
 from fastprobe.extract.datasets import esc50, find_leaves, from_folder, from_manifest, fsd50k, load_dataset, urbansound8k

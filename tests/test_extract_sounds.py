@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from extract_models import bad_files, tone
 
+from extract_models import bad_files, tone
 from fastprobe.extract.sounds import BadSoundError, centred_windows, read_sound, spread_windows
 
 

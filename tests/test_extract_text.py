@@ -10,8 +10,8 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
-from extract_models import text_model
 
+from extract_models import text_model
 from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError
 from fastprobe.extract.names import ClassName, fsd50k_vocabulary, natural_name, read_classes

@@ -139,9 +139,9 @@ def test_a_gallery_in_parts_on_one_device():
 
 def test_lists_of_a_run_through_faiss_on_the_gpu(faiss, tmp_path):
     import pyarrow.parquet as pq
-    from strategies import tables
 
     import fastprobe as fp
+    from strategies import tables
     text, audio = tables(classes=20, clips=5)
     kept = {}
     for retrieval in ("fused", "faiss"):

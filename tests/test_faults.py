@@ -9,12 +9,12 @@ from pathlib import Path
 import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
-from runs import copying, experiment, finish, same_rows, sized
 
 from fastprobe import run
 from fastprobe.errors import StoreError
 from fastprobe.storage import Folder
 from fastprobe.store import ResultStore
+from runs import copying, experiment, finish, same_rows, sized
 
 
 class Killed(BaseException):

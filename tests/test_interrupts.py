@@ -10,10 +10,10 @@ import sys
 import time
 
 import pytest
-from runs import experiment, finish, same_rows, save_tables
 
 from fastprobe import run
 from fastprobe.store import ResultStore
+from runs import experiment, finish, same_rows, save_tables
 
 PERMUTATIONS = 400
 

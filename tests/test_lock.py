@@ -10,12 +10,12 @@ import sys
 import time
 
 import pytest
-from runs import experiment, finish, sized
 
 from fastprobe import lock, run
 from fastprobe.errors import StoreError
 from fastprobe.lock import RunLock, is_dead, read_lock
 from fastprobe.storage import Folder
+from runs import experiment, finish, sized
 
 
 def held_by(folder, **changes):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import pytest
-from runs import PROBE, experiment, finish, rows, same_rows, sized, tables
 
 from fastprobe import run
 from fastprobe.errors import InputError, StoreError
 from fastprobe.merge import merge
 from fastprobe.store import ResultStore, read_manifest
+from runs import PROBE, experiment, finish, rows, same_rows, sized, tables
 
 
 @pytest.fixture(scope="module")

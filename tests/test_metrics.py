@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SEEDS
 
 from fastprobe import metrics
 from fastprobe.errors import InputError
+from strategies import SEEDS
 
 
 @given(SEEDS, st.integers(1, 4), st.lists(st.integers(1, 5), min_size=1, max_size=6), st.integers(3, 30))

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chisquare
-from strategies import SEEDS
 
 from fastprobe import plan
 from fastprobe.errors import InputError
 from fastprobe.plan import JobPlan, Unit
+from strategies import SEEDS
 
 
 @given(SEEDS, st.integers(0, 50), st.integers(8, 200), st.floats(0.3, 0.8))

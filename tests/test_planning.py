@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from runs import experiment, save_tables, tables
 from typer.testing import CliRunner
 
 from fastprobe.cli import app
@@ -12,6 +11,7 @@ from fastprobe.errors import InputError
 from fastprobe.planning import describe, plan_run
 from fastprobe.power import simulate_power
 from fastprobe.run import execute, open_store
+from runs import experiment, save_tables, tables
 
 
 def test_a_plan_counts_what_the_run_will_train():

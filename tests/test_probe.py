@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from strategies import tables
 
 import fastprobe as fp
 from fastprobe.errors import InputError
+from strategies import tables
 
 CONFIG = fp.ProbeConfig(dim=8, steps=60)
 

@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from strategies import tables
 
 import fastprobe as fp
 import fastprobe.query as module
@@ -18,6 +17,7 @@ from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError
 from fastprobe.probe import model_difference
 from fastprobe.query import query, search_index
+from strategies import tables
 
 TEXT_META = {"name": "text", "kind": "text", "model": "lm", "weights": "aa11", "layer": 3, "pooling": "mean", "template": ["{}"],
              "spec": {"model": "lm"}}
@@ -262,6 +262,7 @@ def test_doctor_on_faiss(monkeypatch):
 def test_from_recordings_to_texts_in_four_commands(shell, tmp_path, monkeypatch):
     """embed text, embed audio, fit, query: real packages, small models on disk, recorded files; twice, moved files too."""
     import soundfile
+
     from extract_models import HEAR_MODULE, text_model, tone
     names = ["dog barking", "acoustic guitar", "cat meows", "church bell", "hi-hat"]
     (tmp_path / "models").mkdir()

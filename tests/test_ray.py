@@ -9,12 +9,12 @@ import time
 from functools import partial
 
 import pytest
-from runs import experiment, finish, rows, same_rows
 
 from fastprobe import run
 from fastprobe.engines import Pace, WorkerError
 from fastprobe.engines import ray as engine
 from fastprobe.errors import InputError
+from runs import experiment, finish, rows, same_rows
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
 

@@ -9,10 +9,10 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from strategies import SEEDS, batch_of
 
 from fastprobe.config import ProbeConfig
 from fastprobe.kernels import reference
+from strategies import SEEDS, batch_of
 
 
 def torch_loop(batch, permutation):

@@ -9,7 +9,6 @@ from html.parser import HTMLParser
 
 import numpy as np
 import pytest
-from simulated_run import write_run, write_summary
 
 from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError
@@ -21,6 +20,7 @@ from fastprobe.report.tables import latex_escape
 from fastprobe.report.text import number, pvalue
 from fastprobe.run import permutation_test
 from fastprobe.simulate import simulate_pair
+from simulated_run import write_run, write_summary
 
 VOID = {"meta", "link", "br", "hr", "img", "input", "wbr", "path", "use", "line", "rect", "circle"}
 

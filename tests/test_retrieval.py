@@ -13,7 +13,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from strategies import SEEDS, tables
 
 import fastprobe as fp
 from fastprobe.embeddings import EmbeddingTable
@@ -24,6 +23,7 @@ from fastprobe.observed import top_lists
 from fastprobe.retrieval import GalleryIndex, code_parts, inverted_lists, memory_estimate
 from fastprobe.streams import TableStream
 from fastprobe.topk import PATHS, _in_order, choose_path, top_k
+from strategies import SEEDS, tables
 
 FAST = {"probe": fp.ProbeConfig(dim=4, steps=5), "permutations": 2, "splits": 2, "backend": "torch"}
 

@@ -15,7 +15,6 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from scipy.stats import kstest
-from strategies import SEEDS, tables
 
 import fastprobe as fp
 from fastprobe import kernels
@@ -24,6 +23,7 @@ from fastprobe.errors import BackendUnavailableError, InputError, StoreError
 from fastprobe.plan import permutation
 from fastprobe.significance import add_one_pvalue, exceedances
 from fastprobe.simulate import simulate_pair
+from strategies import SEEDS, tables
 
 SMALL = fp.ProbeConfig(dim=8, steps=10)
 CONTRACT = ["text", "audio", "split", "seed", "permutation", "loss", "n_queries", "hits@1", "hits@3", "acc@1_macro", "acc@3_macro",

@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from scipy import stats
-from strategies import SEEDS
 
 from fastprobe import significance as sig
 from fastprobe.errors import InputError
+from strategies import SEEDS
 
 NULLS = hnp.arrays(np.float64, st.integers(1, 60), elements=st.integers(0, 12).map(lambda v: v / 12))
 

@@ -12,13 +12,13 @@ import fsspec
 import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
-from runs import experiment, finish, rows, same_rows, save_tables, sized, tables
 
 from fastprobe import run
 from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError, StoreError
 from fastprobe.storage import Folder, RemoteFolder, absolute, is_url, open_folder, write_atomically
 from fastprobe.store import ResultStore, read_manifest
+from runs import experiment, finish, rows, same_rows, save_tables, sized, tables
 
 
 @pytest.fixture

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 import triton_cases as cases
 
 ROOT = Path(__file__).resolve().parent.parent
