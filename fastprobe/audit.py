@@ -17,7 +17,7 @@ from .errors import InputError, StoreError
 from .kernels import select_backend
 from .lock import describe, is_dead, is_here, read_lock
 from .metrics import LOWER_IS_BETTER, column_of
-from .plan import JobPlan
+from .plan import JobPlan, check_seed
 from .progress import NAME as PROGRESS
 from .run import Experiment, prepare
 from .sequential import parse_stop
@@ -232,8 +232,11 @@ def verify(run_dir: str | os.PathLike, *, sample: int = 50, backend: str = "refe
     InputError
         Nothing stored, a table that has changed, a backend that is not available here.
     """
-    if isinstance(sample, bool) or sample < 1:
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:
         raise InputError(f"`sample` must be a whole number of at least 1; got {sample!r}.")
+    for name, value in (("loss_tolerance", loss_tolerance), ("hits_tolerance", hits_tolerance)):
+        if value is not None and not value >= 0:
+            raise InputError(f"`{name}` must be at least 0; got {value!r}.")
     manifest, store = read_manifest(run_dir), ResultStore.open(run_dir)
     experiment = prepare_again(manifest, text, audio, device)
     plan, stored_by = experiment.plan, manifest["identity"].get("backend")
@@ -243,7 +246,7 @@ def verify(run_dir: str | os.PathLike, *, sample: int = 50, backend: str = "refe
     sizes = np.array([u.stop - u.start for u in units], np.int64) * plan.jobs_per_replicate
     if not len(units):
         raise InputError(f"{run_dir}: nothing is stored yet, so nothing can be verified.")
-    seed = int(np.random.SeedSequence().entropy % (1 << 32)) if seed is None else seed
+    seed = int(np.random.SeedSequence().entropy % (1 << 32)) if seed is None else check_seed(seed)
     rng = np.random.default_rng(seed)
     picked = np.sort(rng.choice(int(sizes.sum()), min(sample, int(sizes.sum())), replace=False))
     ends, hits = np.cumsum(sizes), [f"hits@{k}" for k in experiment.ks]

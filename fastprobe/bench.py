@@ -248,6 +248,8 @@ def run(shapes: Iterable[Shape], methods: Sequence[Method] | None = None, optimi
         memory of a turn beyond what the process held), ``speedup`` (how many times faster the first method is).
     """
     import torch
+    if rounds < 1:
+        raise InputError(f"`rounds` must be at least 1; got {rounds}.")
     methods = list(METHODS.values()) if methods is None else methods
     left, right = torch.randn(2, CEILING, CEILING, generator=torch.Generator().manual_seed(0))
     out = torch.empty_like(left)

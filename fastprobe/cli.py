@@ -94,7 +94,7 @@ def _plain(value: Any) -> Any:
 
 def _whole_numbers(name: str, values: Any) -> list[int] | None:
     """["1,3", "5"] or [1, 3, 5] or 3 as a list of int; None when nothing was given."""
-    items = [values] if isinstance(values, (str, int)) else values or []
+    items = values if isinstance(values, list) else [] if values is None else [values]
     try:
         return [int(part) for item in items for part in str(item).split(",")] or None
     except ValueError:
@@ -114,8 +114,11 @@ def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
         raise InputError(f"`config` {path}: not TOML: {error}.") from None
     flat: dict[str, Any] = {}
     for key, value in data.items():
-        flat.update(value if key in ("probe", "run") and isinstance(value, dict) else {key: value})
-    flat = {key.replace("-", "_"): value for key, value in flat.items()}
+        for name, inner in (value if key in ("probe", "run") and isinstance(value, dict) else {key: value}).items():
+            name = name.replace("-", "_")
+            if name in flat:
+                raise InputError(f"`config` {path}: `{name}` is given twice. Keep one.")
+            flat[name] = inner
     if unknown := sorted(set(flat) - known):
         raise InputError(f"`config` {path}: unknown names {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
     return flat
@@ -168,24 +171,32 @@ def run(
         "control": _plain(control), "groups": groups, "within": within, "stop": stop,
         "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval),
         "engine": _plain(engine), "address": address,
-        "devices": devices, "shard": shard, "log_json": log_json, **probe_fields}
+        "devices": devices, "shard": shard, "log_json": log_json, "resume": resume, "quiet": quiet, **probe_fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
             if ctx.get_parameter_source(name).name != "COMMANDLINE":
                 given[name] = value
-    out = str(given.pop("out") or time.strftime("runs/%Y%m%d-%H%M%S"))
-    how = {name: given.pop(name) for name in ("engine", "address", "devices", "shard", "log_json")}
+    # What no library function checks, because only a file can hold another type.
+    for name in ("out", "within", "address", "devices", "shard", "log_json"):
+        if not isinstance(given[name], str | None):
+            raise InputError(f"`{name}` must be text, written as in the shell; got {given[name]!r}.")
+    for name in ("resume", "quiet"):
+        if not isinstance(given[name], bool):
+            raise InputError(f"`{name}` must be true or false; got {given[name]!r}.")
+    out = given.pop("out") or time.strftime("runs/%Y%m%d-%H%M%S")
+    how = {name: given.pop(name) for name in ("resume", "quiet", "engine", "address", "devices", "shard", "log_json")}
     if how["engine"] not in ("local", "ray"):
         raise InputError(f"`engine` must be local or ray; got {how['engine']!r}.")
     for side in ("text", "audio"):
-        if isinstance(given[side], (str, Path)):
+        if isinstance(given[side], str):
             given[side] = [given[side]]
         if not given[side]:
             raise InputError(f"`{side}` is missing: give --{side} FILE (repeatable), or `{side}` in --config.")
-        given[side] = [str(p) for p in given[side]]
+        if not (isinstance(given[side], list) and all(isinstance(p, str) for p in given[side])):
+            raise InputError(f"`{side}` must be a file or a list of files; got {given[side]!r}.")
     given["k"] = _whole_numbers("k", given["k"])
     probe = _config.ProbeConfig(**{n: given.pop(n) for n in list(probe_fields)})
-    cli_runs.carry_out(given, probe, out, resume, quiet, **how)
+    cli_runs.carry_out(given, probe, out, **how)
 
 
 @app.command()
@@ -208,7 +219,7 @@ def demo(
         table.meta["name"] = name
     out = out or Path(time.strftime("runs/demo-%Y%m%d-%H%M%S"))
     cli_runs.carry_out({"text": [text], "audio": [planted, null], "permutations": permutations, "splits": splits,
-                        "backend": _plain(backend), "seed": seed}, _config.ProbeConfig(), str(out), False, quiet)
+                        "backend": _plain(backend), "seed": seed}, _config.ProbeConfig(), str(out), quiet=quiet)
 
 
 for _command in (cli_runs.status, cli_runs.merge, cli_runs.verify):
@@ -219,9 +230,9 @@ for _command in (cli_runs.status, cli_runs.merge, cli_runs.verify):
 @with_probe_options
 def fit(
     *,
-    text: Annotated[Path, typer.Option(help="Text table.")],
-    audio: Annotated[Path, typer.Option(help="Audio table.")],
-    out: Annotated[Path, typer.Option(help="The probe, a .safetensors file.")],
+    text: Annotated[str, typer.Option(help="Text table, a file or a URL.")],
+    audio: Annotated[str, typer.Option(help="Audio table.")],
+    out: Annotated[str, typer.Option(help="The probe, a .safetensors file.")],
     train_fraction: Annotated[float | None, typer.Option(
         help="Hold out the other classes and print acc@k on them; by default all are trained on.")] = None,
     k: Annotated[int, typer.Option(help="For acc@k.")] = 3,
@@ -232,10 +243,13 @@ def fit(
 ) -> None:
     """Train one probe and save it."""
     from .embeddings import EmbeddingTable
+    from .metrics import check_ks
     from .plan import split_classes
-    from .probe import ContrastiveProbe
+    from .probe import ContrastiveProbe, check_probe_file
+    check_probe_file(out)
     texts = EmbeddingTable.load(text)
     names = sorted(set(texts.labels.tolist()))
+    check_ks((k,), len(names))
     train = None
     if train_fraction is not None:
         train = [names[i] for i in split_classes(seed, 0, len(names), train_fraction).train]

@@ -56,8 +56,8 @@ def interruptible(where: object, log: Any = None) -> Iterator[None]:
         leave(code)
 
 
-def carry_out(given: dict[str, Any], probe: Any, out: str, resume: bool, quiet: bool, *, engine: str = "local",
-              address: str | None = None, devices: str | None = None, shard: str | None = None,
+def carry_out(given: dict[str, Any], probe: Any, out: str, *, resume: bool = False, quiet: bool = False,
+              engine: str = "local", address: str | None = None, devices: str | None = None, shard: str | None = None,
               log_json: str | None = None) -> None:
     """Prepare, execute, analyse and show one run."""
     from . import run as _run

@@ -72,7 +72,7 @@ def fit_preprocessing(vectors: np.ndarray, basis: str, energy: float | None, bia
     mean = x.mean(axis=0)
     x -= mean
     scale = float(np.sqrt(np.einsum("ij,ij->", x, x) / len(x)))
-    if not scale > 1e-12 * max(1.0, float(np.abs(mean).max())):
+    if not scale > 1e-12 * np.abs(mean).max():  # relative: how a table is scaled says nothing about its geometry
         raise InputError(f"{name}: all rows are the same vector, so nothing remains after centring. Check how it was embedded.")
     x /= scale
     q = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, Literal
 
 from .errors import InputError
@@ -94,23 +95,26 @@ class ProbeConfig:
             object.__setattr__(self, "basis", "raw" if self.optimizer == "adam" else "svd")
         for name, low in (("dim", 1), ("steps", 0), ("clips_per_class", 1)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < low:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
                 raise InputError(f"`{name}` must be a whole number of at least {low}; got {value!r}.")
+            object.__setattr__(self, name, int(value))  # NumPy's numbers are welcome, and stored as plain ones
         for name, low, strict in (("temperature", 0.0, True), ("lr", 0.0, True),
                                   ("momentum", 0.0, False), ("weight_decay", 0.0, False)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value < float("inf") \
+            if isinstance(value, bool) or not isinstance(value, Real) or not low <= value < float("inf") \
                     or (strict and value == low):
                 rule = "above" if strict else "at least"
                 raise InputError(f"`{name}` must be a finite number {rule} {low:g}; got {value!r}.")
+            object.__setattr__(self, name, float(value))
         if self.momentum >= 1:
             raise InputError(f"`momentum` must be below 1; got {self.momentum!r}.")
         for name in ("symmetric", "bias"):
             if not isinstance(getattr(self, name), bool):
                 raise InputError(f"`{name}` must be true or false; got {getattr(self, name)!r}.")
         if self.energy is not None:
-            if not isinstance(self.energy, (int, float)) or not 0 < self.energy <= 1:
+            if isinstance(self.energy, bool) or not isinstance(self.energy, Real) or not 0 < self.energy <= 1:
                 raise InputError(f"`energy` must lie in (0, 1]; got {self.energy!r}.")
+            object.__setattr__(self, "energy", float(self.energy))
             if self.basis != "svd":
                 raise InputError("`energy` truncates the SVD basis and needs `basis`=\"svd\"; got \"raw\". "
                                  "Leave `energy` out or choose the svd basis.")

@@ -11,7 +11,7 @@ from __future__ import annotations
 import csv
 import itertools
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import factorial, log10, prod
@@ -125,6 +125,8 @@ def group_of(control: str, groups: Any, within: str | None, classes: np.ndarray,
         if missing:
             raise InputError(f"`groups` lacks {len(missing)} of {len(classes)} classes: {first_few(missing)}.")
         return np.array([str(groups[str(c)]) for c in classes])
+    if isinstance(groups, bytes) or not isinstance(groups, Iterable):
+        raise InputError(f"`groups` must be a file, a mapping from label to group, or one group per class; got {groups!r}.")
     out = np.array([str(g) for g in groups])
     if len(out) != len(classes):
         raise InputError(f"`groups` must have one entry for each of the {len(classes)} classes; got {len(out)}.")

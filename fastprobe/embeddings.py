@@ -6,21 +6,19 @@ Nothing here unpickles: arrays of objects are refused.
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
-import tempfile
 import zipfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
 
 from .errors import InputError
-from .storage import is_url, local_path, read_url, write_atomically
+from .storage import is_url, local_copy, local_path, new_file
 
 SUFFIXES = (".npz", ".safetensors", ".parquet")
 
@@ -89,7 +87,11 @@ class EmbeddingTable:
                 raise InputError(f"`{name}`{where} must be strings; got objects of other types.")
             array = array.astype(str)
         if array.dtype.kind == "S":
-            array = np.char.decode(array, "utf-8")
+            try:
+                array = np.char.decode(array, "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(f"`{name}`{where} must be UTF-8 where they are bytes; got {error.object!r}. Save them as "
+                                 "strings.") from None
         if array.dtype.kind in "iu":
             array = array.astype(str)
         if array.dtype.kind != "U":
@@ -170,77 +172,39 @@ class EmbeddingTable:
         InputError
             A missing, truncated or foreign file, a missing array, pickled objects.
         """
-        if is_url(path):
-            return cls._load_url(str(path))
-        path = local_path(path)
-        reader = {".npz": _read_npz, ".safetensors": _read_safetensors, ".parquet": _read_parquet}.get(path.suffix.lower())
-        if reader is None:
-            raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(SUFFIXES)}. "
-                             "Save the table as one of these.")
-        if not path.is_file():
-            raise InputError(f"{path}: no such file." if not path.is_dir() else f"{path}: a directory, not a file.")
-        try:
-            data = path.read_bytes() if path.suffix.lower() != ".safetensors" else path
-        except OSError as error:
-            raise InputError(f"{path}: cannot be read: {error.strerror}.") from None
-        vectors, labels, ids, meta = reader(data, path)
-        meta = {"name": path.stem, **meta, "source": str(path)}
-        table = cls(vectors, labels, ids, meta)
+        shown = str(path) if is_url(path) else str(local_path(path))
+        name = Path(shown.split("?", 1)[0] if is_url(path) else shown)
+        read = _FORMATS[_suffix(name, shown)].read
+        with local_copy(path) as file:
+            vectors, labels, ids, meta = read(file, shown)
+        table = cls(vectors, labels, ids, {"name": name.stem, **meta, "source": shown})
         table.meta.pop("source")
-        return table
-
-    @classmethod
-    def _load_url(cls, url: str) -> EmbeddingTable:
-        name = url.split("?", 1)[0].rsplit("/", 1)[-1]
-        if Path(name).suffix.lower() not in SUFFIXES:
-            raise InputError(f"{url}: the suffix {Path(name).suffix!r} is not one of {', '.join(SUFFIXES)}.")
-        with tempfile.TemporaryDirectory(prefix="fastprobe-") as folder:
-            copy = Path(folder) / f"table{Path(name).suffix}"
-            copy.write_bytes(read_url(url))
-            try:
-                table = cls.load(copy)
-            except InputError as error:
-                raise InputError(str(error).replace(str(copy), url)) from None
-        if table.meta.get("name") == "table":
-            table.meta["name"] = Path(name).stem
         return table
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the table, local or by URL, whole or not at all; the format follows the suffix."""
-        if is_url(path):
-            with tempfile.TemporaryDirectory(prefix="fastprobe-") as folder:
-                copy = Path(folder) / f"table{Path(str(path)).suffix}"
-                self.save(copy)
-                write_atomically(path, copy.read_bytes())
-            return
-        path = local_path(path)
-        writer = {".npz": _write_npz, ".safetensors": _write_safetensors, ".parquet": _write_parquet}.get(path.suffix.lower())
-        if writer is None:
-            raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(SUFFIXES)}.")
-        temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            with open(temporary, "wb") as file:
-                writer(self, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except OSError as error:
-            raise InputError(f"{path}: cannot be written: {error.strerror or error}.") from None
-        finally:
-            temporary.unlink(missing_ok=True)
+        write = _FORMATS[_suffix(Path(path), str(path))].write
+        with new_file(path) as file:
+            write(self, file)
 
 
-def _foreign(path: Path, kind: str, error: object) -> InputError:
+def _suffix(name: Path, shown: str) -> str:
+    if name.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{shown}: the suffix {name.suffix!r} is not one of {', '.join(SUFFIXES)}. Save the table as one of these.")
+    return name.suffix.lower()
+
+
+def _foreign(path: str, kind: str, error: object) -> InputError:
     return InputError(f"{path}: not a readable {kind} file ({error}). It is truncated, or something else with this suffix: "
                       "write it again, or give it the suffix of what it is.")
 
 
-def _missing(path: Path, what: str, found: Sequence[str]) -> InputError:
+def _missing(path: str, what: str, found: Sequence[str]) -> InputError:
     return InputError(f"{path}: {what} is missing; found {', '.join(sorted(found)) or 'nothing'}.")
 
 
-def _meta(path: Path, text: str | None) -> dict[str, Any]:
+def read_meta(path: object, text: str | None) -> dict[str, Any]:
+    """The meta of a table's file; InputError when it is not a JSON object."""
     if not text:
         return {}
     try:
@@ -252,16 +216,17 @@ def _meta(path: Path, text: str | None) -> dict[str, Any]:
     return value
 
 
-def _read_npz(data: bytes, path: Path):
+def _read_npz(source: Path, path: str):
     try:
-        with np.load(io.BytesIO(data), allow_pickle=False) as file:
-            if not hasattr(file, "files"):
-                raise InputError(f"{path}: a single array (.npy), not an .npz archive with `vectors` and `labels`.")
+        archive = np.load(source, allow_pickle=False)
+        if not hasattr(archive, "files"):
+            raise InputError(f"{path}: a single array (.npy), not an .npz archive with `vectors` and `labels`.")
+        with archive as file:
             for name in ("vectors", "labels"):
                 if name not in file.files:
                     raise _missing(path, f"array `{name}`", file.files)
             ids = file["ids"] if "ids" in file.files else None
-            meta = _meta(path, str(file["meta"])) if "meta" in file.files else {}
+            meta = read_meta(path, str(file["meta"])) if "meta" in file.files else {}
             return file["vectors"], file["labels"], ids, meta
     except InputError:
         raise
@@ -282,10 +247,10 @@ def _write_npz(table: EmbeddingTable, file) -> None:
     np.savez(file, vectors=table.vectors, labels=table.labels, ids=table.ids, meta=json.dumps(table.meta))
 
 
-def _read_safetensors(path_in: Path, path: Path):
+def _read_safetensors(source: Path, path: str):
     from safetensors import SafetensorError, safe_open
     try:
-        with safe_open(path_in, framework="numpy") as file:
+        with safe_open(source, framework="numpy") as file:
             names, header = list(file.keys()), file.metadata() or {}
             if "vectors" not in names:
                 raise _missing(path, "tensor `vectors`", names)
@@ -301,7 +266,7 @@ def _read_safetensors(path_in: Path, path: Path):
         ids = json.loads(header["ids"]) if "ids" in header else None
     except json.JSONDecodeError as error:
         raise _foreign(path, "safetensors", f"labels or ids are not JSON: {error}") from None
-    return vectors, np.asarray(labels), None if ids is None else np.asarray(ids), _meta(path, header.get("meta"))
+    return vectors, np.asarray(labels), None if ids is None else np.asarray(ids), read_meta(path, header.get("meta"))
 
 
 def _write_safetensors(table: EmbeddingTable, file) -> None:
@@ -311,11 +276,11 @@ def _write_safetensors(table: EmbeddingTable, file) -> None:
         "meta": json.dumps(table.meta)}))
 
 
-def _read_parquet(data: bytes, path: Path):
+def _read_parquet(source: Path, path: str):
     import pyarrow as pa
     import pyarrow.parquet as pq
     try:
-        frame = pq.read_table(pa.BufferReader(data))
+        frame = pq.ParquetFile(source).read()  # not read_table, which takes folder names like a=b for columns
     except (pa.ArrowException, OSError) as error:
         raise _foreign(path, "parquet", str(error).splitlines()[0]) from None
     for name in ("label", "vector"):
@@ -323,8 +288,7 @@ def _read_parquet(data: bytes, path: Path):
             raise _missing(path, f"column `{name}`", frame.column_names)
     column = frame["vector"].combine_chunks()
     kind = column.type
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise InputError(f"{path}: column `vector` must hold lists of numbers; got {kind}.")
+    check_vector_type(kind, path)
     widths = Counter(column.value_lengths().to_pylist())
     if len(widths) != 1 or None in widths or column.null_count:
         raise InputError(f"{path}: all vectors must have one width; got {dict(widths)}.")
@@ -335,8 +299,15 @@ def _read_parquet(data: bytes, path: Path):
     ids = None
     if "id" in frame.column_names:
         ids = np.asarray([str(v) for v in frame["id"].to_pylist()])
-    meta = _meta(path, (frame.schema.metadata or {}).get(b"fastprobe", b"").decode())
+    meta = read_meta(path, (frame.schema.metadata or {}).get(b"fastprobe", b"").decode())
     return vectors, np.asarray([str(v) if v is not None else "" for v in frame["label"].to_pylist()], dtype=str), ids, meta
+
+
+def check_vector_type(kind: Any, path: object) -> None:
+    """Refuse a Parquet column of anything but lists."""
+    import pyarrow as pa
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise InputError(f"{path}: column `vector` must hold lists of numbers; got {kind}.")
 
 
 def _write_parquet(table: EmbeddingTable, file) -> None:
@@ -345,6 +316,17 @@ def _write_parquet(table: EmbeddingTable, file) -> None:
     vector = pa.FixedSizeListArray.from_arrays(pa.array(table.vectors.ravel()), table.width)
     frame = pa.table({"id": table.ids.tolist(), "label": table.labels.tolist(), "vector": vector})
     pq.write_table(frame.replace_schema_metadata({"fastprobe": json.dumps(table.meta)}), file)
+
+
+class _Format(NamedTuple):
+    """A kind of file: read(file on this machine, name for messages) -> vectors, labels, ids, meta; write(table, open file)."""
+
+    read: Callable[[Path, str], tuple[Any, ...]]
+    write: Callable[[EmbeddingTable, BinaryIO], None]
+
+
+_FORMATS = {".npz": _Format(_read_npz, _write_npz), ".safetensors": _Format(_read_safetensors, _write_safetensors),
+            ".parquet": _Format(_read_parquet, _write_parquet)}
 
 
 def check_labels(text: EmbeddingTable, audio: EmbeddingTable) -> None:
@@ -356,10 +338,10 @@ def check_labels(text: EmbeddingTable, audio: EmbeddingTable) -> None:
         Duplicate text labels; labels in one table only, listed with their counts.
     """
     counts = Counter(text.labels.tolist())
-    if twice := [label for label, n in counts.items() if n > 1]:
-        raise InputError(f"text table {text.name!r} must have one row per class; duplicate labels: {first_few(twice)}. "
-                         "Keep one row of each.")
     clips = Counter(audio.labels.tolist())
+    if twice := [label for label, n in counts.items() if n > 1]:
+        swapped = "Are text and audio swapped?" if max(clips.values()) == 1 else "Keep one row of each."
+        raise InputError(f"text table {text.name!r} must have one row per class; duplicate labels: {first_few(twice)}. {swapped}")
     unknown = sorted(set(clips) - set(counts))
     if unknown:
         raise InputError(f"audio table {audio.name!r} has {len(unknown)} labels that text table {text.name!r} lacks "

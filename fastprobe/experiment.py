@@ -18,7 +18,7 @@ from .errors import InputError
 from .kernels import ProbeBatch, make_batch, select_backend
 from .metrics import check_ks, column_of, statistic_ks, summarise
 from .observed import check_retrieval
-from .plan import CONTROL, JobPlan, Split, Unit, generator, permutations, split_classes, train_count
+from .plan import CONTROL, JobPlan, Split, Unit, check_seed, generator, permutations, split_classes, train_count
 from .sequential import StopRule, parse_stop
 from .storage import absolute
 
@@ -212,8 +212,12 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
         raise InputError(f"`probe` must be a ProbeConfig; got {type(config).__name__}.")
     if classes not in ("strict", "common"):
         raise InputError(f"`classes` must be strict or common; got {classes!r}.")
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise InputError(f"`seed` must be a whole number of at least 0; got {seed!r}.")
+    seed = check_seed(seed)
+    if not isinstance(statistic, str):
+        raise InputError(f"`statistic` must name a stored metric, as \"acc@3\"; got {statistic!r}.")
+    rule = parse_stop(stop) if isinstance(stop, str) else stop
+    if not isinstance(rule, StopRule | None):
+        raise InputError(f"`stop` must be besag-clifford:h=N or anytime:alpha=A; got {stop!r}.")
     check_retrieval(retrieval)
     chosen = select_backend(backend, config.precision, device)
     texts = [EmbeddingTable.coerce(t, "text") for t in _as_list(text)]
@@ -235,7 +239,8 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
     train_count(n_classes, train_fraction)
     plan = JobPlan(len(texts) * len(audios), splits, seeds, permutations)
     own = statistic_ks(statistic)
-    ks = check_ks((*(k if k is not None else (x for x in DEFAULT_KS if x <= n_classes)), *own), n_classes)
+    wanted = [x for x in DEFAULT_KS if x <= n_classes] if k is None else [k] if np.ndim(k) == 0 else list(k)
+    ks = check_ks([*wanted, *own], n_classes)
     column_of(statistic, ks)
     if statistic.startswith("hits@"):
         raise InputError(f"`statistic`={statistic!r} counts clips; test its average, \"acc@{own[0]}_micro\".")
@@ -252,7 +257,6 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
         source = permutation_source(control, seed, n_classes, permutations, blocks)
         enumerated, plan = source.enumerated, JobPlan(plan.n_pairs, splits, seeds, source.n_permutations)
         meta |= {"within": within, "groups": blocks.tolist(), "distinct_permutations": say_count(source.distinct), "enumerated": enumerated}
-    rule = parse_stop(stop) if isinstance(stop, str) else stop
     if rule is not None:
         if enumerated:
             raise InputError(f"`stop` is of no use with all {plan.n_permutations + 1} distinct permutations listed. Leave it out.")
@@ -260,5 +264,5 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
     paths = {f"{side}/{table.name}": absolute(given) for side, values, tables in
              (("text", _as_list(text), texts), ("audio", _as_list(audio), audios))
              for given, table in zip(values, tables) if isinstance(given, (str, os.PathLike))}
-    return Experiment(pairs, config, plan, int(seed), float(train_fraction), ks, statistic, chosen.name, device, inputs,
+    return Experiment(pairs, config, plan, seed, float(train_fraction), ks, statistic, chosen.name, device, inputs,
                       control, blocks, enumerated, rule, paths, meta, {"classes": classes}, retrieval)

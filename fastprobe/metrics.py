@@ -27,13 +27,12 @@ def check_ks(ks, n_classes: int) -> tuple[int, ...]:
     InputError
         k below 1 or above the number of classes.
     """
-    ks = tuple(sorted(set(ks)))
     for k in ks:
         if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
             raise InputError(f"`k` must be a whole number of at least 1; got {k!r}.")
         if k > n_classes:
             raise InputError(f"`k` must be at most the number of classes, {n_classes}; got {k}. Lower it.")
-    return ks
+    return tuple(sorted({int(k) for k in ks}))
 
 
 def column_of(statistic: str, ks: tuple[int, ...] = ()) -> str:

@@ -22,10 +22,23 @@ from .errors import InputError
 SPLIT, PERMUTATION, CLIPS, TEXT_START, AUDIO_START, SIMULATION, BOOTSTRAP, CONTROL = range(1, 9)
 
 
+def check_seed(seed: int) -> int:
+    """A seed as SeedSequence takes it.
+
+    Raises
+    ------
+    InputError
+        Not a whole number of at least 0.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise InputError(f"`seed` must be a whole number of at least 0; got {seed!r}.")
+    return int(seed)
+
+
 def generator(seed: int, purpose: int, *coordinates: int) -> np.random.Generator:
     """The stream of one purpose at one place of the plan."""
     key = (purpose, *(int(c) for c in coordinates))
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(seed, spawn_key=key)))
+    return np.random.Generator(np.random.Philox(np.random.SeedSequence(check_seed(seed), spawn_key=key)))
 
 
 class Split(NamedTuple):

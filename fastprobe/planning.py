@@ -100,7 +100,7 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
     Raises
     ------
     InputError
-        No permutations planned; alpha out of range.
+        No permutations planned; alpha, seconds or effect out of range.
     """
     plan = experiment.plan
     if plan.n_permutations < 1:
@@ -109,6 +109,8 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
         raise InputError(f"`alpha` must lie between 0 and 1; got {alpha!r}.")
     if not seconds > 0:
         raise InputError(f"`seconds` must be above 0; got {seconds!r}.")
+    if effect is not None and not np.isfinite(effect):
+        raise InputError(f"`effect` must be a finite number; got {effect!r}.")
     column = column_of(experiment.statistic, experiment.ks)
     experiment.compute(Unit(0, 0, 1))  # warm-up: compilation, caches, the observed value
     begin, at, size, blocks = time.monotonic(), 0, 1, []

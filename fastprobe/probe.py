@@ -18,6 +18,7 @@ from .errors import InputError
 from .kernels import make_batch, select_backend
 from .kernels.reference import norm, ranks
 from .plan import Split
+from .storage import local_copy, new_file
 
 __all__ = ["ContrastiveProbe", "ProbeConfig"]
 
@@ -50,6 +51,8 @@ class ContrastiveProbe:
     def __init__(self, config: ProbeConfig | None = None, *, backend: str = "auto", device: str | None = None,
                  seed: int = 0) -> None:
         self.config = ProbeConfig() if config is None else config
+        if not isinstance(self.config, ProbeConfig):
+            raise InputError(f"`config` must be a ProbeConfig; got {type(config).__name__}.")
         self.backend, self.device, self.seed = backend, device, seed
         self.meta: dict[str, Any] = {}
 
@@ -211,14 +214,10 @@ class ContrastiveProbe:
         return h.hexdigest()
 
     def save(self, path: str | os.PathLike) -> None:
-        """Write heads, preprocessing, gallery and meta as one .safetensors file, whole or not at all."""
+        """Write heads, preprocessing, gallery and meta as one .safetensors file, local or by URL, whole or not at all."""
         from safetensors.numpy import save
-
-        from .store import write_atomically
         self._check_fitted()
-        path = Path(path)
-        if path.suffix != ".safetensors":
-            raise InputError(f"{path}: a probe is saved as .safetensors; got the suffix {path.suffix!r}.")
+        check_probe_file(path)
         tensors = {"text_head": self.text_head_, "audio_head": self.audio_head_, "gallery": self.gallery_}
         for side, pre in (("text", self.text_preprocessing), ("audio", self.audio_preprocessing)):
             tensors[f"{side}_mean"], tensors[f"{side}_scale"] = pre.mean, np.array([pre.scale])
@@ -226,9 +225,8 @@ class ContrastiveProbe:
                 tensors[f"{side}_basis"] = pre.basis
         header = {"format": "fastprobe-probe", "version": _FORMAT, "config": self.config.to_dict(), "meta": self.meta,
                   "classes": self.classes_.tolist(), "train_classes": self.train_classes_.tolist()}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, save({k: np.ascontiguousarray(v) for k, v in tensors.items()},
-                                    metadata={"fastprobe": json.dumps(header)}))
+        with new_file(path) as file:
+            file.write(save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata={"fastprobe": json.dumps(header)}))
 
     @classmethod
     def load(cls, path: str | os.PathLike) -> ContrastiveProbe:
@@ -240,11 +238,8 @@ class ContrastiveProbe:
             A missing, foreign or damaged file, or one from a newer version.
         """
         from safetensors import SafetensorError, safe_open
-        path = Path(path)
-        if not path.is_file():
-            raise InputError(f"{path}: no such file.")
         try:
-            with safe_open(path, framework="numpy") as file:
+            with local_copy(path) as source, safe_open(source, framework="numpy") as file:
                 header = json.loads((file.metadata() or {})["fastprobe"])
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
             if header["format"] != "fastprobe-probe":
@@ -264,6 +259,18 @@ class ContrastiveProbe:
             raise InputError(f"{path}: not a saved probe, or a damaged one ({error}).") from None
         probe._fitted_on = None
         return probe
+
+
+def check_probe_file(path: str | os.PathLike) -> None:
+    """Refuse a name that a probe cannot be saved under; to be asked before it is trained.
+
+    Raises
+    ------
+    InputError
+        A suffix other than .safetensors.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise InputError(f"{path}: a probe is saved as .safetensors; got the suffix {Path(path).suffix!r}.")
 
 
 # What makes two tables' vectors comparable, as `fastprobe embed` records it.

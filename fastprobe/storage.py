@@ -10,9 +10,12 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from .errors import InputError, StoreError
@@ -305,21 +308,63 @@ def open_folder(location: str | os.PathLike | Folder | RemoteFolder) -> Folder |
     return RemoteFolder(str(location)) if is_url(location) else Folder(location)
 
 
-def read_url(url: str) -> bytes:
-    """All of the file at a URL.
+@contextlib.contextmanager
+def local_copy(location: str | os.PathLike) -> Iterator[Path]:
+    """The path of a file on this machine; what lies behind a URL is fetched for as long as the block lasts.
 
     Raises
     ------
     InputError
         No such file, no such filesystem package, no permission.
     """
-    filesystem, path = _connect(url)
+    if not is_url(location):
+        path = local_path(location)
+        if not path.is_file():
+            raise InputError(f"{path}: {'a directory, not a file' if path.is_dir() else 'no such file'}.")
+        if not os.access(path, os.R_OK):
+            raise InputError(f"{path}: cannot be read: permission denied.")
+        yield path
+        return
+    filesystem, path = _connect(str(location))
+    with tempfile.TemporaryDirectory(prefix="fastprobe-") as folder:
+        copy = Path(folder) / "copy"
+        try:
+            copy.write_bytes(filesystem.cat_file(path))
+        except FileNotFoundError:
+            raise InputError(f"{location}: no such file.") from None
+        except Exception as error:
+            raise InputError(f"{location}: cannot be read: {type(error).__name__}: {error}.") from None
+        yield copy
+
+
+@contextlib.contextmanager
+def new_file(location: str | os.PathLike) -> Iterator[BinaryIO]:
+    """A file to be filled, local or by URL, that takes its place whole when the block ends without an error.
+
+    Raises
+    ------
+    InputError
+        It cannot be written; what was there before stays.
+    """
+    if is_url(location):
+        buffer = io.BytesIO()
+        yield buffer
+        write_atomically(location, buffer.getvalue())
+        return
+    path = local_path(location)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        return filesystem.cat_file(path)
-    except FileNotFoundError:
-        raise InputError(f"{url}: no such file.") from None
-    except Exception as error:
-        raise InputError(f"{url}: cannot be read: {type(error).__name__}: {error}.") from None
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(temporary, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be written: {error.strerror or error}. Choose another place or free space.") from None
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
 
 
 def write_atomically(path: str | os.PathLike, data: bytes) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .embeddings import SUFFIXES
+from .embeddings import SUFFIXES, check_vector_type, read_meta
 from .errors import InputError
 
 
@@ -148,7 +148,7 @@ def _npz_head(path: Path) -> tuple[int, int, dict[str, Any]]:
         if "meta" in names:
             with archive.open("meta.npy") as file:
                 _, dtype = _npy_header(file, path, "meta")
-                meta = json.loads(str(np.frombuffer(file.read(), dtype)[0]))
+                meta = read_meta(path, str(np.frombuffer(file.read(), dtype)[0]))
     return shape[0], shape[1], meta
 
 
@@ -156,13 +156,13 @@ def _npz_blocks(path: Path, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]
     with zipfile.ZipFile(path) as archive, archive.open("vectors.npy") as vectors, archive.open("labels.npy") as labels:
         (n, width), kind = _npy_header(vectors, path, "vectors")
         shape, text = _npy_header(labels, path, "labels")
-        if shape != (n,) or text.kind not in "US":
+        if shape != (n,) or text.kind not in "USiu":
             raise InputError(f"{path}: `labels` must be {n} strings; got {text}, {shape}.")
         for start in range(0, n, rows):
             count = min(rows, n - start)
             block = np.frombuffer(_exactly(vectors, count * width * kind.itemsize), kind).reshape(count, width)
             names = np.frombuffer(_exactly(labels, count * text.itemsize), text)
-            yield block, (np.char.decode(names, "utf-8") if text.kind == "S" else names).tolist()
+            yield block, (np.char.decode(names, "utf-8") if text.kind == "S" else names.astype(str)).tolist()
 
 
 def _exactly(file: Any, size: int) -> bytes:
@@ -185,7 +185,7 @@ def _safetensors_head(path: Path) -> tuple[int, int, dict[str, Any]]:
         shape = file.get_slice("vectors").get_shape()
     if len(shape) != 2:
         raise InputError(f"{path}: `vectors` must have shape (rows, width); got {tuple(shape)}.")
-    return shape[0], shape[1], json.loads(header.get("meta") or "{}")
+    return shape[0], shape[1], read_meta(path, header.get("meta"))
 
 
 def _safetensors_blocks(path: Path, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]:
@@ -210,9 +210,10 @@ def _parquet_head(path: Path) -> tuple[int, int, dict[str, Any]]:
         for name in ("label", "vector"):
             if name not in names:
                 raise InputError(f"{path}: column `{name}` is missing; found {', '.join(names) or 'nothing'}.")
-        meta = json.loads((file.schema_arrow.metadata or {}).get(b"fastprobe", b"{}").decode())
+        check_vector_type(file.schema_arrow.field("vector").type, path)
+        meta = read_meta(path, (file.schema_arrow.metadata or {}).get(b"fastprobe", b"").decode())
         first = next(file.iter_batches(1, columns=["vector"]), None)
-        width = 0 if first is None or not len(first) else len(first.column(0)[0].values)
+        width = 0 if first is None or not len(first) else first.column(0).value_lengths()[0].as_py() or 0
         return file.metadata.num_rows, width, meta
 
 

@@ -80,6 +80,42 @@ def test_bad_usage_exits_with_two_and_one_message(shell, files, change, words):
     assert all(word in done.stderr for word in words)
 
 
+@pytest.mark.parametrize("line", [
+    "k = 3.5", "k = true", "shard = 3", "devices = [0, 1]", "devices = 0", "device = 1", "statistic = 3", "stop = 5", "splits = 2.5",
+    "log_json = 77", "engine = 3", "backend = 3", "precision = ['ieee']", "dim = 64.0", "lr = 'x'", "address = 5", "within = 5",
+    "classes = 3", "resume = 1", "quiet = 'no'", "retrieval = 1", "energy = true", "text = 5", "audio = {a = 1}", "out = 5",
+    "groups = 5", "[probe]\ndim = 5"])
+def test_a_value_of_another_type_in_a_config_file_is_named(tmp_path, monkeypatch, line):
+    from fastprobe.cli import app
+    from fastprobe.errors import InputError
+    monkeypatch.chdir(tmp_path)
+    for table, name in zip(tables(classes=12), ("text", "audio")):
+        table.save(f"{name}.npz")
+    name = "dim" if line.startswith("[") else line.split(" ")[0]
+    rest = {"text": "'text.npz'", "audio": "'audio.npz'", "out": "'r'", "dim": "4", "control": "'permute-within'", "groups": "'fsd50k'"}
+    lines = [f"{n} = {v}" for n, v in rest.items() if n != name or line.startswith("[")]
+    (tmp_path / "e.toml").write_text("\n".join([*lines, line, ""]))
+    with pytest.raises(InputError, match=f"`{name}`"):
+        app(["run", "--config", "e.toml"], standalone_mode=False)
+    assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize(("arguments", "name"), [
+    (["fit", "--seed", "-1"], "seed"), (["fit", "--k", "99"], "k"), (["plan", "--effect", "nan", "--steps", "2"], "effect"),
+    (["demo", "--seed", "-1"], "seed"), (["bench", "--rounds", "0"], "rounds")])
+def test_numbers_out_of_range_are_named_by_every_command(tmp_path, monkeypatch, arguments, name):
+    from fastprobe.cli import app
+    from fastprobe.errors import InputError
+    monkeypatch.chdir(tmp_path)
+    for table, side in zip(tables(classes=12), ("text", "audio")):
+        table.save(f"{side}.npz")
+    files = ["--text", "text.npz", "--audio", "audio.npz"] if arguments[0] in ("fit", "plan") else []
+    out = ["--out", "p.safetensors"] if arguments[0] == "fit" else []
+    with pytest.raises(InputError, match=f"`{name}` must"):
+        app([*arguments, *files, *out], standalone_mode=False)
+    assert not (tmp_path / "p.safetensors").exists()
+
+
 def test_missing_tables_are_asked_for(shell):
     done = shell("run")
     assert done.returncode == 2 and "--text FILE" in done.stderr

@@ -27,6 +27,14 @@ def test_centred_scaled_and_lossless(seed, n, width):
     assert svd.shape[1] <= min(n, width) and np.allclose(raw @ raw.T, svd @ svd.T, atol=1e-12)
 
 
+def test_how_a_table_is_scaled_changes_nothing():
+    x = np.random.default_rng(0).standard_normal((9, 4))
+    tiny = fit_preprocessing(x * 1e-20, "svd", None, False).apply(x * 1e-20)
+    assert np.allclose(tiny, fit_preprocessing(x, "svd", None, False).apply(x))
+    with pytest.raises(InputError, match="the same vector"):
+        fit_preprocessing(np.full((9, 4), 1e-20), "svd", None, False)
+
+
 def test_a_tall_table_takes_the_qr_path_with_the_same_result():
     x = np.random.default_rng(0).standard_normal((500, 6))
     pre = fit_preprocessing(x, "svd", None, False)

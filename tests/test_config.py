@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
+import numpy as np
 import pytest
 
 from fastprobe import ProbeConfig
@@ -20,11 +21,17 @@ def test_defaults_follow_the_optimiser():
     {"dim": 0}, {"dim": 2.5}, {"dim": True}, {"steps": -1}, {"temperature": 0.0}, {"temperature": float("nan")}, {"lr": -1.0},
     {"lr": float("inf")}, {"momentum": 1.0}, {"weight_decay": -0.1}, {"clips_per_class": 0}, {"optimizer": "lion"},
     {"schedule": "linear"}, {"sampling": "all"}, {"basis": "pca"}, {"precision": "fp8"}, {"symmetric": "yes"}, {"energy": 0.0},
-    {"energy": 0.9, "basis": "raw"},
+    {"energy": 0.9, "basis": "raw"}, {"energy": True},
 ])
 def test_bad_fields_are_named_with_their_value(fields):
     with pytest.raises(InputError, match=f"`{next(iter(fields))}`.*got"):
         ProbeConfig(**fields)
+
+
+def test_numpy_numbers_are_taken_and_stored_as_plain_ones():
+    config = ProbeConfig(dim=np.int64(8), steps=np.int32(3), lr=np.float32(0.5), temperature=np.float64(1), energy=np.float64(0.5))
+    assert config == ProbeConfig(dim=8, steps=3, lr=0.5, temperature=1.0, energy=0.5)
+    assert {type(v) for v in config.to_dict().values()} <= {int, float, str, bool}
 
 
 def test_frozen_and_plain():

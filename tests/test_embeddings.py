@@ -105,6 +105,37 @@ def test_missing_arrays_are_named(tmp_path):
         EmbeddingTable.load(tmp_path / "m.npz")
 
 
+@pytest.mark.parametrize("suffix", [".npz", ".safetensors", ".parquet"])
+def test_a_place_that_cannot_be_written_is_named(tmp_path, suffix):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        table().save(tmp_path / "file" / f"t{suffix}")
+
+
+def test_a_single_array_is_no_table(tmp_path):
+    with open(tmp_path / "a.npz", "wb") as file:
+        np.save(file, np.ones((2, 2)))
+    with pytest.raises(InputError, match="a single array"):
+        EmbeddingTable.load(tmp_path / "a.npz")
+
+
+def test_bytes_that_are_not_utf8_are_named(tmp_path):
+    np.savez(tmp_path / "b.npz", vectors=np.ones((1, 2)), labels=np.array([b"caf\xe9"]))
+    with pytest.raises(InputError, match=r"`labels` of .*b.npz must be UTF-8.*caf\\xe9"):
+        EmbeddingTable.load(tmp_path / "b.npz")
+
+
+def test_a_folder_named_like_a_column_adds_none(tmp_path):
+    folder = tmp_path / "label=cat"
+    table().save(folder / "t.parquet")
+    assert EmbeddingTable.load(folder / "t.parquet").labels.tolist() == table().labels.tolist()
+
+
+def test_swapped_tables_are_suspected():
+    with pytest.raises(InputError, match="Are text and audio swapped"):
+        check_labels(EmbeddingTable(np.ones((2, 2)), ["c0", "c0"]), EmbeddingTable(np.ones((1, 2)), ["c0"]))
+
+
 def test_ragged_parquet(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq

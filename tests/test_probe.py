@@ -77,3 +77,20 @@ def test_errors(fitted, tmp_path):
         fp.ContrastiveProbe.load(tmp_path / "table.safetensors")
     with pytest.raises(InputError, match="suffix"):
         probe.save(tmp_path / "probe.npz")
+
+
+def test_a_probe_by_url(fitted):
+    probe, _, _ = fitted
+    probe.save("memory://test-probe/p.safetensors")
+    assert fp.ContrastiveProbe.load("memory://test-probe/p.safetensors").digest == probe.digest
+
+
+def test_a_place_that_cannot_be_written_is_named(fitted, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(InputError, match="cannot be written"):
+        fitted[0].save(tmp_path / "file" / "p.safetensors")
+
+
+def test_a_config_that_is_none_is_refused():
+    with pytest.raises(InputError, match="`config` must be a ProbeConfig; got dict"):
+        fp.ContrastiveProbe({"dim": 8})

@@ -274,6 +274,21 @@ def test_streams_read_what_tables_hold(tmp_path, suffix):
         assert [x for b in blocks for x in b.labels] == table.labels.tolist()
 
 
+def test_streams_read_numbers_for_labels_as_tables_do(tmp_path):
+    np.savez(tmp_path / "t.npz", vectors=np.ones((3, 2)), labels=np.arange(3))
+    (block,) = TableStream.open(tmp_path / "t.npz").blocks(10)
+    assert block.labels == EmbeddingTable.load(tmp_path / "t.npz").labels.tolist() == ["0", "1", "2"]
+
+
+def test_streams_name_a_foreign_meta_and_a_column_of_scalars(tmp_path):
+    np.savez(tmp_path / "t.npz", vectors=np.ones((3, 2)), labels=np.arange(3), meta="[1, 2]")
+    with pytest.raises(InputError, match="meta is not an object"):
+        TableStream.open(tmp_path / "t.npz")
+    pq.write_table(pa.table({"label": ["a"], "vector": [1.0]}), tmp_path / "t.parquet")
+    with pytest.raises(InputError, match="t.parquet"):
+        TableStream.open(tmp_path / "t.parquet")
+
+
 def test_streams_refuse_what_tables_refuse(tmp_path):
     vectors, labels = np.ones((100, 4), np.float32), np.array([f"t{i}" for i in range(100)])
     for name, change, message in (("nan", np.nan, "row 77 .label 't77'. holds NaN"), ("zero", 0.0, "row 77 .* is zero")):

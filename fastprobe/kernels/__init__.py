@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -69,12 +70,8 @@ def _triton_missing() -> str | None:
         return reason
     if not importlib.util.find_spec("triton"):
         return "Triton is not installed (pip install triton)"
-    if not importlib.util.find_spec("fastprobe.kernels.triton_backend"):
-        return "this version has no Triton backend yet"
-    import os
-
     import torch
-    if torch.cuda.is_available() or os.environ.get("TRITON_INTERPRET") == "1":
+    if torch.cuda.is_available() or _interpreted():
         return None
     return "PyTorch sees no GPU"
 
@@ -102,6 +99,8 @@ def select_backend(name: str = "auto", precision: str = "ieee", device: str | No
     InputError
         An unknown name.
     """
+    if not isinstance(device, str | None):
+        raise InputError(f"`device` must be text, as cpu, cuda:1 or mps; got {device!r}.")
     if name == "auto":
         # With a CPU asked for by name the GPU is left alone, and the other way round.
         order = ("cpp", "torch") if (device or "").startswith("cpu") else \
@@ -139,7 +138,6 @@ def device_name(backend: str, device: str | None = None, precision: str = "ieee"
 
 
 def _interpreted() -> bool:
-    import os
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
