@@ -25,7 +25,7 @@ def parse_shard(text: str | None) -> tuple[int, int]:
     return int(index), int(count)
 
 
-def engine_of(experiment: Any, store: Any, engine: str, address: str | None, devices: str | None) -> dict[str, Any]:
+def engine_of(experiment: Any, out: str | None, engine: str, address: str | None, devices: str | None) -> dict[str, Any]:
     """Arguments of `run.execute` for the engine of that name."""
     from .engines import local
     if engine == "local":
@@ -38,7 +38,9 @@ def engine_of(experiment: Any, store: Any, engine: str, address: str | None, dev
         raise InputError(f"`devices` names those of this machine; got {devices!r} with `engine`=\"ray\", which takes what the "
                          "cluster has.")
     from .engines import ray
-    return {"engine": partial(ray.execute, address=address), "workers_write": store.folder is not None and store.folder.shared}
+    from .storage import open_folder
+    ray.load_ray()
+    return {"engine": partial(ray.execute, address=address), "workers_write": out is not None and open_folder(out).shared}
 
 
 @contextmanager
@@ -79,8 +81,9 @@ def carry_out(given: dict[str, Any], probe: Any, out: str, *, resume: bool = Fal
                 whole = "" if part[1] == 1 else f", part {part[0]}/{part[1]} of it"
                 typer.echo(f"{plan.n_pairs} pairs x {plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} "
                            f"permutations) = {plan.n_jobs:,} probes{whole}, backend {experiment.backend}, into {out}", err=True)
-            store = _run.open_store(experiment, out, resume)
-            steps = _run.execute(experiment, store, part=part, **engine_of(experiment, store, engine, address, devices))
+            how = engine_of(experiment, out, engine, address, devices)
+            store = _run.open_store(experiment, out, resume, part)  # last: a wrong option leaves no directory behind
+            steps = _run.execute(experiment, store, part=part, **how)
             _drive(steps, plan.jobs_per_replicate, quiet, log)
             if not (part[1] == 1 or _run.is_complete(experiment, store)):
                 if log is not None:

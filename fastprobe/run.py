@@ -71,9 +71,22 @@ def _versions() -> dict[str, str]:
     return out
 
 
-def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bool = False) -> ResultStore:
-    """Create the run directory, or open the one that is to be continued; `out` None stays in memory."""
-    return ResultStore.create(out, manifest(experiment, "running"), resume)
+def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bool = False,
+               part: tuple[int, int] = (0, 1)) -> ResultStore:
+    """Create the run directory, or open the one that is to be continued; `out` None stays in memory.
+
+    Raises
+    ------
+    InputError
+        What cannot be run here, before anything is created; otherwise as `ResultStore.create`.
+    """
+    _check_part(experiment, part)
+    return ResultStore.create(out, manifest(experiment, "running", part=part), resume)
+
+
+def _check_part(experiment: Experiment, part: tuple[int, int]) -> None:
+    if experiment.stop is not None and part[1] > 1:
+        raise InputError(f"`stop` must see all permutations in order; got `shard` {part[0]}/{part[1]}. Leave one of them out.")
 
 
 def manifest(experiment: Experiment, status: str, seconds: float | None = None, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
@@ -116,8 +129,7 @@ def execute(experiment: Experiment, store: ResultStore, engine: Callable[..., It
 def _execute(experiment: Experiment, store: ResultStore, engine: Callable[..., Iterator[Finished]], part: tuple[int, int],
              workers_write: bool, lock: RunLock | None) -> Iterator[Progress]:
     plan, start, per = experiment.plan, time.monotonic(), experiment.plan.jobs_per_replicate
-    if experiment.stop is not None and part[1] > 1:
-        raise InputError(f"`stop` must see all permutations in order; got `shard` {part[0]}/{part[1]}. Leave one of them out.")
+    _check_part(experiment, part)
     wanted = plan.part(*part)
     store.write_manifest(manifest(experiment, "running", part=part))
     mended = tuple((store.shard_name(unit), why) for unit, why in store.mend())

@@ -53,14 +53,15 @@ class Disk:
     def create(self, path: Path, data: bytes) -> None:
         """Write a file that must not be there yet (FileExistsError)."""
         temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-        temporary.write_bytes(data)
         try:
-            os.link(temporary, path)  # exclusive, and whole from the first moment
-        except FileExistsError:
-            raise
-        except OSError:  # a filesystem without hard links
-            with open(path, "xb") as file:
-                file.write(data)
+            self.write(temporary, data)
+            try:
+                os.link(temporary, path)  # exclusive, and whole from the first moment
+            except FileExistsError:
+                raise
+            except OSError:  # a filesystem without hard links
+                with open(path, "xb") as file:
+                    file.write(data)
         finally:
             temporary.unlink(missing_ok=True)
 

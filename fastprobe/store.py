@@ -115,7 +115,8 @@ class ResultStore:
             raise StoreError(f"{path} exists and is not a run directory. Choose another `out`.")
         else:
             store.folder.make("results")
-            store.write_manifest(manifest)
+            if not store.folder.create("manifest.json", _manifest_bytes(manifest)):  # another run came first, just now
+                return cls.create(store.folder, manifest, resume)
         return store
 
     @classmethod
@@ -132,7 +133,7 @@ class ResultStore:
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace manifest.json."""
-        self.write_file("manifest.json", to_json({"format_version": FORMAT_VERSION, **manifest}).encode())
+        self.write_file("manifest.json", _manifest_bytes(manifest))
 
     # ---- other files -----------------------------------------------------------------------------
 
@@ -356,6 +357,10 @@ class ResultStore:
 def _short(value: Any, limit: int = 80) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= limit else text[:limit] + "..."
+
+
+def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
+    return to_json({"format_version": FORMAT_VERSION, **manifest}).encode()
 
 
 def _listing(folder: Folder | RemoteFolder) -> list[str]:

@@ -175,7 +175,7 @@ def test_options_that_contradict_are_refused():
     for engine, address, devices, message in (("local", "auto", None, "--engine ray"), ("ray", None, "0", "what the cluster has"),
                                               ("local", None, "99", "devices of this machine")):
         with pytest.raises(InputError, match=message):
-            engine_of(exp, run.open_store(exp, None), engine, address, devices)
+            engine_of(exp, None, engine, address, devices)
 
 
 class Boom:

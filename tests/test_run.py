@@ -17,12 +17,15 @@ from hypothesis import given, settings
 from scipy.stats import kstest
 
 import fastprobe as fp
+import runs
 from fastprobe import kernels
 from fastprobe import run as fp_run
 from fastprobe.errors import BackendUnavailableError, InputError, StoreError
 from fastprobe.plan import permutation
 from fastprobe.significance import add_one_pvalue, exceedances
 from fastprobe.simulate import simulate_pair
+from fastprobe.storage import Folder
+from fastprobe.store import read_manifest
 from strategies import SEEDS, tables
 
 SMALL = fp.ProbeConfig(dim=8, steps=10)
@@ -192,6 +195,31 @@ def test_a_named_backend_never_falls_back(monkeypatch):
     monkeypatch.setitem(kernels.BACKENDS, "cpp", dataclasses.replace(kernels.BACKENDS["cpp"], why_not=lambda: "gone"))
     with pytest.raises(BackendUnavailableError, match="gone"):
         small_run(backend="cpp")
+
+
+@pytest.mark.parametrize("options", [
+    ["--backend", "cpp", "--device", "cuda"], ["--backend", "reference", "--device", "cuda"], ["--devices", "99"],
+    ["--backend", "torch", "--device", "cpu", "--precision", "tf32"], ["--address", "auto"],
+    ["--stop", "besag-clifford:h=3", "--shard", "0/2"], ["--engine", "ray"]])
+def test_an_option_that_cannot_be_leaves_no_directory_behind(tmp_path, monkeypatch, options):
+    monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
+    from fastprobe.cli import app
+    with pytest.raises(InputError):
+        app(["run", *runs.save_tables(tmp_path), "--permutations", "3", "--train-fraction", "0.5", "--out", str(tmp_path / "r"), *options],
+            standalone_mode=False)
+    assert not (tmp_path / "r").exists()
+
+
+def test_two_runs_that_begin_at_once_do_not_share_a_directory(tmp_path):
+    class Late(Folder):  # looks before the other has begun, and writes after it
+        def make(self, below=""):
+            super().make(below)
+            if not (self.path / "manifest.json").exists():
+                fp_run.open_store(runs.experiment(3), tmp_path / "r")
+
+    with pytest.raises(StoreError, match="holds another run: `seed` was 0 there and is 1 now"):
+        fp_run.open_store(runs.experiment(3, seed=1), Late(tmp_path / "r"))
+    assert read_manifest(tmp_path / "r")["identity"]["seed"] == 0
 
 
 def test_another_run_in_the_directory_is_an_error(tmp_path):

@@ -90,14 +90,20 @@ def _compute(task: Task, unit: Unit) -> tuple[Any, str, float]:
     return columns, f"{socket.gethostname()}:{os.getpid()}", time.monotonic() - start
 
 
-def _connect(address: str | None) -> tuple[Any, bool]:
-    """Ray, and whether it was started (or joined) here and is to be left at the end."""
+def load_ray() -> Any:
+    """The module `ray`; InputError when it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         import ray
     except ImportError:
         raise InputError("`engine`=\"ray\" needs Ray, which is not installed: pip install \"fastprobe[ray]\".") from None
+    return ray
+
+
+def _connect(address: str | None) -> tuple[Any, bool]:
+    """Ray, and whether it was started (or joined) here and is to be left at the end."""
+    ray = load_ray()
     if ray.is_initialized():
         return ray, False
     # By itself Ray would join any cluster that it finds on this machine.

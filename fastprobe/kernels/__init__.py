@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from ..errors import BackendUnavailableError, InputError
-from .batch import BatchResult, ProbeBatch, make_batch
+from .batch import BatchResult, ProbeBatch, check_cpu, make_batch
 
 if TYPE_CHECKING:
     import torch
@@ -124,7 +124,15 @@ def select_backend(name: str = "auto", precision: str = "ieee", device: str | No
 
 
 def device_name(backend: str, device: str | None = None, precision: str = "ieee") -> str:
-    """What a backend trains on, for the record: "cpu (avx512)", "cuda:0 (NVIDIA H200)"."""
+    """What a backend trains on, for the record: "cpu (avx512)", "cuda:0 (NVIDIA H200)".
+
+    Raises
+    ------
+    BackendUnavailableError
+        It cannot train on that device, or not there with that precision.
+    """
+    if backend in ("reference", "cpp"):
+        check_cpu(backend, device)
     if backend == "reference":
         return "cpu"
     if backend == "cpp":
@@ -132,8 +140,10 @@ def device_name(backend: str, device: str | None = None, precision: str = "ieee"
         return f"cpu ({instruction_set(precision)})"
     import torch
 
-    from .torch_backend import resolve_device
+    from .torch_backend import check_precision, resolve_device
     chosen = resolve_device(device)
+    if backend == "torch":
+        check_precision(chosen, precision)
     return f"{chosen} ({torch.cuda.get_device_name(chosen)})" if chosen.type == "cuda" else str(chosen)
 
 

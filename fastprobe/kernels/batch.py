@@ -9,6 +9,7 @@ import numpy as np
 
 from ..compression import PairData
 from ..config import ProbeConfig
+from ..errors import BackendUnavailableError
 from ..plan import Split, sample_clips, start_heads
 
 
@@ -101,6 +102,19 @@ class BatchResult:
     ranks: np.ndarray
     text_heads: np.ndarray | None = None
     audio_heads: np.ndarray | None = None
+
+
+def check_cpu(backend: str, device: str | None) -> None:
+    """For backends that train on the CPU alone.
+
+    Raises
+    ------
+    BackendUnavailableError
+        Another device was named.
+    """
+    if device not in (None, "cpu"):
+        raise BackendUnavailableError(f"`device`={device!r} is not one the {backend} backend has: it trains on the CPU. "
+                                      "Leave `device` out, or choose backend torch or triton.")
 
 
 def make_batch(pair: PairData, config: ProbeConfig, split: Split, seed: int, split_number: int, repeat: int,

@@ -11,7 +11,7 @@ import numpy as np
 
 from .. import _cpp
 from ..errors import BackendUnavailableError, InputError, OutOfMemoryError
-from .batch import BatchResult, ProbeBatch
+from .batch import BatchResult, ProbeBatch, check_cpu
 
 # Floating-point operations of one native call, about a second of two cores: between calls Python sees Ctrl-C.
 CALL_FLOPS = 2e11
@@ -97,9 +97,7 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, 
     OutOfMemoryError
         When the scratch memory of the threads cannot be had.
     """
-    if device not in (None, "cpu"):
-        raise BackendUnavailableError(f"`device`={device!r} is not one the cpp backend has: it trains on the CPU. "
-                                      "Leave `device` out, or choose backend torch or triton.")
+    check_cpu("cpp", device)
     c, n_probes, n_queries = batch.config, batch.n_probes, len(batch.queries)
     loss = np.empty(n_probes)
     ranks = np.empty((n_probes, n_queries), np.int32)

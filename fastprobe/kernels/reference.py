@@ -12,7 +12,7 @@ import numpy as np
 from scipy.special import logsumexp
 
 from ..config import ProbeConfig
-from .batch import BatchResult, ProbeBatch
+from .batch import BatchResult, ProbeBatch, check_cpu
 
 EPS = 1e-12
 BETA1, BETA2_MINI, BETA2_ADAM, EPS_ADAM = 0.9, 0.99, 0.999, 1e-8
@@ -107,6 +107,7 @@ def ranks(a: np.ndarray, b: np.ndarray, y: np.ndarray) -> np.ndarray:
 
 def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> BatchResult:
     """Train and rank the probes of a batch, one after the other."""
+    check_cpu("reference", device)
     c, results = batch.config, []
     for permutation in batch.permutations:
         text = batch.text[permutation]

@@ -49,11 +49,16 @@ def resolve_device(device: str | None) -> torch.device:
     return chosen
 
 
+def check_precision(device: torch.device, precision: str) -> None:
+    """Refuse tf32 where there are no matrix units for it."""
+    if device.type != "cuda" and precision != "ieee":
+        raise BackendUnavailableError(f"`precision`={precision!r} needs a CUDA device; got {device.type!r}. Use \"ieee\".")
+
+
 @contextmanager
 def _matmul_precision(device: torch.device, precision: str) -> Iterator[None]:
+    check_precision(device, precision)
     if device.type != "cuda":
-        if precision != "ieee":
-            raise BackendUnavailableError(f"`precision`={precision!r} needs a CUDA device; got {device.type!r}. Use \"ieee\".")
         yield
         return
     before = torch.backends.cuda.matmul.allow_tf32
