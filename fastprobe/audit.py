@@ -6,7 +6,6 @@ import json
 import os
 import time
 from collections.abc import Iterator
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -16,13 +15,14 @@ from .config import ProbeConfig
 from .errors import InputError, StoreError
 from .kernels import select_backend
 from .lock import describe, is_dead, is_here, read_lock
+from .manifest import describe_difference, read_manifest
 from .metrics import LOWER_IS_BETTER, column_of
-from .plan import JobPlan, check_seed
+from .plan import JobPlan, Unit, check_seed
 from .progress import NAME as PROGRESS
 from .run import Experiment, prepare
 from .sequential import parse_stop
 from .significance import add_one_pvalue, exceedances, pvalue_interval
-from .store import ResultStore, describe_difference, read_manifest
+from .store import ResultStore
 
 
 def plan_of(manifest: dict[str, Any]) -> JobPlan:
@@ -125,18 +125,9 @@ def estimates(store: ResultStore, manifest: dict[str, Any]) -> Iterator[dict[str
     plan = plan_of(manifest)
     column = column_of(manifest["statistic"], tuple(manifest["identity"]["k"]))
     sign = -1.0 if column in LOWER_IS_BETTER else 1.0
-    null: dict[int, list[np.ndarray]] = {p: [] for p in range(plan.n_pairs)}
-    observed: dict[int, float] = {}
-    for unit in store.done(plan):
-        try:
-            values = store.read(unit, [column])[column].astype(np.float64).reshape(unit.stop - unit.start, -1).mean(axis=1)
-        except StoreError:  # damaged: not counted as done by `examine` either, and named with --check
-            continue
-        if unit.start == 0:
-            observed[unit.pair], values = float(values[0]), values[1:]
-        null[unit.pair].append(values)
-    for pair, (text, audio) in enumerate(store.pairs):
-        t0, t = observed.get(pair, float("nan")), np.concatenate([*null[pair], np.zeros(0)])
+    replicates, _ = store.replicates(column, plan, damaged="skip")  # what is damaged is named with --check
+    for (text, audio), values in zip(store.pairs, replicates):
+        t0, t = float(values[0]), values[1:][np.isfinite(values[1:])]
         known = np.isfinite(t0) and len(t) > 0
         more = exceedances(sign * t0, sign * t) if known else 0
         low, high = pvalue_interval(more, len(t)) if known else (float("nan"), float("nan"))
@@ -181,13 +172,23 @@ def examine(run_dir: str | os.PathLike, check: bool = False, estimate: bool = Tr
         out["pairs"] = list(estimates(store, manifest))
     if check:
         out["damaged"] = [{"shard": store.shard_name(u), "why": why} for u in units if (why := store.damage(u))]
-        out["twice"] = [store.shard_name(b) for a, b in pairwise(units) if a.pair == b.pair and b.start < a.stop]
+        out["twice"] = [store.shard_name(u) for u in overlapping(units)]
         out["inputs"] = []
         try:
             prepare_again(manifest)
         except InputError as error:
             out["inputs"].append(str(error))
     return out
+
+
+def overlapping(units: list[Unit]) -> Iterator[Unit]:
+    """Those of sorted units that hold permutations which an earlier one holds too."""
+    pair, at = -1, 0
+    for unit in units:
+        at = at if unit.pair == pair else 0
+        if unit.start < at:
+            yield unit
+        pair, at = unit.pair, max(at, unit.stop)
 
 
 def _progress(store: ResultStore) -> dict[str, Any]:

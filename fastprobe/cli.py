@@ -294,7 +294,7 @@ def plan(
                               backend=_plain(backend), device=device, seed=seed)
     found = planning.plan_run(experiment, effect, alpha, seconds)
     if as_json:
-        from .store import to_json
+        from .manifest import to_json
         typer.echo(to_json(found.to_dict()), nl=False)
         return
     for line in planning.describe(found):

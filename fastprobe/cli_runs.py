@@ -142,7 +142,7 @@ def status(
     found = examine(run_dir, check, estimate)
     broken = bool(found.get("damaged") or found.get("twice") or found.get("inputs"))
     if as_json:
-        from .store import to_json
+        from .manifest import to_json
         typer.echo(to_json(found), nl=False)
         raise typer.Exit(1 if broken else 0)
     from .console import show_status
@@ -182,7 +182,7 @@ def verify(
 ) -> None:
     """Train a random sample of stored jobs again and compare. Exit code 1 beyond the stated tolerance."""
     from .audit import verify as _verify
-    from .store import to_json
+    from .manifest import to_json
     with interruptible(run_dir):
         found = _verify(run_dir, sample=sample, backend=backend, device=device, seed=seed, text=text, audio=audio,
                         loss_tolerance=loss_tolerance, hits_tolerance=hits_tolerance)

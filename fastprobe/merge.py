@@ -11,10 +11,11 @@ import numpy as np
 from .audit import part_of, plan_of, stored_experiment
 from .errors import InputError, StoreError
 from .lock import RunLock
+from .manifest import describe_difference, read_manifest
 from .plan import Unit
 from .run import analyse, summary
-from .storage import open_folder
-from .store import ResultStore, describe_difference, read_manifest
+from .storage import Folder, RemoteFolder, open_folder
+from .store import ResultStore
 
 OTHER_FILES = ("observed.parquet", "retrieved.parquet")
 
@@ -58,7 +59,7 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
     if not runs:
         raise InputError("`runs` must name at least one run directory.")
     folders = [open_folder(r) for r in runs]
-    if len({str(f) for f in [*folders, open_folder(out)]}) <= len(folders):
+    if len({_place(f) for f in [*folders, open_folder(out)]}) <= len(folders):
         raise InputError("`out` and `runs` must be different directories, each named once.")
     manifests = [read_manifest(f) for f in folders]
     first = manifests[0]
@@ -80,6 +81,7 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
     with RunLock(target.folder):
         for _ in target.mend():
             continue
+        _agree([*stores, target], [*everything, *((u, len(stores)) for u in target.done())])
         overlapping, at, pair = 0, 0, -1
         for unit, i in sorted([*everything, *((u, -1) for u in target.done())]):
             at = at if unit.pair == pair else 0
@@ -104,6 +106,11 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
     return Merged(plan.n_jobs - left, plan.n_jobs, overlapping, result)
 
 
+def _place(folder: Folder | RemoteFolder) -> str:
+    """One spelling of a directory, however it was given."""
+    return str(folder) if isinstance(folder, RemoteFolder) else os.path.realpath(folder.path)
+
+
 def _rows(columns: dict[str, np.ndarray], unit: Unit, part: Unit) -> dict[str, np.ndarray]:
     """The rows of a unit that belong to a part of its permutations."""
     per = len(columns["permutation"]) // (unit.stop - unit.start)
@@ -120,9 +127,14 @@ def _checked(runs: Sequence[str | os.PathLike], stores: list[ResultStore]) -> li
                 raise StoreError(f"{store.shard_path(unit)}: damaged ({why}). Continue {runs[i]} with `--resume`, which "
                                  "computes just that again, then merge.")
             everything.append((unit, i))
-    everything.sort()
+    _agree(stores, everything)
+    return everything
+
+
+def _agree(stores: list[ResultStore], units: list[tuple[Unit, int]]) -> None:
+    """Refuse jobs that two stores hold with different values."""
     open_units: list[tuple[Unit, int]] = []
-    for unit, i in everything:
+    for unit, i in sorted(units):
         open_units = [(u, j) for u, j in open_units if u.pair == unit.pair and u.stop > unit.start]
         for other, j in open_units:
             part = Unit(unit.pair, unit.start, min(unit.stop, other.stop))
@@ -134,4 +146,3 @@ def _checked(runs: Sequence[str | os.PathLike], stores: list[ResultStore]) -> li
                                      "was made by another version, on another kind of machine, or is damaged: find out which "
                                      "with `fastprobe verify`, and leave it out.")
         open_units.append((unit, i))
-    return everything

@@ -12,8 +12,9 @@ import time
 from typing import Any, TextIO
 
 from .errors import StoreError
+from .manifest import to_json
 from .plan import Unit
-from .store import ResultStore, to_json
+from .store import ResultStore
 
 NAME = "progress.json"
 EVERY = 2.0

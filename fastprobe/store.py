@@ -12,8 +12,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
-import json
-import math
 import os
 import re
 from collections.abc import Iterator
@@ -23,30 +21,15 @@ from typing import Any
 import numpy as np
 
 from .errors import StoreError
+from .manifest import describe_difference, manifest_bytes, read_manifest, to_json
 from .plan import JobPlan, Unit
-from .storage import Folder, RemoteFolder, open_folder, write_atomically
+from .storage import Folder, RemoteFolder, open_folder
 
-__all__ = ["FORMAT_VERSION", "ResultStore", "column_digest", "read_manifest", "to_json", "write_atomically"]
+__all__ = ["ResultStore", "column_digest", "read_manifest"]
 
-FORMAT_VERSION = 1
-# A manifest from outside may say anything; beyond these nothing is allocated.
-LIMITS = {"splits": 10**5, "seeds": 10**5, "permutations": 10**10}
 MAX_COLUMNS = 1000
 _SHARD = re.compile(r"part-p(\d{1,6})-b(\d{1,12})-(\d{1,12})\.parquet")
 _KEYS = ("split", "seed", "permutation")
-
-
-def to_json(value: Any) -> str:
-    """JSON with sorted-as-written keys; NaN and infinity become null, which every reader accepts."""
-    def plain(v: Any) -> Any:
-        if isinstance(v, dict):
-            return {str(k): plain(x) for k, x in v.items()}
-        if isinstance(v, (list, tuple)):
-            return [plain(x) for x in v]
-        if isinstance(v, np.generic):
-            v = v.item()
-        return None if isinstance(v, float) and not math.isfinite(v) else v
-    return json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
 
 
 def column_digest(columns: dict[str, np.ndarray]) -> str:
@@ -57,6 +40,10 @@ def column_digest(columns: dict[str, np.ndarray]) -> str:
         h.update(f"{name}:{values.dtype.kind}{values.dtype.itemsize}:{len(values)};".encode())
         h.update(values.astype(values.dtype.newbyteorder("<"), copy=False).tobytes())
     return h.hexdigest()
+
+
+class _Unreadable(Exception):
+    """Why a shard cannot be read."""
 
 
 class ResultStore:
@@ -111,11 +98,11 @@ class ResultStore:
             if not resume:
                 raise StoreError(f"{path} already holds this run. Add `--resume` (`resume=True`) to continue it, "
                                  "or choose another `out`.")
-        elif [n for n in names if n != "results"] or store.folder.names("results"):
+        elif [n for n in names if n != "results"] or _listing(store.folder, "results"):
             raise StoreError(f"{path} exists and is not a run directory. Choose another `out`.")
         else:
             store.folder.make("results")
-            if not store.folder.create("manifest.json", _manifest_bytes(manifest)):  # another run came first, just now
+            if not store.folder.create("manifest.json", manifest_bytes(manifest)):  # another run came first, just now
                 return cls.create(store.folder, manifest, resume)
         return store
 
@@ -133,7 +120,7 @@ class ResultStore:
 
     def write_manifest(self, manifest: dict[str, Any]) -> None:
         """Replace manifest.json."""
-        self.write_file("manifest.json", _manifest_bytes(manifest))
+        self.write_file("manifest.json", manifest_bytes(manifest))
 
     # ---- other files -----------------------------------------------------------------------------
 
@@ -164,7 +151,8 @@ class ResultStore:
         if self.folder is None:
             units = list(self._memory)
         else:
-            units = [Unit(*map(int, found.groups())) for n in self.folder.names("results") if (found := _SHARD.fullmatch(n))]
+            units = [unit for n in _listing(self.folder, "results") if (found := _SHARD.fullmatch(n))
+                     and self.shard_name(unit := Unit(*map(int, found.groups()))) == f"results/{n}"]
         units = [u for u in units if u.pair < len(self.pairs) and u.start < u.stop]
         if plan is not None:
             units = [u for u in units if u.pair < plan.n_pairs and u.start <= plan.n_permutations]
@@ -219,7 +207,11 @@ class ResultStore:
         if self.folder is None:
             stored = self._memory[unit]
             return {name: stored[name] for name in columns or stored}
-        return self._decode(unit, columns)[0]
+        try:
+            return self._decode(unit, columns)[0]
+        except _Unreadable as error:
+            raise StoreError(f"{self.shard_path(unit)}: not a readable shard ({error}). Run again with `--resume`: only its jobs are "
+                             "computed again.") from None
 
     def _decode(self, unit: Unit, columns: list[str] | None) -> tuple[dict[str, np.ndarray], str]:
         """Values and digest; with `columns` None everything, and then the pair's names are checked too."""
@@ -238,9 +230,7 @@ class ResultStore:
             digest = (file.schema_arrow.metadata or {}).get(b"fastprobe_digest", b"").decode("ascii", "replace")
             return {n: table[n].to_numpy() for n in table.column_names if n not in ("text", "audio")}, digest
         except (OSError, pa.ArrowException, ValueError, LookupError, OverflowError, MemoryError) as error:
-            first = (str(error).splitlines() or [type(error).__name__])[0]
-            raise StoreError(f"{self.shard_path(unit)}: not a readable shard ({first}). Run again with "
-                             "`--resume`: only its jobs are computed again.") from None
+            raise _Unreadable((str(error).splitlines() or [type(error).__name__])[0]) from None
 
     def _check_shape(self, unit: Unit, file: Any) -> None:
         """Refuse, before anything is decoded, what is not a shard of this unit."""
@@ -270,18 +260,14 @@ class ResultStore:
             return None
         try:
             values, digest = self._decode(unit, None)
-        except StoreError as error:
-            return str(error).split(": not a readable shard (", 1)[-1].split("). Run again", 1)[0]
+        except _Unreadable as error:
+            return str(error)
         if digest != column_digest(values):
             return "its values are not those it was written with (digest)"
         per = len(values["permutation"]) // (unit.stop - unit.start)
         if not np.array_equal(values["permutation"], np.repeat(np.arange(unit.start, unit.stop), per)):
             return "it holds other permutations than its name says"
         return None
-
-    def check(self, unit: Unit) -> bool:
-        """Whether a stored shard is whole; `damage` says what is wrong."""
-        return self.damage(unit) is None
 
     def mend(self) -> Iterator[tuple[Unit, str]]:
         """Remove what a resume must compute again, and leftovers of killed writers. For who holds the lock.
@@ -311,8 +297,13 @@ class ResultStore:
         for unit in self.done(plan):
             yield unit, self.read(unit, [*_KEYS, *columns])
 
-    def replicates(self, column: str, plan: JobPlan) -> tuple[np.ndarray, np.ndarray]:
+    def replicates(self, column: str, plan: JobPlan, damaged: str = "raise") -> tuple[np.ndarray, np.ndarray]:
         """Averages over splits and seeds of one column.
+
+        Parameters
+        ----------
+        damaged : {"raise", "skip"}
+            What an unreadable shard does.
 
         Returns
         -------
@@ -323,7 +314,13 @@ class ResultStore:
         """
         t = np.full((plan.n_pairs, plan.n_permutations + 1), np.nan)
         per_split = np.full((plan.n_pairs, plan.n_splits), np.nan)
-        for unit, shard in self.shards([column], plan):
+        for unit in self.done(plan):
+            try:
+                shard = self.read(unit, [column])
+            except StoreError:
+                if damaged == "skip":
+                    continue
+                raise
             values = shard[column].astype(np.float64).reshape(-1, plan.n_splits, plan.n_seeds)
             stop = min(unit.stop, plan.n_permutations + 1)
             t[unit.pair, unit.start:stop] = values.reshape(len(values), -1).mean(axis=1)[:stop - unit.start]
@@ -343,29 +340,10 @@ class ResultStore:
         writer.writerows(flat)
         self.write_file("summary.csv", text.getvalue().encode())
 
-    def write_table(self, name: str, columns: dict[str, Any]) -> None:
-        """Another Parquet file of the run (``observed.parquet``), whole or not at all."""
-        if self.path is None:
-            return
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-        buffer = io.BytesIO()
-        pq.write_table(pa.table(columns), buffer, compression="zstd")
-        self.write_file(name, buffer.getvalue())
 
-
-def _short(value: Any, limit: int = 80) -> str:
-    text = json.dumps(value, default=str)
-    return text if len(text) <= limit else text[:limit] + "..."
-
-
-def _manifest_bytes(manifest: dict[str, Any]) -> bytes:
-    return to_json({"format_version": FORMAT_VERSION, **manifest}).encode()
-
-
-def _listing(folder: Folder | RemoteFolder) -> list[str]:
+def _listing(folder: Folder | RemoteFolder, below: str = "") -> list[str]:
     try:
-        return folder.names()
+        return folder.names(below)
     except NotADirectoryError:
         raise StoreError(f"{folder} exists and is not a run directory. Choose another `out`.") from None
     except OSError as error:
@@ -375,63 +353,3 @@ def _listing(folder: Folder | RemoteFolder) -> list[str]:
 def _shape(identity: dict[str, Any]) -> tuple[list[tuple[str, str]], int | None]:
     splits, seeds = identity.get("splits"), identity.get("seeds")
     return [tuple(pair) for pair in identity["pairs"]], splits * seeds if splits and seeds else None
-
-
-def describe_difference(old: dict[str, Any], new: dict[str, Any], here: str = "there", there: str = "now") -> str:
-    """How two identities differ, in words: the table by name when it is a table. Empty when they are equal."""
-    new = json.loads(to_json(new))
-    changed = sorted(k for k in {*old, *new} if old.get(k) != new.get(k))
-    if not changed:
-        return ""
-    tables = [{(t.get("side"), t.get("name")): t for t in side.get("inputs") or () if isinstance(t, dict)} for side in (old, new)]
-    for key in sorted(tables[0].keys() & tables[1].keys(), key=str):
-        a, b = (t[key] for t in tables)
-        if a.get("digest") != b.get("digest"):
-            return (f"the {key[0]} table {key[1]!r} has changed since (digest {str(a.get('digest'))[:12]} {here}, "
-                    f"{str(b.get('digest'))[:12]} {there}; {a.get('rows')} rows {here}, {b.get('rows')} {there})")
-    first, a, b = changed[0], old.get(changed[0]), new.get(changed[0])
-    if isinstance(a, dict) and isinstance(b, dict):
-        inner = next(k for k in sorted({*a, *b}) if a.get(k) != b.get(k))
-        first, a, b = f"{first}.{inner}", a.get(inner), b.get(inner)
-    more = f" (also differing: {', '.join(changed[1:])})" if changed[1:] else ""
-    return f"`{first}` was {_short(a)} {here} and is {_short(b)} {there}{more}"
-
-
-def _whole(value: Any, low: int, high: int) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
-
-
-def read_manifest(path: str | os.PathLike | Folder | RemoteFolder) -> dict[str, Any]:
-    """manifest.json of a run directory.
-
-    Raises
-    ------
-    StoreError
-        No run there, a damaged manifest, numbers beyond any run, or one written by a newer version.
-    """
-    folder = open_folder(path)
-    file = f"{folder}/manifest.json"
-    foreign = StoreError(f"{file}: not a fastprobe manifest, or a damaged one.")
-    try:
-        manifest = json.loads(folder.read("manifest.json").decode("utf-8"))
-        version, identity = manifest["format_version"], manifest["identity"]
-        if not _whole(version, 1, 1 << 31) or not isinstance(identity, dict):
-            raise foreign
-    except (FileNotFoundError, NotADirectoryError):
-        raise StoreError(f"{folder}: no run directory (no manifest.json in it).") from None
-    except OSError as error:
-        raise StoreError(f"{file}: cannot be read: {error}.") from None
-    except (ValueError, KeyError, TypeError, RecursionError):
-        raise foreign from None
-    if version > FORMAT_VERSION:
-        raise StoreError(f"{file}: written by a newer fastprobe (format {version}, this one reads up to {FORMAT_VERSION}). "
-                         "Upgrade fastprobe.")
-    pairs = identity.get("pairs")
-    if not (isinstance(pairs, list) and pairs
-            and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in pairs)):
-        raise foreign
-    for name, value, low in (("splits", identity.get("splits"), 1), ("seeds", identity.get("seeds"), 1),
-                             ("permutations", manifest.get("permutations"), 0)):
-        if value is not None and not _whole(value, low, LIMITS[name]):
-            raise StoreError(f"{file}: `{name}` must be a whole number from {low} to {LIMITS[name]:,}; got {_short(value)}.")
-    return manifest

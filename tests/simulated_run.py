@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from fastprobe import run as fprun
 from fastprobe.audit import stored_experiment
@@ -56,12 +58,12 @@ def write_run(path, texts, audios, permutations=40, *, splits=3, seeds=1, n_clas
                               "split": np.full(len(label), split, np.int32), "seed": np.full(len(label), repeat, np.int32),
                               "query": np.array([f"q{j}" for j in range(len(label))]), "rank": rank.astype(np.int32)})
     observed = {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    store.write_table("observed.parquet", observed)
+    pq.write_table(pa.table(observed), path / "observed.parquet")
     if retrieved:
         first = np.where(observed["rank"] == 1, observed["label"], classes[rng.integers(0, 3, len(observed["rank"]))])
-        store.write_table("retrieved.parquet", {**{k: observed[k] for k in ("text", "audio", "split", "seed", "query", "label")},
-                                                "position": np.ones(len(first), np.int32), "retrieved": first,
-                                                "score": np.zeros(len(first))})
+        lists = {**{k: observed[k] for k in ("text", "audio", "split", "seed", "query", "label")},
+                 "position": np.ones(len(first), np.int32), "retrieved": first, "score": np.zeros(len(first))}
+        pq.write_table(pa.table(lists), path / "retrieved.parquet")
     write_summary(path, store, manifest)
     assert plan.n_jobs == per * len(pairs) * (permutations + 1)
     return path

@@ -16,8 +16,10 @@ from fastprobe import run
 from fastprobe.audit import examine, prepare_again, stored_experiment, verify
 from fastprobe.cli_runs import engine_of, parse_shard
 from fastprobe.errors import InputError, StoreError
+from fastprobe.manifest import LIMITS, read_manifest, to_json
 from fastprobe.merge import merge
-from fastprobe.store import LIMITS, ResultStore, read_manifest, to_json
+from fastprobe.plan import Unit
+from fastprobe.store import ResultStore
 from runs import edit_manifest, experiment, finish, rows, save_tables, sized
 
 
@@ -276,3 +278,30 @@ def test_jobs_that_are_stored_twice_are_reported_and_mended(made):
     assert examine(store.path, check=True)["twice"]
     finish(exp, run.open_store(exp, store.path, resume=True), sized(8))
     assert rows(store).tobytes() == want
+
+
+def test_every_overlap_is_reported(made):
+    exp, store = made
+    per = exp.plan.jobs_per_replicate
+    columns = exp.compute(Unit(0, 0, 40))
+    for unit in store.done():
+        store.folder.remove(store.shard_name(unit))
+    for start, stop in ((0, 40), (5, 10), (20, 30)):
+        store.write(Unit(0, start, stop), {n: v[per * start:per * stop] for n, v in columns.items()})
+    assert examine(store.path, check=True)["twice"] == [store.shard_name(Unit(0, 5, 10)), store.shard_name(Unit(0, 20, 30))]
+    assert examine(store.path)["pairs"][0]["permutations"] == 39, "a permutation that is stored twice counts once"
+
+
+def test_the_estimate_counts_no_more_permutations_than_the_run_asks_for(made):
+    exp, store = made
+    few = experiment(5, text=exp.paths["text/text"], audio=[exp.paths["audio/audio0"], exp.paths["audio/audio1"]])
+    finish(few, run.open_store(few, store.path, resume=True))
+    assert {p["permutations"] for p in examine(store.path)["pairs"]} == {5}
+
+
+def test_a_shard_under_another_spelling_of_its_name_is_a_foreign_file(made):
+    exp, store = made
+    before = store.done()
+    (store.path / "results" / "part-p0-b0-400.parquet").write_bytes(b"")
+    assert store.done() == before
+    finish(exp, run.open_store(exp, store.path, resume=True))

@@ -15,7 +15,7 @@ ROOT = Path(fastprobe.__file__).parent
 # From the ground up. Modules on one line may not import each other.
 ORDER = [
     {"errors"}, {"interrupt", "storage", "topk"}, {"config"}, {"embeddings"}, {"streams"}, {"compression"}, {"plan"},
-    {"controls"}, {"kernels"}, {"metrics"}, {"observed"}, {"lock"}, {"store"}, {"retrieval"}, {"probe"}, {"indexing"},
+    {"controls"}, {"kernels"}, {"metrics"}, {"observed"}, {"lock", "manifest"}, {"store"}, {"retrieval"}, {"probe"}, {"indexing"},
     {"significance"}, {"intervals", "procrustes"}, {"multiplicity", "tail"}, {"sequential"}, {"comparison", "power"},
     {"inference"}, {"progress"}, {"engines"}, {"simulate"}, {"experiment"}, {"run"},
     {"audit", "planning", "doctor", "bench"}, {"merge"},

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from fastprobe import run
@@ -86,6 +88,27 @@ def test_an_overlap_with_different_content_is_named(tmp_path):
     with pytest.raises(StoreError, match=rf"{made[0]}.*{unit.stop:09d}.*{tmp_path / 'other'}.*different content \(column `loss`"):
         merge(tmp_path / "all", [*made, tmp_path / "other"])
     assert not (tmp_path / "all").exists()
+
+
+def test_what_an_earlier_merge_brought_is_compared_too(tmp_path):
+    made = parts(tmp_path, 2)
+    merge(tmp_path / "all", [made[0]])
+    store = ResultStore.open(made[0])
+    unit = store.done()[0]
+    columns = {n: v.copy() for n, v in store.read(unit).items()}
+    columns["hits@1"][0] += 1
+    store.write(unit, columns)
+    with pytest.raises(StoreError, match="different content \\(column `hits@1`"):
+        merge(tmp_path / "all", made)
+
+
+def test_one_directory_by_two_names_is_named_once(tmp_path, monkeypatch):
+    made = parts(tmp_path, 2)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(made[0])
+    for again in (os.path.relpath(made[0]), "link"):
+        with pytest.raises(InputError, match="each named once"):
+            merge("all", [made[0], again])
 
 
 def test_a_long_shard_is_compared_with_all_that_it_overlaps(tmp_path):

@@ -8,7 +8,7 @@ import numpy as np
 
 from ..comparison import Comparison, compare_many
 from ..plan import BOOTSTRAP, generator
-from ..store import write_atomically
+from ..storage import write_atomically
 from . import compare_page, page, tables
 from .data import RunData, load_run, n_classes_of, procrustes_of
 
