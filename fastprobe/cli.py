@@ -49,24 +49,31 @@ def _probe(help: str, *names: str, **kwargs: Any):
     return typer.Option(*names, help=help, rich_help_panel=_PROBE, **kwargs)
 
 
-# Every field of ProbeConfig, once; commands that train take them all.
+# Every field of ProbeConfig, once, with its own default; commands that train take them all.
 ProbeOptions = {
-    "dim": (Annotated[int, _probe("Width d of the shared space.")], 64),
-    "temperature": (Annotated[float, _probe("tau of the contrastive loss.")], 0.25),
-    "steps": (Annotated[int, _probe("Optimiser steps.")], 100),
-    "lr": (Annotated[float | None, _probe("Step size.", show_default="1; sgd 3; adam 0.003")], None),
-    "schedule": (Annotated[Schedule, _probe("Of the step size.")], "cosine"),
-    "optimizer": (Annotated[Optimizer, _probe("adam-mini and sgd commute with rotations.")], "adam-mini"),
-    "momentum": (Annotated[float, _probe("For sgd.")], 0.9),
-    "weight_decay": (Annotated[float, _probe("Decoupled for adam-mini.")], 0.0),
-    "sampling": (Annotated[Sampling, _probe("A clip of each class per step, or the class means.")], "clip"),
-    "clips_per_class": (Annotated[int, _probe("Clips of each class per step.")], 1),
-    "symmetric": (Annotated[bool, _probe("Add the text-to-sound loss.")], False),
-    "bias": (Annotated[bool, _probe("A bias on both heads.")], False),
-    "basis": (Annotated[Basis | None, _probe("Lossless svd, or raw.", show_default="svd; adam raw")], None),
-    "energy": (Annotated[float | None, _probe("Keep this share of the variance (lossy).")], None),
-    "precision": (Annotated[Precision, _probe("Of the matrix products.")], "ieee"),
+    "dim": Annotated[int, _probe("Width d of the shared space.")],
+    "temperature": Annotated[float, _probe("tau of the contrastive loss.")],
+    "steps": Annotated[int, _probe("Optimiser steps.")],
+    "lr": Annotated[float | None, _probe("Step size.", show_default="1; sgd 3; adam 0.003")],
+    "schedule": Annotated[Schedule, _probe("Of the step size.")],
+    "optimizer": Annotated[Optimizer, _probe("adam-mini and sgd commute with rotations.")],
+    "momentum": Annotated[float, _probe("For sgd.")],
+    "weight_decay": Annotated[float, _probe("Decoupled for adam-mini.")],
+    "sampling": Annotated[Sampling, _probe("A clip of each class per step, or the class means.")],
+    "clips_per_class": Annotated[int, _probe("Clips of each class per step.")],
+    "symmetric": Annotated[bool, _probe("Add the text-to-sound loss.")],
+    "bias": Annotated[bool, _probe("A bias on both heads.")],
+    "basis": Annotated[Basis | None, _probe("Lossless svd, or raw.", show_default="svd; adam raw")],
+    "energy": Annotated[float | None, _probe("Keep this share of the variance (lossy).")],
+    "precision": Annotated[Precision, _probe("Of the matrix products.")],
 }
+
+
+_Control = Annotated[Control, typer.Option(help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts "
+                                                 "of a probe trained once, or Gaussian texts.")]
+_Groups = Annotated[str | None, typer.Option(help="For permute-within: CSV with a column label, or fsd50k.")]
+_Within = Annotated[str | None, typer.Option(help="For permute-within: the column to stay within.")]
+_Stop = Annotated[str | None, typer.Option(help="End early: besag-clifford:h=10 or anytime:alpha=0.05.")]
 
 
 def with_probe_options(command):
@@ -74,8 +81,8 @@ def with_probe_options(command):
     hints = typing.get_type_hints(command, include_extras=True)
     kept = [inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default, annotation=hints[p.name])
             for p in inspect.signature(command).parameters.values() if p.name != "probe_fields"]
-    added = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=d, annotation=a)
-             for n, (a, d) in ProbeOptions.items()]
+    added = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=getattr(_config.ProbeConfig, n), annotation=a)
+             for n, a in ProbeOptions.items()]
 
     @functools.wraps(command)
     def wrapped(**kwargs: Any):
@@ -143,11 +150,10 @@ def run(
     k: Annotated[list[str] | None, typer.Option(help="k to store: 1,3 or repeated.", metavar="INT", show_default="1,3,5,10")] = None,
     statistic: Annotated[str, typer.Option(help="Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")] = "acc@3",
     classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
-    control: Annotated[Control, typer.Option(help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts "
-                                                  "of a probe trained once, or Gaussian texts.")] = "permute",
-    groups: Annotated[str | None, typer.Option(help="For permute-within: CSV with a column label, or fsd50k.")] = None,
-    within: Annotated[str | None, typer.Option(help="For permute-within: the column to stay within.")] = None,
-    stop: Annotated[str | None, typer.Option(help="End early: besag-clifford:h=10 or anytime:alpha=0.05.")] = None,
+    control: _Control = "permute",
+    groups: _Groups = None,
+    within: _Within = None,
+    stop: _Stop = None,
     backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     engine: Annotated[Engine, typer.Option(help="Who executes: this machine, or a Ray cluster.", rich_help_panel=_SCALE)] = "local",
@@ -276,6 +282,10 @@ def plan(
     train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
     statistic: Annotated[str, typer.Option(help="Metric to test.")] = "acc@3",
     classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
+    control: _Control = "permute",
+    groups: _Groups = None,
+    within: _Within = None,
+    stop: _Stop = None,
     effect: Annotated[float | None, typer.Option(help="Expected gain over the control, for the power.",
                                                  show_default="twice the null's sd")] = None,
     alpha: Annotated[float, typer.Option(help="Level of the test.")] = 0.05,
@@ -291,7 +301,8 @@ def plan(
     from . import run as _run
     experiment = _run.prepare(text, audio, probe=_config.ProbeConfig(**probe_fields), permutations=permutations, splits=splits,
                               seeds=seeds, train_fraction=train_fraction, statistic=statistic, classes=_plain(classes),
-                              backend=_plain(backend), device=device, seed=seed)
+                              control=_plain(control), groups=groups, within=within, stop=stop, backend=_plain(backend),
+                              device=device, seed=seed)
     found = planning.plan_run(experiment, effect, alpha, seconds)
     if as_json:
         from .manifest import to_json
@@ -303,7 +314,7 @@ def plan(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN...", help="Run directory; two are compared.")],
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directory; two are compared.")],
     out: Annotated[Path | None, typer.Option(help="The page.", show_default="RUN/report.html")] = None,
     categories: Annotated[Path | None, typer.Option(help="CSV with columns label, category.")] = None,
 ) -> None:
@@ -365,3 +376,7 @@ def main() -> None:
         sys.exit(2)
     except BrokenPipeError:  # `fastprobe ... | head`
         sys.exit(0)
+    except OSError as error:  # a disk that fills up, a folder that may not be entered: nobody needs a traceback for these
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"fastprobe: {where}{error.strerror or error}. Everything finished is kept.", file=sys.stderr)
+        sys.exit(2)

@@ -164,7 +164,7 @@ def audio(
         Path | None, typer.Option(help="Where finished clips are kept.", show_default="$FASTPROBE_CACHE or ~/.cache/fastprobe")
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep nothing, and embed all again.")] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="No progress.")] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Embed recordings with an audio model. What is embedded already is taken from the cache, after an interruption too."""
     from .errors import InputError

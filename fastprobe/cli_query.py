@@ -17,7 +17,7 @@ IndexKind = Enum("IndexKind", {v: v for v in ("auto", "exact", "hnsw", "ivfpq")}
 
 
 def query(
-    inputs: Annotated[list[Path], typer.Argument(metavar="AUDIO...", help="Sound files, or audio tables (every row a query).")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Sound files, or audio tables (every row a query).")],
     probe: Annotated[Path, typer.Option(help="A saved probe.")],
     gallery: Annotated[Path | None, typer.Option(
         help="Text table, text file (one per line), or index.", show_default="the probe's own classes")] = None,
@@ -85,7 +85,7 @@ def index_build(
 @app.command("search")
 def index_search(
     index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of an index.")],
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT...", help="Sound files or audio tables; without a probe: tables.")],
+    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Sound files or audio tables; without a probe: tables.")],
     k: Annotated[int, typer.Option("-k", "--k", help="Texts per query.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="A list of {query, texts, scores}.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Score every text, whatever the kind.")] = False,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -12,6 +13,7 @@ import typer
 
 from .errors import InputError
 
+LOOK_AGAIN = 3.0  # seconds between two looks of `status --watch`
 _LOCATION = "Run directory, or its URL (s3://, gs://, ...)."
 
 
@@ -123,7 +125,6 @@ def _drive(steps: Iterator[Any], per: int, quiet: bool, log: Any) -> None:
 
 def show_summary(summary: dict[str, Any]) -> None:
     """Results table and conclusions on stdout."""
-
     from .console import conclusion, output, results_table
     console = output()
     console.print(results_table(summary["pairs"]))
@@ -135,25 +136,37 @@ def status(
     run_dir: Annotated[str, typer.Argument(metavar="RUN", help=_LOCATION)],
     check: Annotated[bool, typer.Option("--check", help="Read every shard against its digest, and the tables.")] = False,
     estimate: Annotated[bool, typer.Option(help="Running estimate of each p, from what is stored.")] = True,
+    watch: Annotated[bool, typer.Option("--watch", help="Look again every few seconds until the run ends, or Ctrl-C.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
 ) -> None:
     """How far a run is, live, from another shell or machine too. Exit code 1 when --check finds damage."""
     from .audit import examine
-    found = examine(run_dir, check, estimate)
-    broken = bool(found.get("damaged") or found.get("twice") or found.get("inputs"))
+    from .console import output, show_status
+    if watch and as_json:
+        raise InputError("--watch is for eyes and --json for machines, which can ask again themselves. Give one of them.")
+    console, found = output(), examine(run_dir, check, estimate)
+    try:
+        while watch and found["state"].startswith("running"):
+            console.clear()  # nothing where the output is no terminal
+            show_status(found)
+            time.sleep(LOOK_AGAIN)
+            found = examine(run_dir, check, estimate)
+    except KeyboardInterrupt:
+        raise typer.Exit from None
     if as_json:
         from .manifest import to_json
         typer.echo(to_json(found), nl=False)
-        raise typer.Exit(1 if broken else 0)
-    from .console import show_status
-    show_status(found)
-    if broken:
+    else:
+        if watch:
+            console.clear()
+        show_status(found)
+    if found.get("damaged") or found.get("twice") or found.get("inputs"):
         raise typer.Exit(1)
 
 
 def merge(
     out: Annotated[str, typer.Argument(metavar="OUT", help="New run directory, or one that an earlier merge began.")],
-    runs: Annotated[list[str], typer.Argument(metavar="RUN...", help="Runs made with --shard I/N, or any runs of one plan.")],
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Runs made with --shard I/N, or any runs of one plan.")],
 ) -> None:
     """Join the parts of a run. Refuses other tables, another configuration, and jobs stored twice with different content."""
     from .merge import merge as _merge

@@ -8,14 +8,12 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from math import factorial, log10, prod
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +21,11 @@ import numpy as np
 from . import plan
 from .embeddings import first_few
 from .errors import InputError
+from .storage import read_csv
 
 CONTROLS = ("permute", "permute-within", "frozen", "gaussian")
 # Up to this many distinct relabellings are listed instead of drawn, when the run asks for no fewer.
 ENUMERATE_UP_TO = 100_000
-_FSD50K = Path(__file__).parent / "data" / "fsd50k_classes.csv"
 
 
 @dataclass(frozen=True)
@@ -73,7 +71,7 @@ def check_control(control: str, groups: np.ndarray | None, n_splits: int = 1) ->
         raise InputError(f"`groups` belongs to `control`=\"permute-within\"; got `control`={control!r}. Choose one.")
 
 
-def read_groups(path: str | Path, column: str, classes: Sequence[str]) -> np.ndarray:
+def read_groups(path: str | os.PathLike, column: str, classes: Sequence[str]) -> np.ndarray:
     """The group of each class, str (C,), from a CSV with a column `label`; "fsd50k" names the vocabulary that comes with fastprobe.
 
     Raises
@@ -81,19 +79,9 @@ def read_groups(path: str | Path, column: str, classes: Sequence[str]) -> np.nda
     InputError
         A missing file or column, a class without a group, a label given two groups.
     """
-    source = _FSD50K if str(path) == "fsd50k" else Path(path)
-    try:
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, names = list(reader), reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"`groups`: {path} cannot be read as CSV ({error}).") from None
-    for name in ("label", column):
-        if name not in names:
-            raise InputError(f"`groups`: {path} has no column {name!r}; it has {', '.join(names) or 'none'}.")
     found: dict[str, str] = {}
-    for row in rows:
-        label, group = (row["label"] or "").strip(), (row[column] or "").strip()
+    for row in read_csv(path, "groups", ("label", column)):
+        label, group = row["label"], row[column]
         if found.setdefault(label, group) != group:
             raise InputError(f"`groups`: {path} puts label {label!r} into both {found[label]!r} and {group!r}. Keep one.")
     missing = [str(c) for c in classes if not found.get(str(c))]

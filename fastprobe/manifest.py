@@ -18,7 +18,7 @@ LIMITS = {"splits": 10**5, "seeds": 10**5, "permutations": 10**10}
 
 
 def to_json(value: Any) -> str:
-    """JSON with sorted-as-written keys; NaN and infinity become null, which every reader accepts."""
+    """JSON with the keys in their order; NaN and infinity become null, which every reader accepts."""
     def plain(v: Any) -> Any:
         if isinstance(v, dict):
             return {str(k): plain(x) for k, x in v.items()}
@@ -47,6 +47,11 @@ def describe_difference(old: dict[str, Any], new: dict[str, Any], here: str = "t
         if a.get("digest") != b.get("digest"):
             return (f"the {key[0]} table {key[1]!r} has changed since (digest {str(a.get('digest'))[:12]} {here}, "
                     f"{str(b.get('digest'))[:12]} {there}; {a.get('rows')} rows {here}, {b.get('rows')} {there})")
+        if a != b:
+            a, b = ({**t, **(t["meta"] if isinstance(t.get("meta"), dict) else {})} for t in (a, b))
+            inner = next(k for k in sorted({*a, *b}, key=str) if k != "meta" and a.get(k) != b.get(k))
+            return (f"the {key[0]} table {key[1]!r} has the same vectors and another `{inner}`: {_short(a.get(inner))} {here}, "
+                    f"{_short(b.get(inner))} {there}")
     first, a, b = changed[0], old.get(changed[0]), new.get(changed[0])
     if isinstance(a, dict) and isinstance(b, dict):
         inner = next(k for k in sorted({*a, *b}) if a.get(k) != b.get(k))

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from .errors import InputError
-from .metrics import LOWER_IS_BETTER, column_of
+from .metrics import column_of
 from .plan import Unit, generator
 from .power import Power, permutations_for, simulate_power, smallest_pvalue
 from .run import Experiment
@@ -50,6 +50,9 @@ class RunPlan:
         For which the power is given: as asked, or twice the null sd.
     power : Power or None
         None where the calibration gave no null sd.
+    control : str
+    stop : str or None
+        The declared rule. Probes, time and disk are then the most it can come to; smallest p and power are those without it.
     """
 
     n_pairs: int
@@ -75,6 +78,8 @@ class RunPlan:
     calibration_permutations: int
     effect: float
     power: Power | None
+    control: str = "permute"
+    stop: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -131,13 +136,13 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
     effect = 2 * null_sd if effect is None else float(effect)
     power = simulate_power(effect, null_sd, plan.n_permutations, alpha, plan.n_pairs,
                            rng=generator(experiment.seed, _POWER)) if null_sd > 0 else None
-    sign = -1.0 if column in LOWER_IS_BETTER else 1.0
     return RunPlan(plan.n_pairs, plan.n_splits, plan.n_seeds, plan.n_permutations, experiment.n_classes, plan.n_jobs,
                    smallest_pvalue(plan.n_permutations), permutations_for(alpha), alpha, experiment.backend,
                    experiment.device or "auto", seconds_per_probe, 1 / seconds_per_probe, seconds_per_probe * plan.n_jobs,
                    len(t) * plan.jobs_per_replicate, _memory(plan.n_pairs, plan.n_permutations),
                    int(_bytes_per_row(blocks[-1]) * plan.n_jobs) + 64 * sum(len(p.labels) for p in experiment.pairs) * plan.n_splits,
-                   sign * float(t[0]), sign * float(t[1:].mean()) if len(t) > 1 else float("nan"), null_sd, len(t) - 1, effect, power)
+                   float(t[0]), float(t[1:].mean()) if len(t) > 1 else float("nan"), null_sd, len(t) - 1, effect, power,
+                   experiment.control, str(experiment.stop) if experiment.stop else None)
 
 
 def _work(experiment: Experiment, pair: int) -> float:
@@ -174,6 +179,10 @@ def describe(plan: RunPlan) -> list[str]:
              f"time: about {_duration(plan.seconds)} on this machine with backend {plan.backend} "
              f"({plan.probes_per_second:,.0f} probes/s, measured on {plan.calibration_probes:,})",
              f"memory: about {_bytes(plan.memory_bytes)}; disk: about {_bytes(plan.disk_bytes)}"]
+    if plan.control != "permute":
+        lines.append(f"control: {plan.control}")
+    if plan.stop:
+        lines.append(f"stop: {plan.stop}; probes, time and disk are the most there can be; smallest p and power are those without it")
     if plan.power is None:
         return [*lines, "power: unknown, because the control did not vary in the calibration"]
     p = plan.power

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import csv
-from importlib import resources
-
 import numpy as np
 
 from .embeddings import EmbeddingTable
 from .errors import InputError
 from .plan import SIMULATION, generator
+from .storage import read_csv
 
 
 def fsd50k_leaf_names() -> list[str]:
@@ -19,9 +17,8 @@ def fsd50k_leaf_names() -> list[str]:
     ("Crackle") belongs to several parents. For simulation only: a study takes its leaves from the data
     set's own ground truth.
     """
-    with resources.files("fastprobe").joinpath("data/fsd50k_classes.csv").open(encoding="utf-8") as file:
-        return sorted(row["label"] for row in csv.DictReader(file)
-                      if row["is_leaf_in_ontology"] == "1" or row["label"] == "Fire")
+    return sorted(row["label"] for row in read_csv("fsd50k", "classes", ("label", "is_leaf_in_ontology"))
+                  if row["is_leaf_in_ontology"] == "1" or row["label"] == "Fire")
 
 
 def simulate_pair(names: list[str], *, alignment: float, clips: int = 20, text_width: int = 384, audio_width: int = 128,

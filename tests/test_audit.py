@@ -11,10 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from fastprobe import run
 from fastprobe.audit import examine, prepare_again, stored_experiment, verify
+from fastprobe.cli import app
 from fastprobe.cli_runs import engine_of, parse_shard
+from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError, StoreError
 from fastprobe.manifest import LIMITS, read_manifest, to_json
 from fastprobe.merge import merge
@@ -305,3 +308,34 @@ def test_a_shard_under_another_spelling_of_its_name_is_a_foreign_file(made):
     (store.path / "results" / "part-p0-b0-400.parquet").write_bytes(b"")
     assert store.done() == before
     finish(exp, run.open_store(exp, store.path, resume=True))
+
+
+def test_watching_ends_with_the_run_or_with_ctrl_c(made, monkeypatch):
+    _, store = made
+    looks = iter(["running", "running", "done"])
+    monkeypatch.setattr("fastprobe.audit.examine", lambda *_: {**examine(store.path), "state": next(looks)})
+    monkeypatch.setattr("fastprobe.cli_runs.LOOK_AGAIN", 0.0)
+    shown = CliRunner().invoke(app, ["status", str(store.path), "--watch"])
+    assert shown.exit_code == 0 and next(looks, None) is None
+    assert [line.split("; ")[0].split()[-1] for line in shown.output.splitlines() if "probes stored" in line] == \
+        ["running", "running", "done"]
+
+    def interrupt(_):
+        raise KeyboardInterrupt
+
+    looks = iter(["running", "done"])
+    monkeypatch.setattr("fastprobe.cli_runs.time.sleep", interrupt)
+    assert CliRunner().invoke(app, ["status", str(store.path), "--watch"]).exit_code == 0 and next(looks) == "done"
+    with pytest.raises(InputError, match="--watch is for eyes"):
+        app(["status", str(store.path), "--watch", "--json"], standalone_mode=False)
+
+
+def test_a_table_with_another_meta_is_named(made, tmp_path):
+    exp, store = made
+    path = tmp_path / "again" / "text.npz"
+    table = EmbeddingTable.load(exp.paths["text/text"])
+    table.meta["date"] = "tomorrow"
+    table.save(path)
+    other = experiment(40, text=str(path), audio=[exp.paths["audio/audio0"], exp.paths["audio/audio1"]])
+    with pytest.raises(StoreError, match="the text table 'text' has the same vectors and another `date`: null there, \"tomorrow\" now"):
+        run.open_store(other, store.path, resume=True)

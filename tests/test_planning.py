@@ -73,3 +73,18 @@ def test_sentences_fit_one_pair_too():
     text, audio = tables(1)
     lines = describe(plan_run(experiment(19, text=text, audio=audio), seconds=0.1))
     assert len(lines) == 5 and "adjusted" not in " ".join(lines)
+
+
+def test_a_plan_knows_the_control_and_the_rule(tmp_path):
+    arguments = ["plan", *save_tables(tmp_path, 1), "--permutations", "99", "--train-fraction", "0.5", "--seconds", "0.2", "--dim", "2",
+                 "--steps", "2", "--backend", "reference", "--control", "frozen", "--splits", "1", "--stop", "besag-clifford:h=5"]
+    shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
+    assert shown.exit_code == 0 and "control: frozen" in shown.output and "stop: besag-clifford:h=5" in shown.output
+    with pytest.raises(InputError, match="valid for one split"):
+        app([*arguments, "--splits", "2"], standalone_mode=False)
+
+
+def test_values_have_the_statistics_own_sign():
+    chosen = experiment(19, statistic="mean_rank")
+    found = plan_run(chosen, seconds=0.1)
+    assert 1 <= found.observed <= chosen.n_classes and 1 <= found.null_mean <= chosen.n_classes

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import os
 from functools import cache
-from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
 from ..embeddings import SUFFIXES, EmbeddingTable, first_few
 from ..errors import InputError
+from ..storage import read_csv
 
 
 class ClassName(NamedTuple):
@@ -23,8 +23,7 @@ class ClassName(NamedTuple):
 @cache
 def fsd50k_vocabulary() -> dict[str, dict[str, str]]:
     """The 200 labels of FSD50K, each with its row of the packaged vocabulary (AudioSet name, parents, ...)."""
-    text = resources.files("fastprobe").joinpath("data/fsd50k_classes.csv").read_text(encoding="utf-8")
-    return {row["label"]: row for row in csv.DictReader(text.splitlines())}
+    return {row["label"]: row for row in read_csv("fsd50k", "classes", ("label", "audioset_name"))}
 
 
 def natural_name(label: str) -> str:

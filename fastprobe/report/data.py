@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,7 @@ from ..metrics import LOWER_IS_BETTER, column_of, statistic_ks
 from ..plan import BOOTSTRAP, JobPlan, generator, train_count
 from ..procrustes import ProcrustesTest, centroids, protest
 from ..significance import Interval
+from ..storage import read_csv
 from ..store import ResultStore, read_manifest
 
 
@@ -284,16 +284,8 @@ def read_categories(path: Path | None, notes: list[str]) -> dict[str, str]:
     if path is None:
         notes.append("Accuracy by category is not shown: no file of categories was given (--categories).")
         return {}
-    try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, names = list(reader), reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"`categories`: {path} cannot be read as CSV ({error}).") from None
-    for column in ("label", "category"):
-        if column not in names:
-            raise InputError(f"`categories`: {path} has no column {column!r}; it has {', '.join(names) or 'none'}.")
-    return {(row["label"] or "").strip(): (row["category"] or "").strip() for row in rows if (row["category"] or "").strip()}
+    rows = read_csv(path, "categories", ("label", "category"))
+    return {row["label"]: row["category"] for row in rows if row["category"]}
 
 
 def n_classes_of(run: RunData) -> tuple[int, int, int]:
