@@ -208,6 +208,7 @@ def run(
 @app.command()
 def demo(
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/demo-DATE-TIME")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     permutations: Annotated[int, typer.Option(help="Controls.")] = 200,
     splits: Annotated[int, typer.Option(help="Partitions of the classes.")] = 5,
     backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
@@ -225,7 +226,7 @@ def demo(
         table.meta["name"] = name
     out = out or Path(time.strftime("runs/demo-%Y%m%d-%H%M%S"))
     cli_runs.carry_out({"text": [text], "audio": [planted, null], "permutations": permutations, "splits": splits,
-                        "backend": _plain(backend), "seed": seed}, _config.ProbeConfig(), str(out), quiet=quiet)
+                        "backend": _plain(backend), "seed": seed}, _config.ProbeConfig(), str(out), resume=resume, quiet=quiet)
 
 
 for _command in (cli_runs.status, cli_runs.merge, cli_runs.verify):

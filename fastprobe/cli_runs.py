@@ -46,7 +46,7 @@ def engine_of(experiment: Any, out: str | None, engine: str, address: str | None
 
 
 @contextmanager
-def interruptible(where: object, log: Any = None) -> Iterator[None]:
+def interruptible(where: object, log: Any = None, again: str = "the same command") -> Iterator[None]:
     """Leave within seconds on Ctrl-C (130) and SIGTERM (143), saying what is kept."""
     from .interrupt import exit_code, leave, listening
     try:
@@ -56,7 +56,7 @@ def interruptible(where: object, log: Any = None) -> Iterator[None]:
         code = exit_code(error)
         if log is not None:
             log("interrupted", exit_code=code)
-        typer.echo(f"interrupted: everything finished is stored in {where}; continue with the same command and --resume.", err=True)
+        typer.echo(f"interrupted: everything finished is stored in {where}; continue with {again}.", err=True)
         leave(code)
 
 
@@ -75,7 +75,7 @@ def carry_out(given: dict[str, Any], probe: Any, out: str, *, resume: bool = Fal
             raise InputError(f"`log_json` {log_json}: cannot be written: {error.strerror}.") from None
     log = None if file is None else JsonLog(file)
     quiet = quiet or log_json == "-"
-    with interruptible(out, log):
+    with interruptible(out, log, f"the same command and --resume --out {out}"):
         try:
             experiment = _run.prepare(probe=probe, **given)
             plan = experiment.plan
@@ -129,7 +129,7 @@ def show_summary(summary: dict[str, Any]) -> None:
     console = output()
     console.print(results_table(summary["pairs"]))
     for record in summary["pairs"]:
-        console.print(conclusion(record), highlight=False, markup=False, soft_wrap=True)
+        console.print(conclusion(record, summary["control"]), highlight=False, markup=False, soft_wrap=True)
 
 
 def status(

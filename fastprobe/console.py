@@ -140,12 +140,17 @@ def _pvalue(value: float) -> str:
     return f"{value:.3g}"
 
 
-def conclusion(record: dict[str, Any], level: float = 0.05) -> str:
+def conclusion(record: dict[str, Any], control: str = "permute", level: float = 0.05) -> str:
     """One sentence about one pair."""
     name = f"{_printable(record['text'])} x {_printable(record['audio'])}"
-    null = f"the permuted control's {_number(record['null_mean'])}"
+    if not record["n_permutations"]:
+        return f"{name}: {record['metric']} {_number(record['statistic'])} on unseen classes; no permutation was run, so nothing is tested."
+    null = f"the {'Gaussian' if control == 'gaussian' else 'permuted'} control's {_number(record['null_mean'])}"
     value = f"{record['metric']} {_number(record['statistic'])} on unseen classes against {null}"
     p = f"p = {_pvalue(record['pvalue_maxT'])}"
     if record["pvalue_maxT"] <= level:
         return f"{name}: the geometry carries over ({value}; {p})."
+    least = 1 / (1 + record["n_permutations"])
+    if least > level and not record.get("stop"):
+        p += f", which {record['n_permutations']} permutations cannot bring below {_pvalue(least)}"
     return f"{name}: no evidence that the geometry carries over ({value}; {p})."

@@ -70,7 +70,6 @@ def examine_faiss(packages: dict[str, str], gpus: int) -> dict[str, Any]:
         ``packages``, ``version`` (of the module that is loaded, or None), ``gpu_build`` (bool), ``gpus`` (that FAISS can use),
         ``advice`` (list of str).
     """
-    from .errors import InputError
     from .topk import faiss_installed, load_faiss
     found: dict[str, Any] = {"packages": packages, "version": None, "gpu_build": False, "gpus": 0, "advice": []}
     advice = found["advice"]

@@ -242,6 +242,8 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
     wanted = [x for x in DEFAULT_KS if x <= n_classes] if k is None else [k] if np.ndim(k) == 0 else list(k)
     ks = check_ks([*wanted, *own], n_classes)
     column_of(statistic, ks)
+    if statistic == "loss" and not config.steps:
+        raise InputError("`statistic`=\"loss\" needs `steps` of at least 1: without a step there is no training loss. Choose another.")
     if statistic.startswith("hits@"):
         raise InputError(f"`statistic`={statistic!r} counts clips; test its average, \"acc@{own[0]}_micro\".")
     text_features = [table_features(t, config) for t in texts]

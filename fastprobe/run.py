@@ -20,6 +20,7 @@ from .experiment import Experiment, prepare
 from .inference import extend, replay
 from .kernels import device_name
 from .lock import RunLock
+from .manifest import read_manifest
 from .metrics import LOWER_IS_BETTER, chance, column_of
 from .observed import write_observed
 from .plan import Unit, Work, train_count
@@ -131,7 +132,9 @@ def _execute(experiment: Experiment, store: ResultStore, engine: Callable[..., I
     plan, start, per = experiment.plan, time.monotonic(), experiment.plan.jobs_per_replicate
     _check_part(experiment, part)
     wanted = plan.part(*part)
-    store.write_manifest(manifest(experiment, "running", part=part))
+    earlier = None if store.folder is None else read_manifest(store.folder).get("wall_seconds")
+    earlier = float(earlier) if isinstance(earlier, int | float) else 0.0  # of the sessions that came to an end before
+    store.write_manifest(manifest(experiment, "running", earlier or None, part))
     mended = tuple((store.shard_name(unit), why) for unit, why in store.mend())
     work = Work(plan.gaps(store.done(plan), wanted))
     total = per * sum(u.stop - u.start for u in wanted)
@@ -160,7 +163,7 @@ def _execute(experiment: Experiment, store: ResultStore, engine: Callable[..., I
         heartbeat.write()
     if part[0] == 0 and store.folder is not None and any(store.read_file(n) is None for n in OBSERVED):
         write_observed(experiment, store)
-    final = manifest(experiment, "done" if part[1] == 1 else "part done", round(time.monotonic() - start, 3), part)
+    final = manifest(experiment, "done" if part[1] == 1 else "part done", round(earlier + time.monotonic() - start, 3), part)
     if watch is not None:
         final |= {"permutations": watch.used, "permutations_at_most": plan.n_permutations,
                   "stopped": watch.family.done if watch.family else False}

@@ -179,3 +179,28 @@ def test_doctor(shell):
     found = json.loads(shell("doctor", "--json").stdout)
     assert found["backends"]["reference"] is None and found["versions"]["torch"]
     assert "backends:" in shell("doctor").stdout
+
+
+def record(**kwargs):
+    return {"text": "t", "audio": "a", "metric": "acc@3", "statistic": 0.5, "null_mean": 0.1, "pvalue_maxT": 0.001, "n_permutations": 999,
+            **kwargs}
+
+
+def test_a_conclusion_says_no_more_than_was_tested():
+    from fastprobe.console import conclusion
+    assert "carries over (" in conclusion(record()) and "the permuted control's 0.100" in conclusion(record())
+    assert "the Gaussian control's" in conclusion(record(), "gaussian")
+    assert "nothing is tested" in conclusion(record(n_permutations=0, null_mean=float("nan"), pvalue_maxT=1.0))
+    few = conclusion(record(n_permutations=9, pvalue_maxT=0.1))
+    assert "no evidence" in few and "p = 0.1, which 9 permutations cannot bring below 0.1" in few
+    assert "cannot bring" not in conclusion(record(pvalue_maxT=0.1))
+
+
+def test_a_demo_that_was_interrupted_goes_on(shell, tmp_path):
+    common = ["demo", "--out", "d", "--permutations", "3", "--splits", "1"]
+    assert shell(*common).returncode == 0
+    for shard in tmp_path.glob("d/results/part-p0001*"):
+        shard.unlink()
+    assert shell(*common).returncode == 2
+    done = shell(*common, "--resume")
+    assert done.returncode == 0 and list(tmp_path.glob("d/results/part-p0001*"))

@@ -247,3 +247,26 @@ def test_every_statistic_can_be_tested():
     for statistic in ("acc@2", "acc@3_micro", "mrr", "mean_rank", "mean_log_rank", "median_rank", "loss"):
         result = small_run(statistic=statistic, permutations=5)
         assert result.metric == statistic and 1 / 6 <= result.pvalue <= 1
+
+
+def test_a_resume_adds_to_the_wall_time(tmp_path):
+    small_run(out=tmp_path / "run")
+    runs.edit_manifest(tmp_path / "run", lambda m: m.update(wall_seconds=1000.0))
+    small_run(out=tmp_path / "run", resume=True)
+    assert 1000 < read_manifest(tmp_path / "run")["wall_seconds"] < 1100
+
+
+def test_a_loss_needs_a_step():
+    with pytest.raises(InputError, match="`statistic`=\"loss\" needs `steps` of at least 1"):
+        small_run(statistic="loss", probe=fp.ProbeConfig(dim=8, steps=0))
+
+
+@pytest.mark.parametrize(("options", "name"), [({"k": 2.5}, "k"), ({"k": ["a", 1]}, "k"), ({"statistic": 3}, "statistic"),
+                                               ({"stop": 5}, "stop"), ({"device": 0}, "device"), ({"seed": -1}, "seed")])
+def test_arguments_of_other_types_are_named(options, name):
+    with pytest.raises(InputError, match=f"`{name}` must"):
+        small_run(**options)
+
+
+def test_one_k_may_stand_alone():
+    assert small_run(k=2, statistic="acc@2", permutations=1).metric == "acc@2"
