@@ -8,7 +8,6 @@ import json
 import sys
 import time
 import typing
-from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -18,6 +17,7 @@ from . import __version__, cli_query, cli_runs
 from . import config as _config
 from .cli_embed import app as _embed
 from .errors import InputError
+from .options import choice, plain
 
 app = typer.Typer(name="fastprobe", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
                   context_settings={"help_option_names": ["-h", "--help"]},
@@ -28,19 +28,15 @@ app.add_typer(_embed, name="embed")
 app.add_typer(cli_query.app, name="index")
 
 
-def _choice(name: str, values: tuple[str, ...]) -> type[Enum]:
-    return Enum(name, {v: v for v in values}, type=str)
+Optimizer, Schedule = choice("Optimizer", _config.OPTIMIZERS), choice("Schedule", _config.SCHEDULES)
+Sampling, Basis = choice("Sampling", _config.SAMPLINGS), choice("Basis", _config.BASES)
+Precision = choice("Precision", _config.PRECISIONS)
+Backend = choice("Backend", ("auto", "reference", "torch", "cpp", "triton"))
+Classes = choice("Classes", ("strict", "common"))
+Control = choice("Control", ("permute", "permute-within", "frozen", "gaussian"))
+Retrieval = choice("Retrieval", ("fused", "faiss"))
 
-
-Optimizer, Schedule = _choice("Optimizer", _config.OPTIMIZERS), _choice("Schedule", _config.SCHEDULES)
-Sampling, Basis = _choice("Sampling", _config.SAMPLINGS), _choice("Basis", _config.BASES)
-Precision = _choice("Precision", _config.PRECISIONS)
-Backend = _choice("Backend", ("auto", "reference", "torch", "cpp", "triton"))
-Classes = _choice("Classes", ("strict", "common"))
-Control = _choice("Control", ("permute", "permute-within", "frozen", "gaussian"))
-Retrieval = _choice("Retrieval", ("fused", "faiss"))
-
-Engine = _choice("Engine", ("local", "ray"))
+Engine = choice("Engine", ("local", "ray"))
 
 _PROBE, _RUN, _SCALE = "The probe", "The run", "Many devices and machines"
 
@@ -86,17 +82,13 @@ def with_probe_options(command):
 
     @functools.wraps(command)
     def wrapped(**kwargs: Any):
-        fields = {n: _plain(kwargs.pop(n)) for n in ProbeOptions}
+        fields = {n: plain(kwargs.pop(n)) for n in ProbeOptions}
         return command(**kwargs, probe_fields=fields)
 
     wrapped.__signature__ = inspect.Signature(kept + added)
     wrapped.__annotations__ = {p.name: p.annotation for p in kept + added}
     del wrapped.__wrapped__  # typer would look through it to the bare command
     return wrapped
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
 
 
 def _whole_numbers(name: str, values: Any) -> list[int] | None:
@@ -173,10 +165,10 @@ def run(
     """Test all pairs of text and audio tables: a p-value each, with its evidence in a run directory."""
     given = {
         "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
-        "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": _plain(classes),
-        "control": _plain(control), "groups": groups, "within": within, "stop": stop,
-        "backend": _plain(backend), "device": device, "seed": seed, "retrieval": _plain(retrieval),
-        "engine": _plain(engine), "address": address,
+        "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": plain(classes),
+        "control": plain(control), "groups": groups, "within": within, "stop": stop,
+        "backend": plain(backend), "device": device, "seed": seed, "retrieval": plain(retrieval),
+        "engine": plain(engine), "address": address,
         "devices": devices, "shard": shard, "log_json": log_json, "resume": resume, "quiet": quiet, **probe_fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
@@ -226,7 +218,7 @@ def demo(
         table.meta["name"] = name
     out = out or Path(time.strftime("runs/demo-%Y%m%d-%H%M%S"))
     cli_runs.carry_out({"text": [text], "audio": [planted, null], "permutations": permutations, "splits": splits,
-                        "backend": _plain(backend), "seed": seed}, _config.ProbeConfig(), str(out), resume=resume, quiet=quiet)
+                        "backend": plain(backend), "seed": seed}, _config.ProbeConfig(), str(out), resume=resume, quiet=quiet)
 
 
 for _command in (cli_runs.status, cli_runs.merge, cli_runs.verify):
@@ -260,7 +252,7 @@ def fit(
     train = None
     if train_fraction is not None:
         train = [names[i] for i in split_classes(seed, 0, len(names), train_fraction).train]
-    probe = ContrastiveProbe(_config.ProbeConfig(**probe_fields), backend=_plain(backend), device=device, seed=seed)
+    probe = ContrastiveProbe(_config.ProbeConfig(**probe_fields), backend=plain(backend), device=device, seed=seed)
     probe.fit(texts, audio, classes=train)
     probe.save(out)
     which = "unseen classes" if train else "the classes it was trained on"
@@ -301,8 +293,8 @@ def plan(
     from . import planning
     from . import run as _run
     experiment = _run.prepare(text, audio, probe=_config.ProbeConfig(**probe_fields), permutations=permutations, splits=splits,
-                              seeds=seeds, train_fraction=train_fraction, statistic=statistic, classes=_plain(classes),
-                              control=_plain(control), groups=groups, within=within, stop=stop, backend=_plain(backend),
+                              seeds=seeds, train_fraction=train_fraction, statistic=statistic, classes=plain(classes),
+                              control=plain(control), groups=groups, within=within, stop=stop, backend=plain(backend),
                               device=device, seed=seed)
     found = planning.plan_run(experiment, effect, alpha, seconds)
     if as_json:
@@ -333,7 +325,7 @@ def bench(
 ) -> None:
     """What this machine trains per second: every backend beside a large torch.mm, interleaved, after a check."""
     from .bench import main as measure
-    typer.echo(measure(tuple(shape or ("A", "B")), tuple(_plain(o) for o in optimizer or ("adam-mini",)), rounds, as_json))
+    typer.echo(measure(tuple(shape or ("A", "B")), tuple(plain(o) for o in optimizer or ("adam-mini",)), rounds, as_json))
 
 
 @app.command()

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 import time
-from collections.abc import Iterable, Iterator
-from enum import Enum
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+
+from .options import choice, plain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -18,27 +17,19 @@ app = typer.Typer(
 )
 
 
-def _choice(name: str, *values: str) -> type[Enum]:
-    return Enum(name, {v: v for v in values}, type=str)
-
-
-Pool, Dtype = _choice("Pool", "mean", "last", "cls", "max"), _choice("Dtype", "float32", "float16", "bfloat16")
-Mode, Pad = _choice("Mode", "embed_only", "all", "logits"), _choice("Pad", "trained", "none")
-Subset = _choice("Subset", "all", "dev", "eval", "train", "val")
-Leaves, Multi = _choice("Leaves", "ground-truth", "ontology"), _choice("Multi", "drop", "repeat")
-_SUFFIXES = (".npz", ".safetensors", ".parquet")
-
-
-def _plain(value: Any) -> Any:
-    return value.value if isinstance(value, Enum) else value
+Pool, Dtype = choice("Pool", ("mean", "last", "cls", "max")), choice("Dtype", ("float32", "float16", "bfloat16"))
+Mode, Pad = choice("Mode", ("embed_only", "all", "logits")), choice("Pad", ("trained", "none"))
+Subset = choice("Subset", ("all", "dev", "eval", "train", "val"))
+Leaves, Multi = choice("Leaves", ("ground-truth", "ontology")), choice("Multi", ("drop", "repeat"))
 
 
 def _check_out(out: Path) -> None:
     """Refuse a place the table cannot go to before hours are spent on it."""
+    from .embeddings import SUFFIXES
     from .errors import InputError
 
-    if out.suffix.lower() not in _SUFFIXES:
-        raise InputError(f"`out` must end in {', '.join(_SUFFIXES)}; got {str(out)!r}.")
+    if out.suffix.lower() not in SUFFIXES:
+        raise InputError(f"`out` must end in {', '.join(SUFFIXES)}; got {str(out)!r}.")
     if out.is_dir() or not (out.parent.is_dir() or not out.parent.exists()):
         raise InputError(f"`out` {out} cannot be a file: {out if out.is_dir() else out.parent} is in the way.")
 
@@ -93,9 +84,9 @@ def text(
     spec = TextSpec(
         model=model,
         revision=revision,
-        pool=_plain(pool),
+        pool=plain(pool),
         templates=tuple(template or ("{}",)),
-        dtype=_plain(dtype),
+        dtype=plain(dtype),
         random_init=random_init,
         seed=seed,
     )
@@ -177,6 +168,7 @@ def audio(
     if no_cache and cache:
         raise InputError("--cache and --no-cache exclude each other. Give one of them.")
     _check_out(out)
+    from .console import follow
     from .embeddings import first_few
     from .extract.audio import AudioEmbedder, build_table, check_leak
     from .extract.cache import default_folder
@@ -189,10 +181,10 @@ def audio(
         revision=revision,
         random_init=random_init,
         seed=seed,
-        mode=_plain(mode),
-        pad=_plain(pad),
+        mode=plain(mode),
+        pad=plain(pad),
     )
-    options = {"subset": _plain(subset), "leaves": _plain(leaves), "multi": _plain(multi)}
+    options = {"subset": plain(subset), "leaves": plain(leaves), "multi": plain(multi)}
     if dataset is None and (given := [k for k, v in options.items() if v is not None]):
         raise InputError(f"--{given[0]} is an option of --dataset fsd50k. Leave it out.")
     corpus = load_dataset(*dataset, **options) if dataset else from_folder(folder) if folder else from_manifest(manifest)
@@ -207,7 +199,8 @@ def audio(
         spec, device, batch_size=batch_size, workers=workers, cache=None if no_cache else cache or default_folder()
     )
     check_leak(embedder.spec, corpus.clips, corpus.name, allow_label_leak, embedder.model.provenance)
-    done = _progress(embedder.embed(c.path for c in corpus.clips), len(corpus.clips), quiet)
+    total = len(corpus.clips)
+    done = follow(embedder.embed(c.path for c in corpus.clips), "embedding", "clips", lambda _, n: (n, total, 0), quiet)
     table = build_table(
         corpus.clips, embedder, done, skip_bad=skip_bad, allow_label_leak=allow_label_leak, dataset=corpus.name, about=corpus.about
     )
@@ -226,36 +219,3 @@ def audio(
     typer.echo(f"{fresh} embedded, {cached} from the cache, in {embedder.seconds:.1f} s{share}", err=True)
     if table.meta["label_leak"]:
         typer.echo(f"LABEL LEAK (allowed): {table.meta['label_leak']}.", err=True)
-
-
-def _progress(steps: Iterable[Any], total: int, quiet: bool) -> Iterator[Any]:
-    """Pass results through and show done, rate and time left on stderr: a bar on a terminal, else a line every 10 s."""
-    if quiet:
-        yield from steps
-        return
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-    start = shown = time.monotonic()
-    if sys.stderr.isatty():
-        columns = (
-            TextColumn("embedding"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TextColumn("clips, {task.fields[rate]}"),
-            TimeElapsedColumn(),
-            TextColumn("ETA"),
-            TimeRemainingColumn(),
-        )
-        with Progress(*columns, console=Console(stderr=True)) as bar:
-            task = bar.add_task("", total=total, rate="")
-            for number, step in enumerate(steps, start=1):
-                bar.update(task, completed=number, rate=f"{number / (time.monotonic() - start):.1f}/s")
-                yield step
-        return
-    for number, step in enumerate(steps, start=1):
-        now = time.monotonic()
-        if now - shown >= 10:
-            shown, rate = now, number / (now - start)
-            typer.echo(f"embedding {number:,}/{total:,} clips, {rate:.1f}/s, ETA {(total - number) / rate:.0f} s", err=True)
-        yield step

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import json
 import time
-from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from .errors import InputError
+from .options import choice, plain
 
 app = typer.Typer(no_args_is_help=True, help="Large text collections: build an index once, search it often.")
-IndexKind = Enum("IndexKind", {v: v for v in ("auto", "exact", "hnsw", "ivfpq")}, type=str)
+IndexKind = choice("IndexKind", ("auto", "exact", "hnsw", "ivfpq"))
 
 
 def query(
@@ -61,7 +61,7 @@ def index_build(
     from .probe import ContrastiveProbe
     from .query import project_inputs
     loaded = None if probe is None else ContrastiveProbe.load(probe)
-    plan = indexing.plan_index(table, IndexKind(kind).value, loaded, any_model)
+    plan = indexing.plan_index(table, plain(kind), loaded, any_model)
     if queries is not None and loaded is None:
         raise InputError("`queries` are sounds, which only a probe can place among texts. Give --probe too.")
     sample = None if queries is None else project_inputs(loaded, [queries], any_model=any_model).vectors

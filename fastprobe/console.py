@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from .run import Progress
+if TYPE_CHECKING:
+    from .run import Progress
+
+T = TypeVar("T")
 
 
 def _duration(seconds: float) -> str:
@@ -16,40 +20,45 @@ def _duration(seconds: float) -> str:
 
 
 def show_progress(steps: Iterable[Progress], quiet: bool = False) -> Iterator[Progress]:
-    """Pass steps through and show done, rate and time left: a bar on a terminal, else a line every 10 s."""
+    """The steps of a run, as `follow` shows them."""
+    return follow(steps, "training", "probes", lambda step, _: (step.done, step.total, step.resumed), quiet)
+
+
+def follow(steps: Iterable[T], verb: str, noun: str, count: Callable[[T, int], tuple[int, int, int]], quiet: bool = False) -> Iterator[T]:
+    """Pass steps through and show done, rate and time left on stderr: a bar on a terminal, else a line every 10 s.
+
+    Parameters
+    ----------
+    count : callable (step, its number from 1) -> (done, total, of these done before the start)
+    """
     if quiet:
         yield from steps
-    elif sys.stderr.isatty():
-        yield from _bar(steps)
-    else:
-        yield from _lines(steps)
-
-
-def _bar(steps: Iterable[Progress]) -> Iterator[Progress]:
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
+        return
     start = time.monotonic()
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("probes"),
-               TextColumn("{task.fields[rate]}"), TimeElapsedColumn(), TextColumn("{task.fields[eta]}"))
-    with Bar(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("", total=None, rate="", eta="")
-        for step in steps:
-            rate = (step.done - step.resumed) / max(time.monotonic() - start, 1e-9)
-            bar.update(task, completed=step.done, total=step.total, rate=f"{rate:,.0f}/s" if rate else "",
-                       eta=f"ETA {_duration((step.total - step.done) / rate)}" if rate else "")
+    bar = _bar(verb, noun) if sys.stderr.isatty() else None
+    shown = start
+    with bar or nullcontext():
+        for number, step in enumerate(steps, start=1):
+            now, (done, total, before) = time.monotonic(), count(step, number)
+            rate = (done - before) / max(now - start, 1e-9)
+            speed = f"{rate:,.{0 if rate >= 100 else 1}f}/s" if rate else ""
+            left = f"ETA {_duration((total - done) / rate)}" if rate else ""
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=done, total=total, rate=speed, eta=left)
+            elif now - shown >= 10:
+                shown = now
+                print(", ".join(filter(None, (f"{verb} {done:,}/{total:,} {noun}", speed, left))), file=sys.stderr, flush=True)
             yield step
 
 
-def _lines(steps: Iterable[Progress]) -> Iterator[Progress]:
-    start = shown = time.monotonic()
-    for step in steps:
-        now = time.monotonic()
-        if now - shown >= 10:
-            shown, rate = now, (step.done - step.resumed) / (now - start)
-            left = _duration((step.total - step.done) / rate) if rate else "?"
-            print(f"training {step.done:,}/{step.total:,} probes, {rate:,.0f}/s, ETA {left}", file=sys.stderr, flush=True)
-        yield step
+def _bar(verb: str, noun: str):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+    bar = Bar(TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn(noun), TextColumn("{task.fields[rate]}"),
+              TimeElapsedColumn(), TextColumn("{task.fields[eta]}"), console=Console(stderr=True))
+    bar.add_task("", total=None, rate="", eta="")
+    return bar
 
 
 def show_status(found: dict[str, Any]) -> None:

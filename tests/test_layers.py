@@ -19,7 +19,7 @@ ORDER = [
     {"significance"}, {"intervals", "procrustes"}, {"multiplicity", "tail"}, {"sequential"}, {"comparison", "power"},
     {"inference"}, {"progress"}, {"engines"}, {"simulate"}, {"experiment"}, {"run"},
     {"audit", "planning", "doctor", "bench"}, {"merge"},
-    {"extract"}, {"query"}, {"report"}, {"console"}, {"cli_embed", "cli_query", "cli_runs"}, {"cli"}, {"__main__"},
+    {"extract"}, {"query"}, {"report"}, {"console", "options"}, {"cli_embed", "cli_query", "cli_runs"}, {"cli"}, {"__main__"},
 ]
 LEVEL = {name: i for i, names in enumerate(ORDER) for name in names}
 DELAYED: set[tuple[str, str]] = set()  # no exception so far
