@@ -61,7 +61,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += ["## Contrastive loss, forward and backward: (probes, m, n, d)", ""]
         lines += _table(["size", "method", "gradient error", "ms", "TFLOP/s", "MiB"], [
             [size, k, _number(m["error"], ".1e"), *([_number(m["seconds"]["median"] * 1e3), _number(m["TFLOP_per_s"]),
-             _mebibytes(m["memory_bytes"])] if "seconds" in m else ["gate failed, not timed", "-", "-"])]
+             _mebibytes(m["memory_bytes"])] if "seconds" in m else [m.get("why_not", "gate failed, not timed"), "-", "-"])]
             for size, table in report["loss"].items() for k, m in table.items()])
     for name, rates in report["sweep"].items():
         lines += [f"## Resident configurations, shape {name}", ""]
