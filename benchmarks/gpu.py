@@ -360,9 +360,10 @@ def main() -> int:
     sections = {
         "training": lambda: training(report, clock, shapes, steps, gate_steps, rounds, probes, wanted),
         "rank": lambda: ranking(report, clock, queries, rounds),
-        "loss": lambda: loss_op(report, clock, losses, rounds),
         "sweep": lambda: sweep(report, clock, shapes, 2 if tiny else 50, 2 if tiny else 2112, rounds, "tf32",
                                start + SECONDS),
+        # Last, since it runs kernels of other packages: a fault in one ends the process.
+        "loss": lambda: loss_op(report, clock, losses, rounds),
     }
     for name, section in sections.items():
         guarded(report, name, section)

@@ -4,7 +4,8 @@
     python -m benchmarks.make_gpu --dry-run  without one: collects the tests, runs the benchmarks in miniature
 
 Most of the tests' time is the compiler's, on the CPU, so they are split over several processes that share the GPU
-and Triton's cache. The benchmarks run alone.
+and Triton's cache. The benchmarks run alone. Either part is stopped when it takes far longer than it should: a kernel
+that hangs must not cost the other part its turn.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
+TEST_SECONDS, BENCHMARK_SECONDS = 300, 480
 
 
 def environment() -> dict[str, str]:
@@ -41,18 +43,25 @@ def collect() -> list[str]:
 
 
 def run_tests(names: list[str], processes: int) -> int:
-    """Run the tests in so many processes; the number of processes in which something failed."""
-    started = []
+    """Run the tests in so many processes, for TEST_SECONDS at most; the number of processes in which something failed."""
+    started, until = [], time.perf_counter() + TEST_SECONDS
     for shard in range(processes):
         mine = names[shard::processes]
         if mine:
             log = open(ROOT / f".gpu-tests-{shard}.tmp", "w+")  # noqa: SIM115  read and closed below
-            process = subprocess.Popen(pytest_command("--tb=short", "-ra", *mine), cwd=ROOT, stdout=log,
+            process = subprocess.Popen(pytest_command("-vv", "--tb=short", "-ra", *mine), cwd=ROOT, stdout=log,
                                        stderr=subprocess.STDOUT, env=environment() | {"OMP_NUM_THREADS": "2"})
             started.append((process, log))
     failed = 0
     for process, log in started:
-        failed += process.wait() != 0
+        try:
+            process.wait(max(until - time.perf_counter(), 0))
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            log.seek(0, os.SEEK_END)
+            log.write(f"\nstopped: not done after {TEST_SECONDS} s\n")
+        failed += process.returncode != 0
         log.seek(0)
         lines = log.read().splitlines()
         log.close()
@@ -73,7 +82,11 @@ def main() -> int:
     failed = run_tests(names[:4] if options.dry_run else names, options.processes)
     print(f"tests: {failed} of {options.processes} processes failed, {time.perf_counter() - start:.0f} s", flush=True)
     command = [sys.executable, "-m", "benchmarks.gpu", *(["--dry-run"] if options.dry_run else [])]
-    bench = subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode
+    try:
+        bench = subprocess.run(command, cwd=ROOT, env=environment(), check=False, timeout=BENCHMARK_SECONDS).returncode
+    except subprocess.TimeoutExpired:
+        print(f"benchmarks: stopped after {BENCHMARK_SECONDS} s; what was done before is in the tables", flush=True)
+        bench = 124
     print(f"benchmarks: exit code {bench}; {time.perf_counter() - start:.0f} s in all", flush=True)
     return 1 if failed or bench else 0
 

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import importlib.machinery
+import subprocess
 import sys
 import types
+from pathlib import Path
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import gpu
+from benchmarks import gpu, make_gpu
 from benchmarks.gpu_losses import PUBLISHED, head_width
 from benchmarks.gpu_tables import markdown
 from fastprobe.kernels import torch_backend, triton_loss
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture
@@ -96,3 +100,25 @@ def test_published_losses_are_asked_for_what_they_can(measured, monkeypatch):
     assert tables["(1, 20, 65, 32), bf16"]["inf-cl"]["why_not"] == "needs n divisible by 64 and d by 16"
     tables, _ = measured(2, 9, 64, 16)
     assert not {p.package for p in PUBLISHED} & set(tables["(2, 9, 64, 16), bf16"])
+
+
+def test_a_gpu_machine_needs_none_of_the_other_packages():
+    """`make gpu` runs where only torch, triton, numpy, scipy and pytest are installed."""
+    absent = ("pyarrow", "faiss", "statsmodels", "typer", "rich", "pandas", "matplotlib", "soundfile", "soxr", "safetensors",
+              "transformers", "timm", "ray", "jax", "hypothesis", "fastprobe._cpp")
+    wanted = ("fastprobe", "fastprobe.kernels", "fastprobe.kernels.triton_backend", "benchmarks.gpu", "benchmarks.gpu_losses",
+              "benchmarks.gpu_peers", "benchmarks.gpu_tables", "benchmarks.make_gpu", "test_cuda", "test_faiss_cuda")
+    code = f"import sys, importlib\nfor name in {absent}: sys.modules[name] = None\nfor name in {wanted}: importlib.import_module(name)"
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", env=make_gpu.environment(), capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+
+
+def test_a_test_that_hangs_is_stopped_and_named(tmp_path, monkeypatch, capsys):
+    """It costs its own process, and the others' results are there."""
+    file = tmp_path / "test_two.py"
+    file.write_text("import time\ndef test_hangs():\n    time.sleep(600)\ndef test_passes():\n    pass\n")
+    monkeypatch.setattr(make_gpu, "TEST_SECONDS", 8)
+    assert make_gpu.run_tests([f"{file}::test_hangs", f"{file}::test_passes"], 2) == 1
+    out = capsys.readouterr().out
+    assert "test_hangs" in out and "stopped: not done after 8 s" in out
+    assert "1 passed" in out
