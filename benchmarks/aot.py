@@ -86,7 +86,7 @@ def launches(shape: Shape, architecture: str) -> Iterator[tuple[JITFunction, tup
     gallery = max(GALLERY, round(n / 0.7))
     steps = STEPS if shape.sampling == "clip" else 1
     w, v = meta(PROBES, r_text, width), meta(PROBES, r_audio, width)
-    with _recorded() as calls:
+    with _recorded(amd=architecture.startswith("gfx")) as calls:
         trainer = triton_resident.train_resident if resident else triton_tiled.train_tiled
         trainer(meta(gallery, r_text), meta(PROBES, n, dtype=torch.int32), meta(CLIPS, r_audio),
                 meta(steps, n, dtype=torch.int32), w, v, meta(STEPS if resident else 1, 3),
@@ -107,16 +107,20 @@ def launches(shape: Shape, architecture: str) -> Iterator[tuple[JITFunction, tup
 
 
 class _recorded:
-    """While it lasts, kernels are not run: what they are called with is listed."""
+    """While it lasts, kernels are not run: what they are called with is listed, as PyTorch for `amd` or NVIDIA would."""
+
+    def __init__(self, amd: bool = False) -> None:
+        self.amd = amd
 
     def __enter__(self) -> list[tuple[JITFunction, tuple, dict[str, Any]]]:
-        self.calls, self.run = [], JITFunction.run
+        self.calls, self.run, self.hip = [], JITFunction.run, torch.version.hip
+        torch.version.hip = "0" if self.amd else None
         calls = self.calls
         JITFunction.run = lambda kernel, *args, grid=None, warmup=False, **kwargs: calls.append((kernel, args, kwargs))
         return calls
 
     def __exit__(self, *_: object) -> None:
-        JITFunction.run = self.run
+        JITFunction.run, torch.version.hip = self.run, self.hip
 
 
 _TYPES = {torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64", torch.bfloat16: "*bf16", torch.float16: "*fp16"}

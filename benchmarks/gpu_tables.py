@@ -43,7 +43,7 @@ def markdown(report: dict[str, Any]) -> str:
                              "-" if best is None else f"{best / m['probe_steps_per_s']:.3g}x",
                              f"{m['seconds']['low'] * 1e3:.3g} ... {m['seconds']['high'] * 1e3:.3g}"])
             else:
-                rows.append([method, m["optimizer"], _number(m["error"], ".1e"), "gate failed, not timed", *["-"] * 6])
+                rows.append([method, m["optimizer"], _number(m["error"], ".1e"), m.get("why_not", "gate failed, not timed"), *["-"] * 6])
         lines += _table(["method", "optimiser", "error, 10 steps", "probes", "probe-steps/s", "TFLOP/s", "of ceiling", "MiB",
                          "ours (tf32) is", "ms, low ... high"], rows)
         if best is not None and t["resident"]:

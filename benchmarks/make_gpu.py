@@ -18,7 +18,6 @@ import time
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
-TEST_SECONDS, BENCHMARK_SECONDS = 300, 480
 
 
 def environment() -> dict[str, str]:
@@ -42,9 +41,9 @@ def collect() -> list[str]:
     return names
 
 
-def run_tests(names: list[str], processes: int) -> int:
-    """Run the tests in so many processes, for TEST_SECONDS at most; the number of processes in which something failed."""
-    started, until = [], time.perf_counter() + TEST_SECONDS
+def run_tests(names: list[str], processes: int, seconds: float) -> int:
+    """Run the tests in so many processes, for so many seconds at most; the number of processes in which something failed."""
+    started, until = [], time.perf_counter() + seconds
     for shard in range(processes):
         mine = names[shard::processes]
         if mine:
@@ -60,7 +59,7 @@ def run_tests(names: list[str], processes: int) -> int:
             process.kill()
             process.wait()
             log.seek(0, os.SEEK_END)
-            log.write(f"\nstopped: not done after {TEST_SECONDS} s\n")
+            log.write(f"\nstopped: not done after {seconds:.0f} s\n")
         failed += process.returncode != 0
         log.seek(0)
         lines = log.read().splitlines()
@@ -76,16 +75,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dry-run", action="store_true", help="no GPU: collect the tests, run the benchmarks in miniature")
     parser.add_argument("--processes", type=int, default=max(min((os.cpu_count() or 2) // 2, 8), 1))
+    parser.add_argument("--minutes", type=float, default=9, help="all is stopped after so many, tests after 45%% of them")
     options = parser.parse_args()
     start, names = time.perf_counter(), collect()
     print(f"{len(names)} CUDA tests in {options.processes} processes", flush=True)
-    failed = run_tests(names[:4] if options.dry_run else names, options.processes)
+    failed = run_tests(names[:4] if options.dry_run else names, options.processes, 27 * options.minutes)
     print(f"tests: {failed} of {options.processes} processes failed, {time.perf_counter() - start:.0f} s", flush=True)
     command = [sys.executable, "-m", "benchmarks.gpu", *(["--dry-run"] if options.dry_run else [])]
     try:
-        bench = subprocess.run(command, cwd=ROOT, env=environment(), check=False, timeout=BENCHMARK_SECONDS).returncode
+        bench = subprocess.run(command, cwd=ROOT, env=environment(), check=False,
+                               timeout=max(60 * options.minutes - (time.perf_counter() - start), 1)).returncode
     except subprocess.TimeoutExpired:
-        print(f"benchmarks: stopped after {BENCHMARK_SECONDS} s; what was done before is in the tables", flush=True)
+        print(f"benchmarks: stopped, {options.minutes:.3g} minutes are over; what was done before is in the tables", flush=True)
         bench = 124
     print(f"benchmarks: exit code {bench}; {time.perf_counter() - start:.0f} s in all", flush=True)
     return 1 if failed or bench else 0

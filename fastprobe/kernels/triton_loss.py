@@ -166,7 +166,9 @@ def _tiles(width: int, precision: str) -> dict[str, int]:
 
 
 def _launch(width: int, precision: str) -> dict[str, int]:
-    return {"num_warps": 8 if precision == "ieee" or 64 < width <= 128 else 4, "num_stages": 2 if width <= 128 else 1}
+    # AMD's warps have 64 lanes: four of them keep in registers what eight would spill (456 loads and stores, or 8).
+    many = (precision == "ieee" or 64 < width <= 128) and not torch.version.hip
+    return {"num_warps": 8 if many else 4, "num_stages": 2 if width <= 128 else 1}
 
 
 def log_sum_exp(rows, columns, row_keys, column_keys, temperature, precision, *, row_squares=None, column_squares=None,
