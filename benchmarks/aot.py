@@ -162,7 +162,9 @@ def measure(source: ASTSource, options: dict[str, int], target: GPUTarget) -> di
         return {"warps": options["num_warps"], "registers": int(re.findall(r"\.vgpr_count:\s+(\d+)", text)[0]),
                 "spill_loads": count("scratch_load"), "spill_stores": count("scratch_store"),
                 "shared": int(compiled.metadata.shared), "matrix": {"MFMA": mfma} if mfma else {},
-                "ffma": count(r"v_(?:pk_)?(?:fma|fmac)_f32")}
+                "ffma": count(r"v_(?:pk_)?(?:fma|fmac)_f32"),
+                # Barriers that order device memory too, which those between phases of a kernel must.
+                "fences": compiled.asm["llir"].count('fence syncscope("workgroup") release')}
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])

@@ -318,7 +318,7 @@ def loss_op(report: dict, clock: Clock, sizes: list[tuple[int, int, int, int]], 
                 error = guarded(notes, f"loss {size} {precision} {name}", gate)
                 table[name] = {"error": error, "correct": error is not None and error < (5e-3 if precision == "tf32" else 5e-2)}
                 if error is None and name in peers:
-                    table[name]["why_not"] = next(iter(notes["errors"].values()))
+                    table[name]["why_not"] = " ".join(next(iter(notes["errors"].values())).split())[:120]
                 if table[name]["correct"]:
                     good[name] = run
                     table[name]["memory_bytes"] = clock.memory(run)[1]

@@ -149,4 +149,5 @@ def test_compiled_kernel_stays_within_its_budget(compiled, name):
     assert got["shared"] <= allowed["shared"]
     assert got["matrix"] == allowed["matrix"]
     if "/gfx" in name:
+        assert got["fences"] == allowed["fences"]  # tl.debug_barrier is one, and not all barriers are on AMD
         assert got["shared"] <= 64 << 10 and got["registers"] <= 512  # what a work-group and a lane of gfx90a and gfx942 have

@@ -37,6 +37,18 @@ def test_amd_has_tiles_of_its_own(precision):
     assert triton_resident.resident_config(100, 64, precision, "gfx90a").warps == 4
 
 
+def test_no_two_threads_share_an_element_that_is_updated_in_place():
+    """With fewer elements than threads, one would read a head that another has already moved."""
+    for (classes, width, products, *_), pinned in triton_resident._PINNED.items():
+        for architecture, lanes in (("sm80", 32), ("sm90", 32), ("gfx942", 64)):
+            if products == "tf32x3" and products not in triton_common.precisions(architecture):
+                continue
+            config = triton_resident.resident_config(classes, width, products, architecture)
+            narrowest = triton_common.MIN_WIDTH if width == 64 else width
+            rows = min(config.bk, config.bs, triton_resident.tile(1))
+            assert rows * narrowest >= config.warps * lanes, (classes, width, products, architecture, config)
+
+
 def test_a_precision_that_the_device_lacks_is_an_error(monkeypatch):
     batch = cases.make(9, 6, 20, 5, 7, steps=1, dim=4, precision="tf32x3")
     monkeypatch.setattr(triton_backend, "architecture", lambda _: "gfx942")

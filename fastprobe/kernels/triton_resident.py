@@ -246,6 +246,10 @@ def resident_kernel(
 class ResidentConfig:
     """How the kernel is launched.
 
+    Tiles that are read, changed and written in place, (bk, D) of a head and (bs, D) of the unit rows, need at least as
+    many elements as a program has threads: where two threads held the same element, one could read what the other
+    had written already.
+
     Attributes
     ----------
     bs : int
