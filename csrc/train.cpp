@@ -83,7 +83,7 @@ static void lay_out(const Batch& b, Head& h, Arena& arena) {
     h.unit = arena.take(h.outputs());
     h.dz = arena.take(h.outputs());
     h.unit_rows = arena.take(h.outputs());
-    h.inverse = arena.take(h.rows);
+    h.inverse = arena.take((h.rows + VL - 1) / VL * VL);
 }
 
 // Everything a probe touches, in the order of the memory.
@@ -91,7 +91,7 @@ struct Workspace {
     Head text, audio;
     float *texts, *text_k, *sounds;  // T; T T'; X under clip sampling
     float *unit_t;                   // panels of A', (d, m)
-    float *scores, *columns;         // S and then G, (block, m); sums and shifts of columns, when symmetric
+    float *scores, *sums;            // S and then G, (block, m); what the symmetric loss sums over rows and columns
     float* transposed;               // panels of T', for T T'
     Rounded room;                    // the factors of a bfloat16 product
     int64_t ld_text, ld_audio, ld_scores, block;
@@ -116,7 +116,7 @@ struct Workspace {
         transposed = text.gram ? arena.take(b.text_width * padded(b.train)) : nullptr;
         unit_t = arena.take(b.dim * padded(b.train));
         scores = arena.take(block * ld_scores);
-        columns = b.symmetric ? arena.take(2 * padded(b.train)) : nullptr;
+        sums = b.symmetric ? arena.take(Loss::symmetric_floats(b.rows, b.train)) : nullptr;
         int64_t left = left_elements(block, b.train, false), right = right_elements(b.dim, b.train);
         const auto fits = [&](int64_t rows, int64_t depth, bool swapped, int64_t columns) {
             const int64_t l = left_elements(rows, depth, swapped), r = right_elements(depth, columns);
@@ -243,26 +243,38 @@ static void finish(Head& h) {
         product<true>(h.x, h.ldx, h.u, h.rows, 0, h.width, h.rows, h.dim, FinishGram{h.w, h.width, (float)h.omega});
 }
 
+// Lane l of the result: sum over the columns of x times y in row first + l of two matrices in panels; 0 past the last row.
+static inline vf row_products(const float* x, const float* y, int64_t rows, int64_t dim, int64_t first, int64_t count) {
+    vf total[VL] = {};
+    for (int64_t l = 0; l < count; ++l)
+        for (int64_t s = 0; s < strips(dim); ++s) {
+            const int64_t width = strip_width(dim, s), at = s * rows * PW + (first + l) * width;
+            for (int64_t j = at; j < at + width; j += VL) total[l] = fma(load(x + j), load(y + j), total[l]);
+        }
+    return sums(total);
+}
+
 // Rows of Z divided by their lengths: in panels and row-major, with 1 / |z|.
 static void normalise(Head& h) {
-    const int64_t ld = padded(h.dim), n_strips = strips(h.dim);
-    for (int64_t i = 0; i < h.rows; ++i) {
-        vf squares = {};
-        for (int64_t s = 0; s < n_strips; ++s) {
-            const int64_t width = strip_width(h.dim, s);
-            const float* z = h.z + s * h.rows * PW + i * width;
-            for (int64_t j = 0; j < width; j += VL) squares = fma(load(z + j), load(z + j), squares);
-        }
-        float length = __builtin_sqrtf(sum(squares));
-        length = length < (float)EPS ? (float)EPS : length;
-        h.inverse[i] = 1.0f / length;
-        const vf divisor = splat(length), scale = splat(h.inverse[i]);
-        for (int64_t s = 0; s < n_strips; ++s) {
-            const int64_t width = strip_width(h.dim, s), at = s * h.rows * PW + i * width;
-            for (int64_t j = 0; j < width; j += VL) {
-                const vf unit = quotient(load(h.z + at + j), divisor, scale);
-                store(h.unit + at + j, unit);
-                store(h.unit_rows + i * ld + s * PW + j, unit);
+    const int64_t rows = h.rows, dim = h.dim, ld = padded(dim);
+    // Copies: for all the compiler knows, a store might change the pointers in `h`.
+    const float* const z = h.z;
+    float *const unit = h.unit, *const unit_rows = h.unit_rows, *const inverse = h.inverse;
+    for (int64_t i = 0; i < rows; i += VL) {
+        const int64_t count = rows - i < VL ? rows - i : VL;
+        const vf length = at_least(root(row_products(z, z, rows, dim, i, count)), splat((float)EPS));
+        float lengths[VL];
+        store(lengths, length);
+        store(inverse + i, splat(1.0f) / length);
+        for (int64_t s = 0; s < strips(dim); ++s) {
+            const int64_t width = strip_width(dim, s), at = s * rows * PW + i * width;
+            for (int64_t l = 0; l < count; ++l) {
+                const vf divisor = splat(lengths[l]), scale = splat(inverse[i + l]);
+                for (int64_t j = 0; j < width; j += VL) {
+                    const vf row = quotient(load(z + at + l * width + j), divisor, scale);
+                    store(unit + at + l * width + j, row);
+                    store(unit_rows + (i + l) * ld + s * PW + j, row);
+                }
             }
         }
     }
@@ -278,18 +290,20 @@ static void project(const Rounded& room, Head& h) {
 
 // dz = (da - a <a, da>) / |z| for rows first ... first + count - 1, in place.
 static void through_norm(Head& h, int64_t first, int64_t count) {
-    const int64_t n_strips = strips(h.dim);
-    for (int64_t i = first; i < first + count; ++i) {
-        vf dots = {};
-        for (int64_t s = 0; s < n_strips; ++s) {
-            const int64_t width = strip_width(h.dim, s), at = s * h.rows * PW + i * width;
-            for (int64_t j = 0; j < width; j += VL) dots = fma(load(h.unit + at + j), load(h.dz + at + j), dots);
-        }
-        const vf dot = splat(-sum(dots)), scale = splat(h.inverse[i]);
-        for (int64_t s = 0; s < n_strips; ++s) {
-            const int64_t width = strip_width(h.dim, s), at = s * h.rows * PW + i * width;
-            for (int64_t j = 0; j < width; j += VL)
-                store(h.dz + at + j, fma(dot, load(h.unit + at + j), load(h.dz + at + j)) * scale);
+    const int64_t rows = h.rows, dim = h.dim;
+    const float *const unit = h.unit, *const inverse = h.inverse;
+    float* const dz = h.dz;
+    for (int64_t i = first; i < first + count; i += VL) {
+        const int64_t some = first + count - i < VL ? first + count - i : VL;
+        float dots[VL];
+        store(dots, -row_products(unit, dz, rows, dim, i, some));
+        for (int64_t s = 0; s < strips(dim); ++s) {
+            const int64_t width = strip_width(dim, s), at = s * rows * PW + i * width;
+            for (int64_t l = 0; l < some; ++l) {
+                const vf dot = splat(dots[l]), scale = splat(inverse[i + l]);
+                for (int64_t j = at + l * width; j < at + (l + 1) * width; j += VL)
+                    store(dz + j, fma(dot, load(unit + j), load(dz + j)) * scale);
+            }
         }
     }
 }
@@ -311,7 +325,7 @@ static double one_step(const Batch& b, Workspace& ws, int64_t step) {
         rounded_product<false>(room, audio.unit_rows + i * ld, ld, ws.unit_t, b.dim, 0, count, b.dim, b.train,
                        ToRows{ws.scores, ws.ld_scores});
         if (b.symmetric)
-            loss.symmetric(ws.scores, ws.columns);
+            loss.symmetric(ws.scores, ws.sums);
         else
             loss.one_way(ws.scores, i, count);
         rounded_product<false>(room, ws.scores, ws.ld_scores, text.unit, b.train, 0, count, b.train, b.dim,
