@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
+import sysconfig
 import time
 from pathlib import Path
 
@@ -29,6 +31,17 @@ def environment() -> dict[str, str]:
 def pytest_command(*arguments: str) -> list[str]:
     """pytest without the checkout's conftest, which imports what a GPU machine may lack."""
     return [sys.executable, "-m", "pytest", "-q", "--noconftest", "-p", "no:cacheprovider", *arguments]
+
+
+def missing() -> str | None:
+    """What Triton lacks here to build its launchers, which it does with the first kernel."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "Triton needs a C compiler: apt-get install gcc, or name one in CC"
+    # Debian's own scheme names a folder that Triton does not look in.
+    scheme = sysconfig.get_default_scheme().replace("posix_local", "posix_prefix")
+    if not Path(sysconfig.get_paths(scheme)["include"], "Python.h").exists():
+        return "Triton needs Python's headers: apt-get install python3-dev"
+    return None
 
 
 def collect() -> list[str]:
@@ -77,6 +90,9 @@ def main() -> int:
     parser.add_argument("--processes", type=int, default=max(min((os.cpu_count() or 2) // 2, 8), 1))
     parser.add_argument("--minutes", type=float, default=9, help="all is stopped after so many, tests after 45%% of them")
     options = parser.parse_args()
+    if not options.dry_run and (reason := missing()):
+        print(reason, file=sys.stderr)
+        return 2
     start, names = time.perf_counter(), collect()
     print(f"{len(names)} CUDA tests in {options.processes} processes", flush=True)
     failed = run_tests(names[:4] if options.dry_run else names, options.processes, 27 * options.minutes)

@@ -113,11 +113,24 @@ def test_a_gpu_machine_needs_none_of_the_other_packages():
     assert run.returncode == 0, run.stderr
 
 
+def test_what_triton_builds_with_is_looked_for_first(monkeypatch, tmp_path, capsys):
+    """Not after every test has failed for the same reason."""
+    monkeypatch.setattr(sys, "argv", ["make_gpu"])
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(make_gpu.shutil, "which", lambda _: None)
+    assert make_gpu.main() == 2 and "C compiler" in capsys.readouterr().err
+    monkeypatch.setattr(make_gpu.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(make_gpu.sysconfig, "get_paths", lambda _: {"include": str(tmp_path)})
+    assert make_gpu.main() == 2 and "Python's headers" in capsys.readouterr().err
+    (tmp_path / "Python.h").touch()
+    assert make_gpu.missing() is None
+
+
 def test_a_test_that_hangs_is_stopped_and_named(tmp_path, capsys):
     """It costs its own process, and the others' results are there."""
     file = tmp_path / "test_two.py"
     file.write_text("import time\ndef test_hangs():\n    time.sleep(600)\ndef test_passes():\n    pass\n")
-    assert make_gpu.run_tests([f"{file}::test_hangs", f"{file}::test_passes"], 2, seconds=10) == 1
+    assert make_gpu.run_tests([f"{file}::test_hangs", f"{file}::test_passes"], 2, seconds=15) == 1
     out = capsys.readouterr().out
-    assert "test_hangs" in out and "stopped: not done after 10 s" in out
+    assert "test_hangs" in out and "stopped: not done after 15 s" in out
     assert "1 passed" in out

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import types
 import weakref
+from functools import partial
 
 import numpy as np
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+from triton.runtime.jit import JITFunction
 
 import triton_cases as cases
 from fastprobe.errors import BackendUnavailableError, InputError
@@ -39,7 +42,7 @@ def test_amd_has_tiles_of_its_own(precision):
 
 def test_no_two_threads_share_an_element_that_is_updated_in_place():
     """With fewer elements than threads, one would read a head that another has already moved."""
-    for (classes, width, products, *_), pinned in triton_resident._PINNED.items():
+    for classes, width, products, *_ in triton_resident._PINNED:
         for architecture, lanes in (("sm80", 32), ("sm90", 32), ("gfx942", 64)):
             if products == "tf32x3" and products not in triton_common.precisions(architecture):
                 continue
@@ -131,6 +134,34 @@ def test_steps_are_captured_on_a_stream_of_their_own_device(monkeypatch):
         monkeypatch.setattr(torch.cuda, name, value)
     triton_tiled._repeat(lambda: seen.append("step"), 4, torch.device("cuda:1"))
     assert seen == ["step", ("cuda:1", "thread_local"), "step", "captured", "replay", "replay", "replay"]
+
+
+@pytest.mark.parametrize("options", [{}, {"symmetric": True}, {"optimizer": "adam"}, {"width": 192}], ids=str)
+def test_a_captured_step_allocates_nothing(monkeypatch, options):
+    """Beside its kernels a step only counts: memory of a graph's own would be freed with the graph, a transfer would break it."""
+    ran, launched, options = [], [], dict(options)
+
+    class Listing(TorchDispatchMode):
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            ran.append(str(function))
+            return function(*args, **(kwargs or {}))
+
+    def repeat(one_step, *_):
+        one_step()
+        first, launched[:] = list(launched), []
+        with Listing():
+            one_step()
+        assert launched == first  # what the first step compiled is all that the capture launches
+    monkeypatch.setattr(JITFunction, "run", lambda kernel, *args, **_: launched.append((kernel, [
+        x.shape if isinstance(x, torch.Tensor) else x for x in args])))
+    monkeypatch.setattr(triton_tiled, "_repeat", repeat)
+    meta = partial(torch.empty, device="meta")
+    width, n, m = options.pop("width", 64), 200, 200
+    triton_tiled.train_tiled(
+        meta(300, 96), meta(4, m, dtype=torch.int32), meta(900, 64), meta(5, n, dtype=torch.int32), meta(4, 96, width),
+        meta(4, 64, width), meta(5, 3), row_classes=meta(n, dtype=torch.int32), per_class=1, temperature=0.25, dim=width, momentum=0.9,
+        weight_decay=0.0, precision="tf32", architecture="sm90", **{"optimizer": "adam-mini", "symmetric": False, **options})
+    assert ran == ["aten.add_.Tensor"]
 
 
 def test_a_failed_attempt_lets_go_of_its_memory_before_the_next(monkeypatch):
