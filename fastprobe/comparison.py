@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from .errors import InputError
-from .significance import Interval
+from .significance import Interval, corrected_variance_factor
 
 # Up to this many classes all sign patterns are enumerated (2^17 of them).
 ENUMERATE_UP_TO = 17
@@ -39,14 +39,6 @@ class CorrectedTTest:
     low: float
     high: float
     n_splits: int
-
-
-def corrected_variance_factor(n_splits: int, n_train: int, n_test: int) -> float:
-    """1/J + n_test/n_train: what the variance over J overlapping random splits is multiplied by.
-
-    Source: Nadeau & Bengio 2003, eq. 8 and sec. 4.
-    """
-    return 1.0 / n_splits + n_test / n_train
 
 
 def nadeau_bengio_test(differences: np.ndarray, n_train: int, n_test: int, level: float = 0.95) -> CorrectedTTest:
