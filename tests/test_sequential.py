@@ -161,6 +161,27 @@ def test_a_pair_without_scale_never_becomes_significant():
     assert family.pvalues[0] == 1.0
 
 
+@pytest.mark.parametrize("limit", [1, 2, 7, 60, 99])
+def test_a_short_run_of_several_pairs_keeps_permutations_to_count(limit):
+    """The burn-in takes at most half: with all of them every adjusted p would be 1, whatever was found."""
+    t = np.random.default_rng(8).standard_normal((2, limit + 1))
+    t[:, 0] = 9.0
+    family = SequentialFamily(StopRule("besag-clifford", h=5), t[:, 0], limit)
+    family.update(t[:, 1:])
+    assert family.pvalues == pytest.approx(1 / (1 + limit - family.burn_in)) and (limit == 1 or (family.pvalues < 1).all())
+
+
+@pytest.mark.parametrize("rule", [StopRule("besag-clifford", h=5), StopRule("anytime", alpha=0.1)])
+def test_a_short_run_of_two_pairs_with_ties_keeps_its_family_wise_level(rule):
+    rng, wrong = np.random.default_rng(9), 0
+    for _ in range(600):
+        t = np.round(2 * (rng.standard_normal((1, 61)) + rng.standard_normal((2, 61)))) * [[1.0], [20.0]]
+        family = SequentialFamily(rule, t[:, 0], 60)
+        family.update(t[:, 1:])
+        wrong += family.pvalues.min() <= 0.1
+    assert 0 < wrong <= binom.ppf(0.999, 600, 0.1)
+
+
 def test_wrong_shape_is_named():
     with pytest.raises(InputError, match="one row for each of the 2 pairs"):
         SequentialFamily(StopRule("anytime"), np.zeros(2)).update(np.zeros((3, 4)))
