@@ -22,9 +22,8 @@ def compared(first: RunData, second: RunData, matched: list[tuple[int, int]], fo
         difference = np.array([first.records[i]["statistic"] - second.records[j]["statistic"] for i, j in matched])
         better = (difference > 0) ^ first.lower_is_better
         page.text(f"{plural(len(matched), 'pair')} in both. {first.name} does better in {int(better[difference != 0].sum())}, "
-                  f"{second.name} in "
-                  f"{int((~better)[difference != 0].sum())}; mean difference {number(float(difference.mean()))} in "
-                  f"{first.statistic}.")
+                  f"{second.name} in {int((~better)[difference != 0].sum())}; mean difference {number(float(difference.mean()))} "
+                  f"in {first.statistic}.")
     else:
         page.text("The two runs have no pair in common and their numbers of pairs differ, so no pair can be set beside another.")
     if why_not:
@@ -43,8 +42,7 @@ def compared(first: RunData, second: RunData, matched: list[tuple[int, int]], fo
         page.table(["pair", first.name, second.name, "difference", f"p max-T, {first.name}", f"p max-T, {second.name}",
                     *(["95% interval", "p", "p Holm", "p sign-flip by class"] if found else [])], body, 1,
                    "Interval and p of the difference are paired over splits and corrected for their overlap (Nadeau & Bengio); "
-                   "there a positive "
-                   "difference means that the first run does better." if found else "")
+                   "there a positive difference means that the first run does better." if found else "")
     page.heading("What differs between the runs")
     differences = settings_that_differ(first, second)
     if differences:

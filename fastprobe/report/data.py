@@ -321,9 +321,8 @@ def procrustes_of(run: RunData, pair: int, permutations: int = 999) -> tuple[Pro
             return f"The Procrustes map is not shown: {Path(path).name} is no longer where the run found it."
         known = next(t for t in run.identity["inputs"] if t["side"] == side and t["name"] == name)
         if table.digest != known["digest"]:
-            return (f"The Procrustes map is not shown: {Path(path).name} is not the table that was run (its digest differs): "
-                    f"it has "
-                    "changed, or labels were left out with --classes common.")
+            return (f"The Procrustes map is not shown: {Path(path).name} is not the table that was run (its digest differs): it "
+                    "has changed, or labels were left out with --classes common.")
         tables.append(table)
     text, audio = tables
     classes = np.array(sorted(set(text.labels.tolist()) & set(audio.labels.tolist())))

@@ -255,8 +255,8 @@ def procrustes(test, names: np.ndarray, category: dict[str, str], title: str) ->
             ax.spines[side].set_visible(True)
     _label_apart(axes[1], text[inside], [str(names[r]).replace("_", " ") for r in inside])
     axes[0].set_title(title)
-    axes[0].set_xlabel(f"PC1 ({share[0]:.0%}), PC2 ({share[1]:.0%});  m² = {test.m2:.3f}, "
-                       f"p {pvalue(test.pvalue, relation=True)} (PROTEST, {len(test.null):,})")
+    axes[0].set_xlabel(f"PC1 ({share[0]:.0%}), PC2 ({share[1]:.0%});  m² = {test.m2:.3f}, p {pvalue(test.pvalue, relation=True)} "
+                       f"(PROTEST, {len(test.null):,})")
     axes[1].set_title("zoom into the densest part")
     handles = [axes[0].scatter([], [], s=12, marker="o", color=CONTROL, label="text"),
                axes[0].scatter([], [], s=12, marker="^", facecolors="none", edgecolors=CONTROL, label="sound (centroid)"),

@@ -179,8 +179,7 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
     stopped = "stop" in run.identity
     page.add(f"<h1>{escape(_title(run))}</h1>")
     page.text(f"{plural(m, 'pair')}, {n} classes, {plural(run.identity['splits'], 'split')} ({n_train} train, {n_test} test "
-              f"classes), "
-              f"{plural(b, 'permutation')}; run “{run.name}”, {run.manifest.get('updated', '')[:10]}.", soft=True)
+              f"classes), {plural(b, 'permutation')}; run “{run.name}”, {run.manifest.get('updated', '')[:10]}.", soft=True)
     _answers(page, run, stopped)
     add_results(page, run)
     page.heading("Observed against control")
@@ -189,9 +188,8 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
                                                                    "the control.")])
     page.cards([page.figure(figures.accuracy(run, a), f"accuracy-{slug(a)}",
                             f"{a}: {run.statistic} of each language model and of its control. Thick bar: standard error over "
-                            f"splits; thin bar: "
-                            "corrected for overlapping splits. * p < .05, ** p < .01, *** p < .001, adjusted for all pairs "
-                            "(max-T).")
+                            "splits; thin bar: corrected for overlapping splits. * p < .05, ** p < .01, *** p < .001, adjusted "
+                            "for all pairs (max-T).")
                 for a in run.audios])
     if b:
         page.heading("Null distributions")
@@ -260,9 +258,9 @@ def add_results(page: Page, run: RunData, level: int = 2) -> None:
                      pvalue(r["pvalue"]), f"{pvalue(r['pvalue_low'])}–{pvalue(r['pvalue_high'])}", pvalue(r["pvalue_maxT"]),
                      pvalue(r.get("pvalue_stepdown")), *([_tail(t)] if tail else [])])
     at = header.index("p max-T")
-    page.table(header, rows, 2, "p is the share of permutations, the observed run included, that are at least as good; max-T "
-                                "and step-down are "
-               "adjusted for all pairs. SE: corrected for overlapping splits. Selectivity: observed minus control.",
+    page.table(header, rows, 2, "p is the share of permutations, the observed run included, that are at least as good; max-T and "
+                                "step-down are adjusted for all pairs. SE: corrected for overlapping splits. Selectivity: "
+                                "observed minus control.",
                bold=lambda row, column: column == at and run.records[row]["pvalue_maxT"] <= 0.05 and run.t.shape[1] > 1)
 
 
@@ -297,9 +295,8 @@ def _families(page: Page, run: RunData) -> None:
         missing = [n not in f["tests"][0] for n in ("pvalue", "pvalue_maxT", "pvalue_stepdown", "pvalue_holm", "pvalue_bh")]
         rows.append([f["name"], f["n_tests"], *("–" if gone else c for c, gone in zip(counts, missing))])
     page.table(["family", "tests", "p ≤ .05 unadjusted", "max-T", "step-down", "Holm", "BH"], rows, 1,
-               "How many tests of each family reach .05 under each adjustment: max-T, step-down and Holm bound the chance of "
-               "any false "
-               "positive, Benjamini-Hochberg (BH) the share of false ones. All values are in families.csv.")
+               "How many tests of each family reach .05 under each adjustment: max-T, step-down and Holm bound the chance of any "
+               "false positive, Benjamini-Hochberg (BH) the share of false ones. All values are in families.csv.")
 
 
 def _compare_texts(page: Page, run: RunData, found: list[Comparison]) -> None:
@@ -311,10 +308,9 @@ def _compare_texts(page: Page, run: RunData, found: list[Comparison]) -> None:
     page.table(["first", "second", "difference", "95% interval", "p", "p Holm", "p sign-flip by class"],
                [[rows[i][0], rows[i][1], number(rows[i][2]), f"{number(rows[i][3])} – {number(rows[i][4])}", pvalue(rows[i][8]),
                  pvalue(rows[i][9]), pvalue(rows[i][10])] for i in order], 2,
-               f"Paired over the same {run.identity['splits']} splits, variance corrected for their overlap (Nadeau & Bengio); "
-               f"a positive "
-               "difference means that the first does better. The sign-flip test takes classes as the unit and is a check on "
-               "the t-test."
+               f"Paired over the same {run.identity['splits']} splits, variance corrected for their overlap (Nadeau & Bengio); a "
+               "positive difference means that the first does better. The sign-flip test takes classes as the unit and is a check "
+               "on the t-test."
                + (f" The {len(order)} clearest of {len(found)}; all are in comparisons.csv." if len(found) > len(order) else ""))
 
 
@@ -358,13 +354,11 @@ def _maps(page: Page, run: RunData, maps: list[tuple[int, Any]]) -> None:
         html.append(page.figure(
             figures.procrustes(test, names, run.categories, figures.short(f"{r['text']} × {r['audio']}", 44)),
             f"procrustes-{slug(r['text'])}-{slug(r['audio'])}",
-            f"Text vectors and mean sounds of {len(names)} classes after an orthogonal Procrustes rotation in "
-            f"{test.components} principal "
-            f"components, projected on two. m² = {test.m2:.3f} of the squared distance is left, correlation "
-            f"{test.correlation:.3f}, p "
-            f"{pvalue(test.pvalue, relation=True)} by permuting the text rows {len(test.null):,} times (PROTEST). All classes "
-            f"take part in this "
-            "alignment; it is a picture, the probe's test on unseen classes is the evidence."))
+            f"Text vectors and mean sounds of {len(names)} classes after an orthogonal Procrustes rotation in {test.components} "
+            f"principal components, projected on two. m² = {test.m2:.3f} of the squared distance is left, correlation "
+            f"{test.correlation:.3f}, p {pvalue(test.pvalue, relation=True)} by permuting the text rows {len(test.null):,} times "
+            "(PROTEST). All classes take part in this alignment; it is a picture, the probe's test on unseen classes is the "
+            "evidence."))
     page.cards(html)
 
 
