@@ -46,7 +46,9 @@ _HEARD = (
     (r"passt.*fsd50k|fsd50k.*passt", "{name} looks like PaSST fine-tuned on FSD50K. On FSD50K it was trained with the labels "
                                      "of the "
      "very classes held out here: those results are leaked and show nothing about the text model."),
-    (r"vggish|panns?|cnn14|passt|audiomae.*ft|yamnet|\bast\b|beats|htsat|clap|audioset",
+    (r"vggish", "{name} was trained on the labels of YouTube videos and has heard most kinds of sound tested here. \"Unseen\" means "
+                "held out from the probe, not from the audio model."),
+    (r"panns?|cnn14|passt|audiomae.*ft|yamnet|\bast\b|beats|htsat|clap|audioset",
      "{name} was trained with AudioSet labels or audio and has heard most kinds of sound tested here. \"Unseen\" means held "
      "out from "
      "the probe, not from the audio model."),
@@ -80,11 +82,39 @@ def _null(run: RunData, b: int) -> str:
            "identity included (Hemerik & Goeman 2018)"
 
 
+# What is measured, and what the control puts in place of the texts, for readers who meet both for the first time.
+_MEASURES = {"mrr": "is the mean of 1 / rank of a sound's own text", "mean_rank": "is the mean rank of a sound's own text",
+             "median_rank": "is the median rank of a sound's own text", "loss": "is the loss at the end of training",
+             "mean_log_rank": "is the mean logarithm of the rank of a sound's own text"}
+_CONTROLS = {"permute": "shuffles the texts among the classes and trains the probe again, so that only luck leads from a sound to its text",
+             "permute-within": "shuffles the texts within groups of classes and trains the probe again, so that beyond the group only "
+                               "luck leads from a sound to its text",
+             "frozen": "shuffles the texts of the unseen classes and looks the sounds up again, so that only luck leads from a sound "
+                       "to its text",
+             "gaussian": "puts random vectors in place of the texts and trains the probe again, so that only luck leads from a sound "
+                         "to its text"}
+
+
+def primer(run: RunData) -> str:
+    """What was done and how to read a p, for someone who has met neither probes nor permutation tests."""
+    n, n_train, n_test = n_classes_of(run)
+    base = run.statistic.removesuffix("_micro").removesuffix("_macro")
+    measure = f"is the share of sounds whose own text is among the {base[4:]} nearest" if base.startswith("acc@") else _MEASURES[base]
+    out = [f"A probe learned on {n_train} classes to bring the text of a class and its sounds together. The sounds of the other "
+           f"{n_test} classes, which it never saw, were then looked up among the texts of all {n}: {run.statistic} {measure}."]
+    if run.n_permutations:
+        several = ". It is adjusted for the number of pairs: luck alone says yes anywhere in at most 5 of 100 such runs" \
+            if len(run.records) > 1 else ""
+        out.append(f"The control {_CONTROLS[run.identity.get('control', 'permute')]}. p says how often it does at least as well as the "
+                   f"real texts: at .05 or below luck is a poor explanation, and the answer is yes{several}.")
+    return " ".join(out)
+
+
 def paragraph(run: RunData, with_map: bool = False) -> str:
     """Methods, ready to paste: every number comes from the manifest and the summary."""
     identity, probe = run.identity, run.identity["probe"]
     n, n_train, n_test = n_classes_of(run)
-    b, j, r = run.t.shape[1] - 1, identity["splits"], identity["seeds"]
+    b, j, r = run.n_permutations, identity["splits"], identity["seeds"]
     m, version = len(run.records), run.manifest.get("versions", {}).get("fastprobe", "")
     optimizer = {"adam-mini": "Adam with one second moment per head (Adam-mini; Zhang et al. 2024)", "sgd": "SGD with momentum "
                  f"{probe['momentum']:g}", "adam": "Adam (Kingma & Ba 2015)"}[probe["optimizer"]]
@@ -114,9 +144,11 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
     if stop := identity.get("stop"):
         rule = f"Besag & Clifford 1991, h = {re.search(r'h=([0-9]+)', stop).group(1)}" if stop.startswith("besag") else \
             f"Fischer & Ramdas 2024, alpha = {re.search(r'alpha=([0-9.]+)', stop).group(1)}"
+        ended = f"ended the run after {b:,} permutations, for all pairs together" if run.stopped else \
+            f"did not fire within the {b:,} permutations"
         out.append(f"A stopping rule declared before the first permutation ({rule}; at most {identity.get('stop_limit', b):,}) "
-                   f"ended the run after {b:,} permutations, for all pairs together; p-values are those valid under this "
-                   f"rule{', adjusted for the family by max-T' if m > 1 else ''}, with confidence sequences (Robbins 1970).")
+                   f"{ended}; p-values are those valid under this rule{', adjusted for the family by max-T' if m > 1 else ''}, "
+                   "with confidence sequences (Robbins 1970).")
     else:
         kind = "It is exact, since all distinct permutations were used." if identity.get("enumerated") else \
             f"The smallest p within reach is {pvalue(1 / (b + 1))}. Intervals on p are Clopper-Pearson's (Clopper & Pearson 1934)."
@@ -135,7 +167,7 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
         out.append(f"Intervals on acc@{run.observed.k} are percentile intervals of a bootstrap over classes (Efron & Tibshirani "
                    "1993). Selectivity is observed minus control (Hewitt & Liang 2019).")
     if with_map:
-        out.append("For the map, class centroids were aligned by an orthogonal Procrustes rotation in 20 principal components; m² "
+        out.append("For the map, class centroids were aligned by an orthogonal Procrustes rotation in at most 20 principal components; m² "
                    "was tested by permuting the text rows (PROTEST; Jackson 1995; Peres-Neto & Jackson 2001).")
     precision = run.manifest.get("precision", "ieee")
     out.append(f"Probes were trained by the {identity['backend']} backend ("
@@ -175,7 +207,7 @@ def caveats(run: RunData) -> list[str]:
         out.append(f"What {listing(unknown)} heard in training is not recorded. \"Unseen\" means held out from the probe, not from "
                    "the audio model.")
     _, n_train, n_test = n_classes_of(run)
-    b, j = run.t.shape[1] - 1, identity["splits"]
+    b, j = run.n_permutations, identity["splits"]
     if j > 1:
         factor = (1 + j * n_test / n_train) ** 0.5
         out.append(f"The {j} splits share classes, so they are not independent: the naive error bars are too short by a factor of "
