@@ -102,6 +102,21 @@ def test_type_one_error_under_the_null(rule, alpha):
     assert result.rejected.sum() <= binom.ppf(0.999, 2000, alpha)
 
 
+@pytest.mark.parametrize("rule", [StopRule("besag-clifford", h=1), StopRule("besag-clifford", h=10), StopRule("anytime", alpha=0.1)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_size_at_every_level_on_replicates(rule, ties):
+    """The observed run and the permutations exchangeable, ties counted: the limiting p is then no longer uniform."""
+    t = np.random.default_rng(10).standard_normal((1500, 300))
+    p = []
+    for row in np.round(2 * t) if ties else t:
+        test = SequentialTest(rule, 299)
+        test.update(row[1:] >= row[0])
+        p.append(test.pvalue)
+    for alpha in (0.01, 0.05, 0.1, 0.25, 0.5):
+        assert np.sum(np.array(p) <= alpha) <= binom.ppf(0.999, 1500, alpha)
+    assert ties or np.mean(np.array(p) <= 0.1) > 0.05
+
+
 def test_looking_at_the_plain_pvalue_all_the_time_errs_and_the_anytime_one_does_not():
     rng = np.random.default_rng(3)
     plain = valid = 0
