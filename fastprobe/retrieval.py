@@ -15,15 +15,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .errors import InputError
 from .topk import check_shapes, load_faiss, merge_top_k, top_k
-
-if TYPE_CHECKING:
-    from .probe import ContrastiveProbe
 
 __all__ = ["KINDS", "GalleryIndex", "memory_estimate", "top_k"]
 
@@ -238,8 +235,8 @@ class GalleryIndex:
 
     # ---- the probe it was made with ---------------------------------------------------------------
 
-    def check_probe(self, probe: ContrastiveProbe) -> None:
-        """An index of projected texts answers only the probe that projected them.
+    def check_probe(self, digest: str) -> None:
+        """An index of projected texts answers only the probe that projected them, known by its `ContrastiveProbe.digest`.
 
         Raises
         ------
@@ -250,8 +247,8 @@ class GalleryIndex:
         if made is None:
             raise InputError("this index was built without a probe, so no sound can be looked up in it. Build it again with "
                              "`probe` (in the shell --probe).")
-        if made != probe.digest:
-            raise InputError(f"this index was built with another probe ({made[:12]}..., not {probe.digest[:12]}...). "
+        if made != digest:
+            raise InputError(f"this index was built with another probe ({made[:12]}..., not {digest[:12]}...). "
                              "Build it again with this one.")
 
     # ---- files -----------------------------------------------------------------------------------
