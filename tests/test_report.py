@@ -269,8 +269,7 @@ def test_two_runs_are_compared_on_the_same_splits(tmp_path, run_dir):
     page = write_report([run_dir, other], tmp_path / "c.html")
     _, text = checked(page)
     assert "4 pairs in both" in text and "permutations 60 40" in text
-    with open(tmp_path / "tables/comparison-comparisons.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(tmp_path)
     a, b = load_run(run_dir), load_run(other)
     difference = a.per_split[0] - b.per_split[0]
     assert float(rows[0]["difference"]) == pytest.approx(difference.mean())
@@ -288,6 +287,22 @@ def test_runs_of_different_statistics_are_not_set_against_each_other(tmp_path, r
     html, text = checked(write_report([run_dir, other], tmp_path / "c.html"))
     assert "The runs test different statistics (acc@3 and mean_log_rank), so no difference is tested." in text
     assert "does better" not in text and "<figure" not in html and "mean_log_rank" in text
+
+
+def test_classes_are_compared_by_one_and_the_same_accuracy(tmp_path):
+    """The statistic has no k: each run is shown by acc@3, or by the first k where it has no 3."""
+    a, b, c = (write_run(tmp_path / name, ["t"], ["a"], 20, statistic="mean_log_rank", ks=ks)
+               for name, ks in (("a", (1, 3)), ("b", (1, 5)), ("c", (3, 5))))
+    _, text = checked(write_report([a, b], tmp_path / "c.html"))
+    assert "sign-flip test takes" not in text
+    assert rows_of(tmp_path)[0]["pvalue_signflip"] == ""
+    _, text = checked(write_report([a, c], tmp_path / "c.html"))
+    assert "by the acc@3 of each" in text and 0 < float(rows_of(tmp_path)[0]["pvalue_signflip"]) <= 1
+
+
+def rows_of(folder):
+    with open(folder / "tables/comparison-comparisons.csv") as file:
+        return list(csv.DictReader(file))
 
 
 def test_pairs_matched_by_place_go_by_both_names(tmp_path, run_dir):

@@ -10,7 +10,7 @@ import numpy as np
 from ..comparison import Comparison
 from . import figures, methods, tables
 from .data import RunData
-from .page import Page, add_results
+from .page import Page, add_results, sign_flip_note
 from .text import between, number, plural, pvalue
 
 
@@ -43,7 +43,7 @@ def compared(first: RunData, second: RunData, matched: list[tuple[int, int]], fo
         page.table(["pair", first.name, second.name, "difference", f"p max-T, {first.name}", f"p max-T, {second.name}",
                     *(["95% interval", "p", "p Holm", "p sign-flip by class"] if found else [])], body, 1,
                    "Interval and p of the difference are paired over splits and corrected for their overlap (Nadeau & Bengio); "
-                   "there a positive difference means that the first run does better." if found else "")
+                   f"there a positive difference means that the first run does better. {sign_flip_note(first, found)}" if found else "")
     page.heading("What differs between the runs")
     differences = settings_that_differ(first, second)
     if differences:

@@ -307,10 +307,15 @@ def _compare_texts(page: Page, run: RunData, found: list[Comparison]) -> None:
     page.table(["first", "second", "difference", "95% interval", "p", "p Holm", "p sign-flip by class"],
                [[rows[i][0], rows[i][1], number(rows[i][2]), between(rows[i][3], rows[i][4]), pvalue(rows[i][8]),
                  pvalue(rows[i][9]), pvalue(rows[i][10])] for i in order], 2,
-               f"Paired over the same {run.identity['splits']} splits, variance corrected for their overlap (Nadeau & Bengio); a "
-               "positive difference means that the first does better. The sign-flip test takes classes as the unit and is a check "
-               "on the t-test."
+               f"Paired over the same {plural(run.identity['splits'], 'split')}, variance corrected for their overlap (Nadeau & "
+               f"Bengio); a positive difference means that the first does better. {sign_flip_note(run, found)}"
                + (f" The {len(order)} clearest of {len(found)}; all are in comparisons.csv." if len(found) > len(order) else ""))
+
+
+def sign_flip_note(run: RunData, found: list[Comparison]) -> str:
+    """What the sign-flip test beside the t-test compares, whatever the statistic; nothing where there is none."""
+    return f"The sign-flip test takes classes as the unit, by the acc@{run.observed.k} of each, and is a check on the t-test." \
+        if any(c.sign_flip is not None for c in found) else ""
 
 
 def _classes(page: Page, run: RunData) -> None:
