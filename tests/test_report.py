@@ -356,6 +356,13 @@ def test_bad_input_is_named(tmp_path, run_dir):
         write_report([unfinished])
 
 
+def test_names_that_differ_only_in_signs_have_figures_of_their_own(tmp_path):
+    run_dir = write_run(tmp_path / "r", ["t"], ["gpt_2", "gpt-2"], 20, effect=[0.3, 0.0])
+    write_report([run_dir])
+    drawn = [p.read_text() for p in sorted((run_dir / "figures").glob("null-*.svg"))]
+    assert len(drawn) == 2 and sorted("gpt_2" in d for d in drawn) == [False, True]
+
+
 def test_names_are_escaped(tmp_path):
     run_dir = write_run(tmp_path / "r", ["<b>x</b>&'\""], ["a/../b"], 20)
     html, text = checked(write_report([run_dir]))

@@ -122,6 +122,8 @@ class Page:
     def figure(self, figure, name: str, caption: str) -> str:
         """A figure with its caption; kept under `name` to be written as SVG and PDF. Returns the HTML."""
         self._count += 1
+        if f"{name}.svg" in self.files:  # names that differ in signs a file name does not have
+            name = f"{name}-{self._count}"
         svg = render(figure, "svg")
         self.files[f"{name}.svg"], self.files[f"{name}.pdf"] = svg, render(figure, "pdf")
         return f"<figure>{inline_svg(svg.decode(), self._count, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
@@ -143,7 +145,9 @@ class Page:
             body.append(f"<tr>{cells}</tr>")
         css_table = css_class("wide" if len(header) > 4 else "")
         table = f"<table{css_table}><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
-        self.add(f'<div class="scroll">{table}</div>' + (f'<p class="soft">{escape(caption)}</p>' if caption else ""))
+        self.add(f'<div class="scroll">{table}</div>')
+        if caption:
+            self.text(caption, soft=True)
 
     def html(self) -> str:
         """The whole page."""
