@@ -73,6 +73,26 @@ def check_control(control: str, groups: np.ndarray | None, n_splits: int = 1) ->
         raise InputError(f"`groups` belongs to `control`=\"permute-within\"; got `control`={control!r}. Choose one.")
 
 
+def read_csv(path: str | os.PathLike, argument: str, columns: Sequence[str]) -> list[dict[str, str]]:
+    """The rows of a CSV that must have these columns, cells stripped; messages begin with the argument that named the file.
+
+    Raises
+    ------
+    InputError
+        A missing or unreadable file, a missing column.
+    """
+    try:
+        with open(path, newline="", encoding="utf-8-sig") as file:
+            reader = csv.DictReader(file)
+            rows, found = list(reader), reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"`{argument}`: {path} cannot be read as CSV ({error}).") from None
+    for column in columns:
+        if column not in found:
+            raise InputError(f"`{argument}`: {path} has no column {column!r}; it has {', '.join(found) or 'none'}.")
+    return [{column: (row[column] or "").strip() for column in columns} for row in rows]
+
+
 def read_groups(path: str | Path, column: str, classes: Sequence[str]) -> np.ndarray:
     """The group of each class, str (C,), from a CSV with a column `label`; "fsd50k" names the vocabulary that comes with fastprobe.
 
@@ -81,19 +101,9 @@ def read_groups(path: str | Path, column: str, classes: Sequence[str]) -> np.nda
     InputError
         A missing file or column, a class without a group, a label given two groups.
     """
-    source = _FSD50K if str(path) == "fsd50k" else Path(path)
-    try:
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, names = list(reader), reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"`groups`: {path} cannot be read as CSV ({error}).") from None
-    for name in ("label", column):
-        if name not in names:
-            raise InputError(f"`groups`: {path} has no column {name!r}; it has {', '.join(names) or 'none'}.")
     found: dict[str, str] = {}
-    for row in rows:
-        label, group = (row["label"] or "").strip(), (row[column] or "").strip()
+    for row in read_csv(_FSD50K if str(path) == "fsd50k" else path, "groups", ("label", column)):
+        label, group = row["label"], row[column]
         if found.setdefault(label, group) != group:
             raise InputError(f"`groups`: {path} puts label {label!r} into both {found[label]!r} and {group!r}. Keep one.")
     missing = [str(c) for c in classes if not found.get(str(c))]
