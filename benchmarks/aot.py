@@ -5,9 +5,10 @@
     python -m benchmarks.aot --check K..  compile only entries whose name contains one of K, print JSON
 
 The launches are recorded from the library's own wrappers, run on tensors without data ("meta"), and specialised
-as Triton's launcher would (16-byte aligned pointers, sizes divisible by 16, sizes equal to 1). Instructions are
-counted in the disassembly: spills are loads and stores of local memory (LDL, STL), matrix instructions HMMA
-(per warp), HGMMA (per warp group, Hopper) and UTC*MMA (tensor memory, Blackwell).
+as Triton's launcher would (16-byte aligned pointers, sizes divisible by 16, sizes equal to 1; on AMD also tensors
+below 2 GiB). Instructions are counted in the disassembly: spills are loads and stores of local memory (LDL, STL;
+scratch_load and scratch_store on AMD), matrix instructions HMMA (per warp), HGMMA (per warp group, Hopper), UTC*MMA
+(tensor memory, Blackwell) and v_mfma (AMD).
 """
 
 from __future__ import annotations
@@ -29,11 +30,14 @@ from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
 from fastprobe.kernels import triton_loss, triton_resident, triton_tiled
-from fastprobe.kernels.triton_common import FEATURE_ALIGN, padded_width, round_up
+from fastprobe.kernels.triton_common import FEATURE_ALIGN, padded_width, precisions, round_up
 from fastprobe.kernels.triton_project import norm_blocks, project
 from fastprobe.kernels.triton_rank import rank
 
-CAPABILITIES = (80, 90, 100)
+# Name in the table -> the architecture that configurations go by, and the compiler's target.
+TARGETS = {"cc8.0": ("sm80", GPUTarget("cuda", 80, 32)), "cc9.0": ("sm90", GPUTarget("cuda", 90, 32)),
+           "cc10.0": ("sm100", GPUTarget("cuda", 100, 32)), "gfx90a": ("gfx90a", GPUTarget("hip", "gfx90a", 64)),
+           "gfx942": ("gfx942", GPUTarget("hip", "gfx942", 64))}
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = ROOT / "tests" / "data" / "triton_budget.json"
 TABLE = ROOT / "benchmarks" / "results" / "aot.md"
@@ -71,7 +75,7 @@ SHAPES = (
 PROBES, STEPS, CLIPS, QUERIES, GALLERY = 64, 100, 10_000, 4096, 144
 
 
-def launches(shape: Shape, capability: int) -> Iterator[tuple[JITFunction, tuple, dict[str, Any]]]:
+def launches(shape: Shape, architecture: str) -> Iterator[tuple[JITFunction, tuple, dict[str, Any]]]:
     """Every kernel launch of training (one step, where steps are launches) and ranking at a shape."""
     def meta(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(size, dtype=dtype, device="meta")
@@ -82,13 +86,13 @@ def launches(shape: Shape, capability: int) -> Iterator[tuple[JITFunction, tuple
     gallery = max(GALLERY, round(n / 0.7))
     steps = STEPS if shape.sampling == "clip" else 1
     w, v = meta(PROBES, r_text, width), meta(PROBES, r_audio, width)
-    with _recorded() as calls:
+    with _recorded(amd=architecture.startswith("gfx")) as calls:
         trainer = triton_resident.train_resident if resident else triton_tiled.train_tiled
         trainer(meta(gallery, r_text), meta(PROBES, n, dtype=torch.int32), meta(CLIPS, r_audio),
                 meta(steps, n, dtype=torch.int32), w, v, meta(STEPS if resident else 1, 3),
                 row_classes=meta(n, dtype=torch.int32), per_class=1, temperature=0.25, dim=shape.dim,
                 optimizer=shape.optimizer, momentum=0.9, weight_decay=0.0, symmetric=shape.symmetric,
-                precision=shape.precision, capability=capability)
+                precision=shape.precision, architecture=architecture)
         queries, texts = meta(1, QUERIES, dtype=torch.int32), meta(1, gallery, dtype=torch.int32)
         z, _ = project(meta(CLIPS, r_audio), queries, v, precision=shape.precision, norms=False)
         project(meta(gallery, r_text), texts, w, precision=shape.precision)
@@ -103,23 +107,28 @@ def launches(shape: Shape, capability: int) -> Iterator[tuple[JITFunction, tuple
 
 
 class _recorded:
-    """While it lasts, kernels are not run: what they are called with is listed."""
+    """While it lasts, kernels are not run: what they are called with is listed, as PyTorch for `amd` or NVIDIA would."""
+
+    def __init__(self, amd: bool = False) -> None:
+        self.amd = amd
 
     def __enter__(self) -> list[tuple[JITFunction, tuple, dict[str, Any]]]:
-        self.calls, self.run = [], JITFunction.run
+        self.calls, self.run, self.hip = [], JITFunction.run, torch.version.hip
+        torch.version.hip = "0" if self.amd else None
         calls = self.calls
         JITFunction.run = lambda kernel, *args, grid=None, warmup=False, **kwargs: calls.append((kernel, args, kwargs))
         return calls
 
     def __exit__(self, *_: object) -> None:
-        JITFunction.run = self.run
+        JITFunction.run, torch.version.hip = self.run, self.hip
 
 
 _TYPES = {torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 
 
-def source_of(kernel: JITFunction, args: tuple, kwargs: dict[str, Any]) -> tuple[ASTSource, dict[str, int]]:
+def source_of(kernel: JITFunction, args: tuple, kwargs: dict[str, Any], backend: str = "cuda") -> tuple[ASTSource, dict[str, int]]:
     """The compiler's input for a launch, specialised as the launcher does, and its options."""
+    small = [["tt.pointer_range", 32]] if backend == "hip" else []
     options = {"num_warps": kwargs["num_warps"], "num_stages": kwargs.get("num_stages", 3)}
     values = dict(zip(kernel.arg_names, args)) | {k: v for k, v in kwargs.items() if k not in options}
     signature, constants, attributes = {}, {}, {}
@@ -128,7 +137,7 @@ def source_of(kernel: JITFunction, args: tuple, kwargs: dict[str, Any]) -> tuple
         if kernel.params[position].is_constexpr or (isinstance(value, int) and value == 1):
             signature[name], constants[(position,)] = "constexpr", value
         elif isinstance(value, torch.Tensor):
-            signature[name], attributes[(position,)] = _TYPES[value.dtype], [["tt.divisibility", 16]]
+            signature[name], attributes[(position,)] = _TYPES[value.dtype], [["tt.divisibility", 16]] + small * (value.nbytes < 2**31)
         elif isinstance(value, float):
             signature[name] = "fp32"
         else:
@@ -141,9 +150,21 @@ def source_of(kernel: JITFunction, args: tuple, kwargs: dict[str, Any]) -> tuple
 _MATRIX = re.compile(r"\b(UTC\w*MMA|HGMMA|HMMA)\b")
 
 
-def measure(source: ASTSource, options: dict[str, int], capability: int) -> dict[str, Any]:
+def measure(source: ASTSource, options: dict[str, int], target: GPUTarget) -> dict[str, Any]:
     """Registers, spills, shared memory and matrix instructions of one kernel on one architecture."""
-    compiled = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options)
+    compiled = triton.compile(source, target=target, options=options)
+    if target.backend == "hip":
+        text = compiled.asm["amdgcn"]
+
+        def count(pattern: str) -> int:
+            return len(re.findall(rf"^\s*{pattern}", text, re.MULTILINE))
+        mfma = count(r"v_mfma_")
+        return {"warps": options["num_warps"], "registers": int(re.findall(r"\.vgpr_count:\s+(\d+)", text)[0]),
+                "spill_loads": count("scratch_load"), "spill_stores": count("scratch_store"),
+                "shared": int(compiled.metadata.shared), "matrix": {"MFMA": mfma} if mfma else {},
+                "ffma": count(r"v_(?:pk_)?(?:fma|fmac)_f32"),
+                # Barriers that order device memory too, which those between phases of a kernel must.
+                "fences": compiled.asm["llir"].count('fence syncscope("workgroup") release')}
     tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(compiled.asm["cubin"])
@@ -158,36 +179,39 @@ def measure(source: ASTSource, options: dict[str, int], capability: int) -> dict
 
 
 def entries(wanted: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, measurement) of every kernel at every shape and architecture; names are shape/kernel/ccXX."""
+    """(name, measurement) of every kernel at every shape and architecture; names are shape/kernel/architecture."""
     for shape in SHAPES:
-        for capability in CAPABILITIES:
+        for label, (architecture, target) in TARGETS.items():
+            if shape.precision not in precisions(architecture):
+                continue
             seen: dict[str, int] = {}
             distinct = set()
-            for kernel, args, kwargs in launches(shape, capability):
-                source, options = source_of(kernel, args, kwargs)
+            for kernel, args, kwargs in launches(shape, architecture):
+                source, options = source_of(kernel, args, kwargs, target.backend)
                 if source.hash() in distinct:
                     continue
                 distinct.add(source.hash())
                 name = kernel.fn.__name__.removesuffix("_kernel")
                 seen[name] = seen.get(name, 0) + 1
-                full = f"{shape.name}/{name}{'' if seen[name] == 1 else f'-{seen[name]}'}/cc{capability / 10:.1f}"
+                full = f"{shape.name}/{name}{'' if seen[name] == 1 else f'-{seen[name]}'}/{label}"
                 if not wanted or any(w in full for w in wanted):
-                    yield full, measure(source, options, capability)
+                    yield full, measure(source, options, target)
 
 
 def table(measured: dict[str, dict[str, Any]]) -> str:
     """The measurements as Markdown."""
     lines = ["# What the Triton kernels compile to", "",
              f"Triton {triton.__version__}, `python -m benchmarks.aot`; no GPU was involved and nothing here is a speed.",
-             "Counts are of instructions in the program text, not of executions. Shapes (train classes, r_text, r_audio, d; "
+             "Counts are of instructions in the program text, not of executions. Warps have 32 lanes on NVIDIA and 64 on AMD; registers "
+             "of AMD are vector and accumulator registers together. Shapes (train classes, r_text, r_audio, d; "
              "tf32 and adam-mini unless named): "
              + ", ".join(f"{s.name} ({s.classes}, {s.r_text}, {s.r_audio}, {s.dim})" for s in SHAPES) + ".", "",
-             "| shape | kernel | capability | warps | registers | spill loads | spill stores | shared KiB | matrix instructions |",
+             "| shape | kernel | architecture | warps | registers | spill loads | spill stores | shared KiB | matrix instructions |",
              "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
     for name, m in measured.items():
-        shape, kernel, capability = name.split("/")
+        shape, kernel, architecture = name.split("/")
         matrix = ", ".join(f"{k} {v}" for k, v in m["matrix"].items()) or f"none (FFMA {m['ffma']})"
-        lines.append(f"| {shape} | {kernel} | {capability[2:]} | {m['warps']} | {m['registers']} | {m['spill_loads']} | "
+        lines.append(f"| {shape} | {kernel} | {architecture.removeprefix('cc')} | {m['warps']} | {m['registers']} | {m['spill_loads']} | "
                      f"{m['spill_stores']} | {m['shared'] / 1024:.0f} | {matrix} |")
     return "\n".join(lines) + "\n"
 

@@ -6,6 +6,7 @@ tensors of shape (P, r, d); its preparation (compilation, copies to the device) 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -184,9 +185,21 @@ def compiled_batch(batch: ProbeBatch, device: torch.device) -> Run:
     return run
 
 
+def jax_missing(device: torch.device) -> str | None:
+    """Why JAX cannot be measured on a device: it is optional."""
+    if importlib.util.find_spec("jax") is None:
+        return "JAX is not installed"
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+    import jax
+    try:
+        jax.devices("gpu" if device.type == "cuda" else "cpu")
+    except RuntimeError:
+        return "JAX sees no GPU"
+    return None
+
+
 def jax_scan(batch: ProbeBatch, device: torch.device) -> Run:
     """JAX: jit(vmap(scan(value_and_grad))), adam-mini."""
-    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
     import jax.numpy as jnp
     target = jax.devices("gpu" if device.type == "cuda" else "cpu")[0]
@@ -228,6 +241,12 @@ def jax_scan(batch: ProbeBatch, device: torch.device) -> Run:
 
 def ours(batch: ProbeBatch, device: torch.device) -> Run:
     """The trainer that `backend="triton"` takes at this shape."""
+    return fused(batch, device)
+
+
+def fused(batch: ProbeBatch, device: torch.device, only_resident: bool = False) -> Run:
+    """Our trainer; with `only_resident` an error where the resident one does not fit the device."""
+    from fastprobe.kernels import triton_resident
     from fastprobe.kernels.triton_backend import Shared
     shared = Shared(batch, device)
     permuted = torch.from_numpy(np.ascontiguousarray(batch.permutations[:, batch.train_classes], np.int32)).to(device)
@@ -235,19 +254,22 @@ def ours(batch: ProbeBatch, device: torch.device) -> Run:
     def run():
         with torch.inference_mode():
             w, v, _ = shared.fit(permuted)
+            if only_resident and shared.trainer is not triton_resident.train_resident:
+                raise RuntimeError("the resident trainer does not fit this device")
             return w[:, : batch.text.shape[1], : batch.config.dim], v[:, : batch.audio.shape[1], : batch.config.dim]
     return run
 
 
 @dataclass(frozen=True)
 class Method:
-    """A way to train: how it is prepared, with which optimiser, and of how many probes the table measures it."""
+    """A way to train: how it is prepared, with which optimiser, of how many probes the table measures it, and why it cannot run."""
 
     name: str
     prepare: Callable[[ProbeBatch, torch.device], Run]
     probes: int
     precision: str = "tf32"
     optimizer: str = "adam-mini"
+    why_not: Callable[[torch.device], str | None] = lambda _: None
 
     def batch(self, shape: tuple, steps: int, probes: int | None = None) -> ProbeBatch:
         """Its problem at a shape (n, r_text, r_audio, d, sampling)."""
@@ -262,7 +284,7 @@ METHODS = (
     Method("eager PyTorch loop", eager_loop, 2, "ieee", "adam"),
     Method("PyTorch bmm batch", bmm_batch, 1024),
     Method("torch.compile batch, CUDA graph", compiled_batch, 1024),
-    Method("JAX jit + vmap + scan", jax_scan, 1024),
+    Method("JAX jit + vmap + scan", jax_scan, 1024, why_not=jax_missing),
     Method("ours, ieee", ours, 4224, "ieee"),
     Method("ours, tf32x3", ours, 4224, "tf32x3"),
     Method("ours, tf32", ours, 4224, "tf32"),

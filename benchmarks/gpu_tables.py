@@ -43,7 +43,7 @@ def markdown(report: dict[str, Any]) -> str:
                              "-" if best is None else f"{best / m['probe_steps_per_s']:.3g}x",
                              f"{m['seconds']['low'] * 1e3:.3g} ... {m['seconds']['high'] * 1e3:.3g}"])
             else:
-                rows.append([method, m["optimizer"], _number(m["error"], ".1e"), "gate failed, not timed", *["-"] * 6])
+                rows.append([method, m["optimizer"], _number(m["error"], ".1e"), m.get("why_not", "gate failed, not timed"), *["-"] * 6])
         lines += _table(["method", "optimiser", "error, 10 steps", "probes", "probe-steps/s", "TFLOP/s", "of ceiling", "MiB",
                          "ours (tf32) is", "ms, low ... high"], rows)
         if best is not None and t["resident"]:
@@ -61,7 +61,7 @@ def markdown(report: dict[str, Any]) -> str:
         lines += ["## Contrastive loss, forward and backward: (probes, m, n, d)", ""]
         lines += _table(["size", "method", "gradient error", "ms", "TFLOP/s", "MiB"], [
             [size, k, _number(m["error"], ".1e"), *([_number(m["seconds"]["median"] * 1e3), _number(m["TFLOP_per_s"]),
-             _mebibytes(m["memory_bytes"])] if "seconds" in m else ["gate failed, not timed", "-", "-"])]
+             _mebibytes(m["memory_bytes"])] if "seconds" in m else [m.get("why_not", "gate failed, not timed"), "-", "-"])]
             for size, table in report["loss"].items() for k, m in table.items()])
     for name, rates in report["sweep"].items():
         lines += [f"## Resident configurations, shape {name}", ""]

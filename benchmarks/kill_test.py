@@ -1,6 +1,6 @@
 """Kill a run with kill -9 at random moments, resume it, and compare with an uninterrupted run, bit for bit.
 
-    python benchmarks/kill_test.py [--engine local|ray] [--kills 200]
+    python benchmarks/kill_test.py [--engine local|ray] [--kills 200] [--permutations 600] [--longest SECONDS]
 
 Every attempt is a real process: a fork of this one, so that it starts at once. With Ray a cluster of this
 machine's own is started first; a kill then hits the driver or one of its workers.
@@ -27,8 +27,6 @@ from fastprobe import run
 from fastprobe.engines import Pace, local
 from fastprobe.store import ResultStore
 from runs import experiment, finish, same_rows
-
-PERMUTATIONS = 600
 
 
 def engine_of(name: str, address: str | None, number: int):
@@ -100,10 +98,11 @@ def main() -> None:
     parser.add_argument("--engine", choices=["local", "ray"], default="local")
     parser.add_argument("--kills", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--longest", type=float, help="seconds to live at most", default=None)
+    parser.add_argument("--permutations", type=int, default=600, help="of each run: more of them, and more kills meet each")
+    parser.add_argument("--longest", type=float, help="seconds an attempt lives at most", default=None)
     given = parser.parse_args()
     rng, longest = random.Random(given.seed), given.longest or (3.0 if given.engine == "local" else 8.0)
-    exp = experiment(PERMUTATIONS)
+    exp = experiment(given.permutations)
     want = finish(exp, run.open_store(exp, None), partial(local.execute, devices=None))
     kills = finished = number = worker_kills = resumes = advanced = 0
     os.environ["RAY_AUTH_MODE"] = "disabled"  # the cluster is of this process alone; its drivers have no token
@@ -131,6 +130,8 @@ def main() -> None:
                         kills += 1 + bool(workers)
                         os.waitpid(pid, 0)
                         advanced += stored(out) > before
+                        if number % 25 == 0:
+                            print(f"{kills} kills, {finished} runs finished, {time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
                     elif os.waitstatus_to_exitcode(done[1]):
                         raise SystemExit("an attempt ended by itself with an error; see above")
                     else:

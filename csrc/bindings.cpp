@@ -132,6 +132,7 @@ NB_MODULE(_cpp, m) {
     m.def("supported_isas", &supported, "Instruction sets this build can use on this machine, best first.");
     m.def("bf16_isa", [] { return bf16_kernels() ? std::optional<std::string>(bf16_kernels()->name) : std::nullopt; },
           "Instruction set with bfloat16 products, or None where this machine has none.");
+    m.def("max_threads", &max_threads, "Probes that OpenMP would train side by side.");
     m.def("compiled_isas", &compiled, "Instruction sets in this build.");
     m.def("train", &train, nb::kw_only(), nb::arg("text"), nb::arg("audio"), nb::arg("centroids").none(),
           nb::arg("train_classes"), nb::arg("clips").none(), nb::arg("rows"), nb::arg("queries"), nb::arg("query_classes"),

@@ -2,6 +2,9 @@
 #include <stdlib.h>
 
 #include <new>
+#ifdef _OPENMP
+#include <omp.h>
+#endif
 
 #include "probe.h"
 
@@ -87,6 +90,14 @@ struct Aligned {
 };
 
 }  // namespace
+
+int max_threads() {
+#ifdef _OPENMP
+    return omp_get_max_threads();
+#else
+    return 1;
+#endif
+}
 
 void run(const Batch& batch, const Kernels& kernels, int threads) {
     const size_t scratch_size = kernels.scratch(batch);

@@ -51,7 +51,7 @@ struct Kernels {
     // Floats of scratch memory one probe needs, and of the part that all probes of a batch share.
     size_t (*scratch)(const Batch&);
     size_t (*shared)(const Batch&);
-    // What all probes of a batch share, computed once: the Gram matrix of the centroids.
+    // What all probes of a batch share, computed once: the clips of all steps, or the centroids and their Gram matrix.
     void (*prepare)(const Batch&, float* shared, float* scratch);
     // Train probe p and rank its queries. `scratch` and `shared` are aligned to 64 bytes.
     void (*probe)(const Batch&, int64_t p, const float* shared, float* scratch);
@@ -66,6 +66,9 @@ const Kernels* const* supported_kernels();
 const Kernels* bf16_kernels();
 // Names of all instruction sets in this build, whether the machine has them or not; null-terminated.
 const char* const* compiled_isas();
+
+// Threads OpenMP would use from here.
+int max_threads();
 
 // Train and rank all probes of a batch, one per thread at a time; threads = 0 takes OpenMP's number.
 // Throws std::bad_alloc when scratch memory cannot be had.

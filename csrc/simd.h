@@ -97,6 +97,13 @@ FP_INLINE vf quotient(vf x, vf y, vf reciprocal) {
 // The larger of both; NaN when `x` is NaN.
 FP_INLINE vf at_least(vf x, vf low) { return x < low ? low : x; }
 
+// The first `count` lanes of x, 0 in the others.
+FP_INLINE vf first_lanes(vf x, int64_t count) {
+    vi keep;
+    for (int l = 0; l < VL; ++l) keep[l] = l < count ? -1 : 0;
+    return (vf)((vi)x & keep);
+}
+
 // Sum and largest of the lanes, always in the same order.
 FP_INLINE float sum(vf x) {
     float t[VL];
@@ -143,19 +150,37 @@ FP_INLINE void exchange(vf& x, vf& y) {
 }
 
 template <int H>
+FP_INLINE void exchange_lanes(vf& x, vf& y) {
+    if constexpr (VL == 16)
+        exchange<H, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>(x, y);
+    else if constexpr (VL == 8)
+        exchange<H, 0, 1, 2, 3, 4, 5, 6, 7>(x, y);
+    else
+        exchange<H, 0, 1, 2, 3>(x, y);
+}
+
+template <int H>
 FP_INLINE void exchange_rows(vf (&row)[VL]) {
     if constexpr (H > 0) {
 #pragma GCC unroll 16
         for (int i = 0; i < VL; ++i)
-            if (!(i & H)) {
-                if constexpr (VL == 16)
-                    exchange<H, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15>(row[i], row[i + H]);
-                else if constexpr (VL == 8)
-                    exchange<H, 0, 1, 2, 3, 4, 5, 6, 7>(row[i], row[i + H]);
-                else
-                    exchange<H, 0, 1, 2, 3>(row[i], row[i + H]);
-            }
+            if (!(i & H)) exchange_lanes<H>(row[i], row[i + H]);
         exchange_rows<H / 2>(row);
+    }
+}
+
+// Lane l: the sum of the lanes of row l, in the order of `sum`.
+template <int H = VL / 2>
+FP_INLINE vf sums(vf (&row)[VL]) {
+    if constexpr (H > 0) {
+#pragma GCC unroll 16
+        for (int i = 0; i < H; ++i) {
+            exchange_lanes<H>(row[i], row[i + H]);
+            row[i] += row[i + H];
+        }
+        return sums<H / 2>(row);
+    } else {
+        return row[0];
     }
 }
 

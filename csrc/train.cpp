@@ -28,6 +28,9 @@ static const double EPS = 1e-12;  // of norm
 // Floats of similarities kept at a time; a block of rows is cut to this when the loss allows it.
 static const int64_t SIMILARITIES = 64 * 1024;
 
+// Floats of the steps' clips laid out for all probes of a batch, at most: 64 MiB.
+static const int64_t GATHERED = 16 << 20;
+
 // One head and its optimiser. Matrices of `dim` columns are in panels.
 struct Head {
     int64_t rows, width, dim;
@@ -61,6 +64,11 @@ static bool through_gram(const Batch& b, int64_t rows, int64_t width, bool fixed
 static bool text_gram(const Batch& b) { return through_gram(b, b.train, b.text_width, true); }
 static bool audio_gram(const Batch& b) { return through_gram(b, b.rows, b.audio_width, b.centroids != nullptr); }
 
+// Whether the clips of all steps are laid out once for all probes, which see the same ones; else each probe copies its own.
+static bool gathers(const Batch& b) {
+    return b.step_clips && b.probes >= 8 && b.steps * b.rows * row_stride(b.audio_width) <= GATHERED;
+}
+
 static int64_t block_rows(const Batch& b) {
     // The text-to-sound direction needs all rows of a column at once.
     if (b.symmetric || b.rows * row_stride(b.train) <= SIMILARITIES) return b.rows;
@@ -83,15 +91,16 @@ static void lay_out(const Batch& b, Head& h, Arena& arena) {
     h.unit = arena.take(h.outputs());
     h.dz = arena.take(h.outputs());
     h.unit_rows = arena.take(h.outputs());
-    h.inverse = arena.take(h.rows);
+    h.inverse = arena.take((h.rows + VL - 1) / VL * VL);
 }
 
 // Everything a probe touches, in the order of the memory.
 struct Workspace {
     Head text, audio;
     float *texts, *text_k, *sounds;  // T; T T'; X under clip sampling
+    const float* gathered = nullptr; // X of all steps, when they are laid out for all probes
     float *unit_t;                   // panels of A', (d, m)
-    float *scores, *columns;         // S and then G, (block, m); sums and shifts of columns, when symmetric
+    float *scores, *sums;            // S and then G, (block, m); what the symmetric loss sums over rows and columns
     float* transposed;               // panels of T', for T T'
     Rounded room;                    // the factors of a bfloat16 product
     int64_t ld_text, ld_audio, ld_scores, block;
@@ -111,12 +120,12 @@ struct Workspace {
         lay_out(b, text, arena);
         lay_out(b, audio, arena);
         texts = arena.take(b.train * ld_text);
-        sounds = b.centroids ? nullptr : arena.take(b.rows * ld_audio);
+        sounds = b.centroids || gathers(b) ? nullptr : arena.take(b.rows * ld_audio);
         text_k = text.gram ? arena.take(b.train * ld_scores) : nullptr;
         transposed = text.gram ? arena.take(b.text_width * padded(b.train)) : nullptr;
         unit_t = arena.take(b.dim * padded(b.train));
         scores = arena.take(block * ld_scores);
-        columns = b.symmetric ? arena.take(2 * padded(b.train)) : nullptr;
+        sums = b.symmetric ? arena.take(Loss::symmetric_floats(b.rows, b.train)) : nullptr;
         int64_t left = left_elements(block, b.train, false), right = right_elements(b.dim, b.train);
         const auto fits = [&](int64_t rows, int64_t depth, bool swapped, int64_t columns) {
             const int64_t l = left_elements(rows, depth, swapped), r = right_elements(depth, columns);
@@ -145,22 +154,38 @@ static void gram_matrix(const float* x, int64_t ldx, int64_t rows, int64_t width
 }
 
 static size_t shared_floats(const Batch& b) {
-    if (!b.centroids) return 0;
     Arena arena{nullptr};
-    arena.take(b.rows * row_stride(b.audio_width));
+    if (gathers(b)) arena.take(b.steps * b.rows * row_stride(b.audio_width));
+    if (b.centroids) arena.take(b.rows * row_stride(b.audio_width));
     if (audio_gram(b)) arena.take(b.rows * row_stride(b.rows));
     return arena.used;
 }
 
+// Row i of the source into row i of `out`, padded with zeros to row_stride(width).
+static void copy_row(const float* source, int64_t width, int64_t i, float* out) {
+    const int64_t ld = row_stride(width);
+    memcpy(out + i * ld, source, sizeof(float) * width);
+    memset(out + i * ld + width, 0, sizeof(float) * (ld - width));
+}
+
+static void copy_step(const Batch& b, int64_t step, float* out) {
+    for (int64_t i = 0; i < b.rows; ++i)
+        copy_row(b.audio + b.step_clips[step * b.rows + i] * b.audio_width, b.audio_width, i, out);
+}
+
 static void prepare(const Batch& b, float* shared, float* scratch) {
-    if (!b.centroids) return;
     Arena arena{shared};
-    const int64_t ld = row_stride(b.audio_width);
-    float* x = arena.take(b.rows * ld);
-    memset(x, 0, sizeof(float) * b.rows * ld);
-    for (int64_t i = 0; i < b.rows; ++i) memcpy(x + i * ld, b.centroids + i * b.audio_width, sizeof(float) * b.audio_width);
+    const int64_t step = b.rows * row_stride(b.audio_width);
+    if (gathers(b)) {
+        float* x = arena.take(b.steps * step);
+        for (int64_t t = 0; t < b.steps; ++t) copy_step(b, t, x + t * step);
+    }
+    if (!b.centroids) return;
+    float* x = arena.take(step);
+    for (int64_t i = 0; i < b.rows; ++i) copy_row(b.centroids + i * b.audio_width, b.audio_width, i, x);
     if (audio_gram(b))
-        gram_matrix(x, ld, b.rows, b.audio_width, scratch, arena.take(b.rows * row_stride(b.rows)), row_stride(b.rows));
+        gram_matrix(x, row_stride(b.audio_width), b.rows, b.audio_width, scratch, arena.take(b.rows * row_stride(b.rows)),
+                    row_stride(b.rows));
 }
 
 static size_t scratch_floats(const Batch& b) {
@@ -243,26 +268,38 @@ static void finish(Head& h) {
         product<true>(h.x, h.ldx, h.u, h.rows, 0, h.width, h.rows, h.dim, FinishGram{h.w, h.width, (float)h.omega});
 }
 
+// Lane l of the result: sum over the columns of x times y in row first + l of two matrices in panels; 0 past the last row.
+static inline vf row_products(const float* x, const float* y, int64_t rows, int64_t dim, int64_t first, int64_t count) {
+    vf total[VL] = {};
+    for (int64_t l = 0; l < count; ++l)
+        for (int64_t s = 0; s < strips(dim); ++s) {
+            const int64_t width = strip_width(dim, s), at = s * rows * PW + (first + l) * width;
+            for (int64_t j = at; j < at + width; j += VL) total[l] = fma(load(x + j), load(y + j), total[l]);
+        }
+    return sums(total);
+}
+
 // Rows of Z divided by their lengths: in panels and row-major, with 1 / |z|.
 static void normalise(Head& h) {
-    const int64_t ld = padded(h.dim), n_strips = strips(h.dim);
-    for (int64_t i = 0; i < h.rows; ++i) {
-        vf squares = {};
-        for (int64_t s = 0; s < n_strips; ++s) {
-            const int64_t width = strip_width(h.dim, s);
-            const float* z = h.z + s * h.rows * PW + i * width;
-            for (int64_t j = 0; j < width; j += VL) squares = fma(load(z + j), load(z + j), squares);
-        }
-        float length = __builtin_sqrtf(sum(squares));
-        length = length < (float)EPS ? (float)EPS : length;
-        h.inverse[i] = 1.0f / length;
-        const vf divisor = splat(length), scale = splat(h.inverse[i]);
-        for (int64_t s = 0; s < n_strips; ++s) {
-            const int64_t width = strip_width(h.dim, s), at = s * h.rows * PW + i * width;
-            for (int64_t j = 0; j < width; j += VL) {
-                const vf unit = quotient(load(h.z + at + j), divisor, scale);
-                store(h.unit + at + j, unit);
-                store(h.unit_rows + i * ld + s * PW + j, unit);
+    const int64_t rows = h.rows, dim = h.dim, ld = padded(dim);
+    // Copies: for all the compiler knows, a store might change the pointers in `h`.
+    const float* const z = h.z;
+    float *const unit = h.unit, *const unit_rows = h.unit_rows, *const inverse = h.inverse;
+    for (int64_t i = 0; i < rows; i += VL) {
+        const int64_t count = rows - i < VL ? rows - i : VL;
+        const vf length = at_least(root(row_products(z, z, rows, dim, i, count)), splat((float)EPS));
+        float lengths[VL];
+        store(lengths, length);
+        store(inverse + i, splat(1.0f) / length);
+        for (int64_t s = 0; s < strips(dim); ++s) {
+            const int64_t width = strip_width(dim, s), at = s * rows * PW + i * width;
+            for (int64_t l = 0; l < count; ++l) {
+                const vf divisor = splat(lengths[l]), scale = splat(inverse[i + l]);
+                for (int64_t j = 0; j < width; j += VL) {
+                    const vf row = quotient(load(z + at + l * width + j), divisor, scale);
+                    store(unit + at + l * width + j, row);
+                    store(unit_rows + (i + l) * ld + s * PW + j, row);
+                }
             }
         }
     }
@@ -278,18 +315,20 @@ static void project(const Rounded& room, Head& h) {
 
 // dz = (da - a <a, da>) / |z| for rows first ... first + count - 1, in place.
 static void through_norm(Head& h, int64_t first, int64_t count) {
-    const int64_t n_strips = strips(h.dim);
-    for (int64_t i = first; i < first + count; ++i) {
-        vf dots = {};
-        for (int64_t s = 0; s < n_strips; ++s) {
-            const int64_t width = strip_width(h.dim, s), at = s * h.rows * PW + i * width;
-            for (int64_t j = 0; j < width; j += VL) dots = fma(load(h.unit + at + j), load(h.dz + at + j), dots);
-        }
-        const vf dot = splat(-sum(dots)), scale = splat(h.inverse[i]);
-        for (int64_t s = 0; s < n_strips; ++s) {
-            const int64_t width = strip_width(h.dim, s), at = s * h.rows * PW + i * width;
-            for (int64_t j = 0; j < width; j += VL)
-                store(h.dz + at + j, fma(dot, load(h.unit + at + j), load(h.dz + at + j)) * scale);
+    const int64_t rows = h.rows, dim = h.dim;
+    const float *const unit = h.unit, *const inverse = h.inverse;
+    float* const dz = h.dz;
+    for (int64_t i = first; i < first + count; i += VL) {
+        const int64_t some = first + count - i < VL ? first + count - i : VL;
+        float dots[VL];
+        store(dots, -row_products(unit, dz, rows, dim, i, some));
+        for (int64_t s = 0; s < strips(dim); ++s) {
+            const int64_t width = strip_width(dim, s), at = s * rows * PW + i * width;
+            for (int64_t l = 0; l < some; ++l) {
+                const vf dot = splat(dots[l]), scale = splat(inverse[i + l]);
+                for (int64_t j = at + l * width; j < at + (l + 1) * width; j += VL)
+                    store(dz + j, fma(dot, load(unit + j), load(dz + j)) * scale);
+            }
         }
     }
 }
@@ -298,10 +337,10 @@ static double one_step(const Batch& b, Workspace& ws, int64_t step) {
     Head &text = ws.text, &audio = ws.audio;
     const Rounded& room = ws.room;
     const int64_t ld = padded(b.dim);
-    if (b.step_clips)
-        for (int64_t i = 0; i < b.rows; ++i)
-            memcpy(ws.sounds + i * ws.ld_audio, b.audio + b.step_clips[step * b.rows + i] * b.audio_width,
-                   sizeof(float) * b.audio_width);
+    if (ws.gathered)
+        audio.x = ws.gathered + step * b.rows * ws.ld_audio;
+    else if (b.step_clips)
+        copy_step(b, step, ws.sounds);
     project(room, text);
     project(room, audio);
     transposed_panels(text.unit_rows, ld, b.train, b.dim, ws.unit_t);
@@ -311,7 +350,7 @@ static double one_step(const Batch& b, Workspace& ws, int64_t step) {
         rounded_product<false>(room, audio.unit_rows + i * ld, ld, ws.unit_t, b.dim, 0, count, b.dim, b.train,
                        ToRows{ws.scores, ws.ld_scores});
         if (b.symmetric)
-            loss.symmetric(ws.scores, ws.columns);
+            loss.symmetric(ws.scores, ws.sums);
         else
             loss.one_way(ws.scores, i, count);
         rounded_product<false>(room, ws.scores, ws.ld_scores, text.unit, b.train, 0, count, b.train, b.dim,
@@ -331,10 +370,8 @@ static void probe(const Batch& b, int64_t p, const float* shared, float* scratch
     Arena arena{scratch};
     Workspace ws(b, arena);
     const int64_t* permutation = b.permutations + p * b.classes;
-    memset(ws.texts, 0, sizeof(float) * b.train * ws.ld_text);
     for (int64_t i = 0; i < b.train; ++i)
-        memcpy(ws.texts + i * ws.ld_text, b.text + permutation[b.train_classes[i]] * b.text_width,
-               sizeof(float) * b.text_width);
+        copy_row(b.text + permutation[b.train_classes[i]] * b.text_width, b.text_width, i, ws.texts);
     if (ws.text.gram)
         gram_matrix(ws.texts, ws.ld_text, b.train, b.text_width, ws.transposed, ws.text_k, ws.ld_scores);
     if (b.centroids) {
@@ -344,9 +381,10 @@ static void probe(const Batch& b, int64_t p, const float* shared, float* scratch
             ws.audio.ldk = row_stride(b.rows);
             ws.audio.k = common.take(b.rows * ws.audio.ldk);
         }
+    } else if (gathers(b)) {
+        ws.audio.x = ws.gathered = shared;
     } else {
         ws.audio.x = ws.sounds;
-        memset(ws.sounds, 0, sizeof(float) * b.rows * ws.ld_audio);
     }
     start(b, ws.text, b.text_start);
     start(b, ws.audio, b.audio_start);

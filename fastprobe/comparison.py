@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import t as student
 
 from .errors import InputError
-from .significance import Interval
+from .significance import TOLERANCE, Interval, corrected_variance_factor
 
 # Up to this many classes all sign patterns are enumerated (2^17 of them).
 ENUMERATE_UP_TO = 17
@@ -41,14 +41,6 @@ class CorrectedTTest:
     n_splits: int
 
 
-def corrected_variance_factor(n_splits: int, n_train: int, n_test: int) -> float:
-    """1/J + n_test/n_train: what the variance over J overlapping random splits is multiplied by.
-
-    Source: Nadeau & Bengio 2003, eq. 8 and sec. 4.
-    """
-    return 1.0 / n_splits + n_test / n_train
-
-
 def nadeau_bengio_test(differences: np.ndarray, n_train: int, n_test: int, level: float = 0.95) -> CorrectedTTest:
     """Corrected resampled t-test on paired differences, one per split.
 
@@ -63,6 +55,11 @@ def nadeau_bengio_test(differences: np.ndarray, n_train: int, n_test: int, level
     n_train, n_test : int
         Classes on either side.
 
+    Returns
+    -------
+    CorrectedTTest
+        Without t, p and interval (NaN) where all differences are the same and not 0.
+
     Raises
     ------
     InputError
@@ -74,10 +71,10 @@ def nadeau_bengio_test(differences: np.ndarray, n_train: int, n_test: int, level
     j, mean, variance = len(d), float(d.mean()), float(d.var(ddof=1))
     naive = float(np.sqrt(variance / j))
     se = float(np.sqrt(corrected_variance_factor(j, n_train, n_test) * variance))
-    if se <= 1e-15 * max(1.0, abs(mean)):  # all differences equal: no spread to judge by
-        same = abs(mean) <= 1e-15
-        return CorrectedTTest(mean, naive, se, 0.0 if same else float(np.copysign(np.inf, mean)), 1.0 if same else 0.0,
-                              mean, mean, j)
+    if not d.any():
+        return CorrectedTTest(mean, naive, se, 0.0, 1.0, 0.0, 0.0, j)
+    if se <= TOLERANCE * max(1.0, abs(mean)):  # a few clips in a few splits can do this: no spread to judge by is not certainty
+        return CorrectedTTest(mean, naive, se, *(float("nan"),) * 4, j)
     half = float(student.ppf(0.5 + level / 2, j - 1)) * se
     return CorrectedTTest(mean, naive, se, mean / se, float(2 * student.sf(abs(mean / se), j - 1)), mean - half, mean + half, j)
 
@@ -150,7 +147,7 @@ class Comparison:
     statistic : str
     value_first, value_second : float
     t_test : CorrectedTTest or None
-        None with a single split.
+        None with a single split, or where the splits do not vary.
     sign_flip : SignFlipTest or None
         None when no per-class outcomes were stored.
     """
@@ -200,6 +197,7 @@ def compare_many(names: list[tuple[str, str]], statistic: str, splits_first: np.
     flips = [None] * len(names)
     if classes_first is not None and classes_second is not None:
         flips = sign_flip_tests(np.asarray(classes_first) - np.asarray(classes_second), rng)
+    tests = [nadeau_bengio_test(x - y, n_train, n_test) if len(x) > 1 else None for x, y in zip(a, b)]
     return [Comparison(first, second, statistic, float(x.mean()), float(y.mean()),
-                       nadeau_bengio_test(x - y, n_train, n_test) if len(x) > 1 else None, flip)
-            for (first, second), x, y, flip in zip(names, a, b, flips)]
+                       test if test is not None and np.isfinite(test.pvalue) else None, flip)
+            for (first, second), x, y, test, flip in zip(names, a, b, tests, flips)]

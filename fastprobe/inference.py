@@ -25,15 +25,15 @@ def replay(rule: StopRule, t: np.ndarray) -> SequentialFamily:
     return outcome
 
 
-def layers(inputs: list[dict[str, Any]], side: str = "text") -> dict[str, tuple[str, int]]:
-    """(model, layer) of each table that states its layer, by name; tables of one model form a layer curve.
+def layers(inputs: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
+    """(model, layer) of each text table that states its layer, by name; tables of one model form a layer curve.
 
     The layer is ``meta["layer"]`` and the model ``meta["model"]``; a name that ends in "-layer7", "_L7" or the like
     does as well.
     """
     out: dict[str, tuple[str, int]] = {}
     for table in inputs:
-        if table["side"] != side:
+        if table["side"] != "text":
             continue
         meta, name = table.get("meta") or {}, table["name"]
         found = re.fullmatch(r"(.+?)[-_.@ ]+(?:layer|[lL])[-_.]?(\d+)", name)

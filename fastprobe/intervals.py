@@ -52,6 +52,7 @@ def class_bootstraps(per_class: np.ndarray, weights: np.ndarray | None = None, l
     n = tested.astype(np.float64) if weights is None else np.where(tested, weights, 0.0)
     values = np.where(tested, a, 0.0) * n
     (pairs, splits, n_classes), means = a.shape, np.empty((resamples, len(a)))
+    overall = np.where(tested, a, 0.0).sum(axis=(1, 2)) / tested.sum(axis=(1, 2))
     for at in range(0, resamples, 1024):
         w = rng.multinomial(n_classes, np.full(n_classes, 1.0 / n_classes), size=min(1024, resamples - at)).astype(np.float64)
         total, hit = ((w @ v.reshape(-1, n_classes).T).reshape(-1, pairs, splits) for v in (n, values))
@@ -59,7 +60,6 @@ def class_bootstraps(per_class: np.ndarray, weights: np.ndarray | None = None, l
         drawn = total > 0
         split_means = np.divide(hit, total, out=np.zeros_like(hit), where=drawn)
         count = drawn.sum(axis=2)
-        overall = np.where(tested, a, 0.0).sum(axis=(1, 2)) / tested.sum(axis=(1, 2))
         means[at:at + len(w)] = np.where(count > 0, split_means.sum(axis=2) / np.maximum(count, 1), overall)
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(means, [tail, 100 - tail], axis=0)

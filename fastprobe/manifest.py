@@ -10,11 +10,10 @@ from typing import Any
 import numpy as np
 
 from .errors import StoreError
+from .plan import LIMITS
 from .storage import Folder, RemoteFolder, open_folder
 
 FORMAT_VERSION = 1
-# A manifest from outside may say anything; beyond these nothing is allocated.
-LIMITS = {"splits": 10**5, "seeds": 10**5, "permutations": 10**10}
 
 
 def to_json(value: Any) -> str:

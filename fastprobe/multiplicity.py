@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from .errors import InputError
-from .significance import TOLERANCE, studentise
+from .significance import counted_pvalue, max_t_pvalues, studentise
 
 
 def check_replicates(t: np.ndarray) -> np.ndarray:
@@ -34,39 +34,17 @@ def check_replicates(t: np.ndarray) -> np.ndarray:
     return t
 
 
-def _add_one(null: np.ndarray, observed: np.ndarray) -> np.ndarray:
-    """(1 + #{null >= observed}) / (1 + B), ties counted as `significance.exceedances` does; null (B,), observed (m,)."""
-    null = np.sort(null)
-    threshold = observed - TOLERANCE * np.maximum(np.abs(observed), 1.0)
-    return (1.0 + len(null) - np.searchsorted(null, threshold, side="left")) / (1.0 + len(null))
-
-
 def add_one_pvalues(t: np.ndarray) -> np.ndarray:
     """Unadjusted p of each test, float64 (m,):  p_j = (1 + #{b >= 1 : T_jb >= T_j0}) / (1 + B)."""
-    return np.array([_add_one(row[1:], row[:1])[0] for row in check_replicates(t)])
+    return np.array([counted_pvalue(row[0], row[1:]) for row in check_replicates(t)])
 
 
 def max_t(t: np.ndarray, studentised: bool = True) -> np.ndarray:
-    """Single-step max-T: p adjusted for every test of the family.
-
-        p_j = (1 + #{b >= 1 : max_k z_kb >= z_j0}) / (1 + B)
+    """`significance.max_t_pvalues` of checked replicates: p adjusted for every test of the family.
 
     Controls the family-wise error rate in the strong sense under subset pivotality.
-
-    Parameters
-    ----------
-    t : float (m, B+1)
-    studentised : bool
-        False compares the values as they are, for tests already on one scale.
-
-    Returns
-    -------
-    float64 (m,)
-
-    Source: Westfall & Young 1993, sec. 2.3; Nichols & Holmes 2002.
     """
-    z = studentise(check_replicates(t)) if studentised else check_replicates(t)
-    return _add_one(z[:, 1:].max(axis=0), z[:, 0])
+    return max_t_pvalues(check_replicates(t), studentised)
 
 
 def step_down(t: np.ndarray, studentised: bool = True) -> np.ndarray:
@@ -88,7 +66,7 @@ def step_down(t: np.ndarray, studentised: bool = True) -> np.ndarray:
     z = studentise(check_replicates(t)) if studentised else check_replicates(t)
     order = np.argsort(-z[:, 0], kind="stable")
     successive = np.maximum.accumulate(z[order[::-1], 1:], axis=0)[::-1]
-    p = np.array([_add_one(q, z[j, :1])[0] for q, j in zip(successive, order)])
+    p = [counted_pvalue(z[j, 0], q) for q, j in zip(successive, order)]
     out = np.empty(len(z))
     out[order] = np.maximum.accumulate(p)
     return out

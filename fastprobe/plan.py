@@ -20,6 +20,8 @@ from .errors import InputError
 
 # Part of the contract with stored runs: numbers are never reused for another purpose.
 SPLIT, PERMUTATION, CLIPS, TEXT_START, AUDIO_START, SIMULATION, BOOTSTRAP, CONTROL = range(1, 9)
+# Beyond these no run is planned, and nothing is allocated for a manifest from outside that says so.
+LIMITS = {"splits": 10**5, "seeds": 10**5, "permutations": 10**10}
 
 
 def check_seed(seed: int) -> int:
@@ -172,6 +174,8 @@ class JobPlan:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
                 raise InputError(f"`{name[2:]}` must be a whole number of at least {low}; got {value!r}.")
+            if value > LIMITS.get(name[2:], value):
+                raise InputError(f"`{name[2:]}` must be at most {LIMITS[name[2:]]:,}; got {value:,}. Lower it.")
 
     @property
     def jobs_per_replicate(self) -> int:

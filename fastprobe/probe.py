@@ -192,7 +192,7 @@ class ContrastiveProbe:
         if gallery is None:
             labels, scores_rows = self.classes_, top_k(queries, self.gallery_, k)
         elif isinstance(gallery, GalleryIndex):
-            gallery.check_probe(self)
+            gallery.check_probe(self.digest)
             found = gallery.search(queries, k)
             return gallery.texts(found[1]), found[0]
         else:

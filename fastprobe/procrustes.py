@@ -20,7 +20,7 @@ class ProcrustesTest:
     m2 : float
         1 - (sum of singular values of X'Y)^2: the sum of squares left, from 0 (the same shape) to 1.
     correlation : float
-        sqrt(1 - m2).
+        sqrt(1 - m2), the sum of singular values itself.
     pvalue : float
         (1 + #{m2_b <= m2}) / (1 + B).
     null : float64 (B,)
@@ -96,8 +96,7 @@ def protest(text: np.ndarray, audio: np.ndarray, permutations: int = 999, seed: 
         null[at:at + len(order)] = 1 - np.linalg.svd(products, compute_uv=False).sum(axis=1) ** 2
     m2 = float(1 - total**2)
     p = (1 + int(np.sum(null <= m2 + 1e-12))) / (1 + permutations)
-    kept = min(width, components) if components else width
-    return ProcrustesTest(m2, float(np.sqrt(max(total**2, 0.0))), p, null, x, total * (y @ rotation), kept)
+    return ProcrustesTest(m2, float(total), p, null, x, total * (y @ rotation), width)
 
 
 def principal_plane(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

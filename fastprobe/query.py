@@ -98,7 +98,7 @@ def search_index(path: str | os.PathLike, inputs: Sequence[str | os.PathLike], k
     index = GalleryIndex.load(path)
     if (path / "probe.safetensors").is_file():
         probe = ContrastiveProbe.load(path / "probe.safetensors")
-        index.check_probe(probe)
+        index.check_probe(probe.digest)
         queries = project_inputs(probe, inputs, device=device, any_model=any_model)
     else:
         names, vectors = [], []
@@ -127,7 +127,7 @@ def open_gallery(probe: ContrastiveProbe, gallery: str | os.PathLike | None, *, 
     path = Path(gallery)
     if path.is_dir():
         index = GalleryIndex.load(path)
-        index.check_probe(probe)
+        index.check_probe(probe.digest)
         return index
     if path.suffix.lower() in SUFFIXES:
         table = EmbeddingTable.load(path)

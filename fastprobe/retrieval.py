@@ -2,8 +2,8 @@
 
     exact    every score, by the fastest path there is (`fastprobe.topk`); the gallery may be a file, or lie
              in parts on several GPUs
-    hnsw     FAISS's graph (HNSW32): the fastest, about 550 bytes per row of width 64 in memory
-    ivfpq    FAISS's inverted lists of 4-bit codes (IVFn,PQmx4fs): about 26 bytes per row of width 64; what it finds
+    hnsw     FAISS's graph (HNSW32): the fastest, 544 bytes per row of width 64 in memory
+    ivfpq    FAISS's inverted lists of 4-bit codes (IVFn,PQmx4fs): 24 bytes per row of width 64; what it finds
              is scored again with the full vectors, which stay on disk
 
 Rows and queries have length 1, so a score is a cosine. The approximate kinds need FAISS; their effort is raised
@@ -15,15 +15,12 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from .errors import InputError
 from .topk import check_shapes, load_faiss, merge_top_k, top_k
-
-if TYPE_CHECKING:
-    from .probe import ContrastiveProbe
 
 __all__ = ["KINDS", "GalleryIndex", "memory_estimate", "top_k"]
 
@@ -222,7 +219,7 @@ class GalleryIndex:
         """Share of the exact k nearest that `search` finds, over these queries."""
         k = min(k, len(self))
         found, true = self.search(queries, k)[1], self.search(queries, k, exact=True)[1]
-        return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(np.asarray(found), np.asarray(true))]))
+        return _share_found(np.asarray(found), np.asarray(true))
 
     def texts(self, rows: np.ndarray) -> np.ndarray:
         """What rows stand for: str, of the shape of `rows`. Reads no other texts."""
@@ -238,8 +235,8 @@ class GalleryIndex:
 
     # ---- the probe it was made with ---------------------------------------------------------------
 
-    def check_probe(self, probe: ContrastiveProbe) -> None:
-        """An index of projected texts answers only the probe that projected them.
+    def check_probe(self, digest: str) -> None:
+        """An index of projected texts answers only the probe that projected them, known by its `ContrastiveProbe.digest`.
 
         Raises
         ------
@@ -250,8 +247,8 @@ class GalleryIndex:
         if made is None:
             raise InputError("this index was built without a probe, so no sound can be looked up in it. Build it again with "
                              "`probe` (in the shell --probe).")
-        if made != probe.digest:
-            raise InputError(f"this index was built with another probe ({made[:12]}..., not {probe.digest[:12]}...). "
+        if made != digest:
+            raise InputError(f"this index was built with another probe ({made[:12]}..., not {digest[:12]}...). "
                              "Build it again with this one.")
 
     # ---- files -----------------------------------------------------------------------------------
@@ -368,6 +365,10 @@ def _rows(vectors: Any, which: Any) -> np.ndarray:
     return np.ascontiguousarray(part if isinstance(part, np.ndarray) else part.cpu().numpy(), np.float32)
 
 
+def _share_found(found: np.ndarray, true: np.ndarray) -> float:
+    return float(np.mean([len(np.intersect1d(a, b)) / len(b) for a, b in zip(found, true)]))
+
+
 def tune(index: GalleryIndex, recall: float, queries: Any = None) -> dict[str, Any]:
     """Raise the effort until the measured recall@10 is reached.
 
@@ -392,8 +393,7 @@ def tune(index: GalleryIndex, recall: float, queries: Any = None) -> dict[str, A
     true = index.search(queries, k, exact=True)[1]
     for effort in _EFFORTS[kind]:
         index.meta["effort"] = list(effort)
-        found = index.search(queries, k)[1]
-        reached = float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(found, true)]))
+        reached = _share_found(index.search(queries, k)[1], true)
         if reached >= recall:
             break
     return {"factory": factory(kind, len(index), index.meta["width"]), "effort": list(effort), "recall": round(reached, 4),

@@ -36,7 +36,7 @@ class StopRule:
         Level of the decision (anytime).
     burn_in : int
         With several pairs: the first permutations, which only set the scale of each pair for max-T and are
-        not counted.
+        not counted; at most half of those that may be run.
     """
 
     name: str
@@ -208,7 +208,7 @@ class SequentialFamily:
 
     With several pairs an exceedance of pair j is a replicate whose *best* pair reaches what j observed,
 
-        max_k z_kb >= z_j0,        z = (T - mean) / sd with moments over permutations 1 ... burn_in
+        max_k z_kb >= z_j0,        z = (T - mean) / sd with moments over permutations 1 ... burn-in
 
     so each p is adjusted for the family (single-step max-T). The burn-in permutations set the scale and are not
     counted: given them, the observed run and the later permutations remain exchangeable. Moments over all
@@ -224,7 +224,7 @@ class SequentialFamily:
     """
 
     def __init__(self, rule: StopRule, observed: np.ndarray, limit: int | None = None) -> None:
-        self.rule = rule
+        self.rule, self.limit = rule, limit
         self.observed = np.atleast_1d(np.asarray(observed, np.float64))
         self.tests = [SequentialTest(rule, limit and limit - self.burn_in) for _ in self.observed]
         self.own = [SequentialTest(rule, limit) for _ in self.observed]
@@ -235,8 +235,10 @@ class SequentialFamily:
 
     @property
     def burn_in(self) -> int:
-        """Permutations that set the scale: none for a single pair, which needs no scale."""
-        return self.rule.burn_in if len(self.observed) > 1 else 0
+        """Permutations that set the scale: none for a single pair, which needs no scale; half of a run too short for the rule's."""
+        if len(self.observed) == 1:
+            return 0
+        return self.rule.burn_in if self.limit is None else min(self.rule.burn_in, max(self.limit // 2, 1))
 
     @property
     def done(self) -> bool:

@@ -39,6 +39,11 @@ def add_one_pvalue(n_exceed: int, n_permutations: int) -> float:
     return (1 + n_exceed) / (1 + n_permutations)
 
 
+def counted_pvalue(observed: float, null: np.ndarray) -> float:
+    """`add_one_pvalue` of an observed value against its permutations, float (B,)."""
+    return add_one_pvalue(exceedances(observed, null), len(null))
+
+
 def pvalue_interval(n_exceed: int, n_permutations: int, confidence_level: float = 0.95) -> Interval:
     """Clopper-Pearson interval for the chance that a permutation reaches the observed value, B fixed."""
     from scipy.stats import binomtest
@@ -81,6 +86,14 @@ def confidence_sequence(n_exceed: int, n_permutations: int, confidence_level: fl
     return Interval(float(low), float(high))
 
 
+def corrected_variance_factor(n_splits: int, n_train: int, n_test: int) -> float:
+    """1/J + n_test/n_train: what the variance over J overlapping random splits is multiplied by.
+
+    Source: Nadeau & Bengio 2003, eq. 8 and sec. 4.
+    """
+    return 1.0 / n_splits + n_test / n_train
+
+
 def standard_errors(per_split: np.ndarray, n_train: int, n_test: int) -> tuple[float, float]:
     """Standard error of the mean over J splits, naive and corrected for their overlap.
 
@@ -102,7 +115,7 @@ def standard_errors(per_split: np.ndarray, n_train: int, n_test: int) -> tuple[f
     if j < 2:
         return float("nan"), float("nan")
     s = float(np.std(per_split, ddof=1))
-    return s / np.sqrt(j), s * np.sqrt(1 / j + n_test / n_train)
+    return s / np.sqrt(j), s * np.sqrt(corrected_variance_factor(j, n_train, n_test))
 
 
 def studentise(t: np.ndarray) -> np.ndarray:
@@ -112,8 +125,8 @@ def studentise(t: np.ndarray) -> np.ndarray:
     return np.where(flat, 0.0, (t - mean) / np.where(flat, 1.0, sd))
 
 
-def max_t_pvalues(t: np.ndarray) -> np.ndarray:
-    """Single-step max-T adjusted p of each pair, familywise over all of them (Westfall & Young 1993).
+def max_t_pvalues(t: np.ndarray, studentised: bool = True) -> np.ndarray:
+    """Single-step max-T adjusted p of each pair, familywise over all of them.
 
         p_j = (1 + #{b >= 1 : max_i Z_ib >= Z_j0}) / (1 + B),     Z = studentised T
 
@@ -121,10 +134,18 @@ def max_t_pvalues(t: np.ndarray) -> np.ndarray:
     ----------
     t : float (pairs, B+1)
         Replicates, column 0 observed, larger is better; column b is the same permutation for all pairs.
+    studentised : bool
+        False compares the values as they are, for tests already on one scale.
+
+    Returns
+    -------
+    float64 (pairs,)
+
+    Source: Westfall & Young 1993, sec. 2.3; Nichols & Holmes 2002.
     """
-    z = studentise(t)
+    z = studentise(t) if studentised else t
     largest = z[:, 1:].max(axis=0)
-    return np.array([add_one_pvalue(exceedances(z0, largest), t.shape[1] - 1) for z0 in z[:, 0]])
+    return np.array([counted_pvalue(z0, largest) for z0 in z[:, 0]])
 
 
 @dataclass(frozen=True, eq=False)
@@ -252,7 +273,7 @@ class PermutationTestResult:
 
 
 def analyse_pairs(replicates: np.ndarray, per_split: np.ndarray, names: list[tuple[str, str]], *, metric: str,
-               chance: float, lower_is_better: bool, n_train: int, n_test: int, n_seeds: int) -> list[PermutationTestResult]:
+                  chance: float, lower_is_better: bool, n_train: int, n_test: int, n_seeds: int) -> list[PermutationTestResult]:
     """Test every pair of a run against its own null, and all of them together.
 
     Parameters
@@ -266,8 +287,7 @@ def analyse_pairs(replicates: np.ndarray, per_split: np.ndarray, names: list[tup
     if not np.isfinite(replicates).all():
         raise InputError("some replicates are not finite: the training diverged. Lower `lr` or raise `temperature`.")
     oriented = -replicates if lower_is_better else replicates
-    n_permutations = replicates.shape[1] - 1
-    p = [add_one_pvalue(exceedances(row[0], row[1:]), n_permutations) for row in oriented]
+    p = [counted_pvalue(row[0], row[1:]) for row in oriented]
     adjusted = p if len(p) == 1 else max_t_pvalues(oriented)
     return [PermutationTestResult(
         statistic=float(t[0]), pvalue=float(p[i]), null_distribution=t[1:].copy(), metric=metric, text=names[i][0],

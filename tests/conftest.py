@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
+sys.path.append(str(Path(__file__).parent.parent))  # benchmarks/, whatever pytest was started with
 
 # Timing differs wildly between machines: laws are about values, so no deadline.
 hypothesis.settings.register_profile("default", deadline=None, max_examples=25, derandomize=bool(os.environ.get("CI")),

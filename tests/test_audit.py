@@ -19,9 +19,9 @@ from fastprobe.cli import app
 from fastprobe.cli_runs import engine_of, parse_shard
 from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError, StoreError
-from fastprobe.manifest import LIMITS, read_manifest, to_json
+from fastprobe.manifest import read_manifest, to_json
 from fastprobe.merge import merge
-from fastprobe.plan import Unit
+from fastprobe.plan import LIMITS, Unit
 from fastprobe.store import ResultStore
 from runs import edit_manifest, experiment, finish, rows, save_tables, sized
 

@@ -228,6 +228,16 @@ def test_python_threads_may_train_at_once():
         assert same_bits(got, alone[i % len(alone)])
 
 
+@pytest.mark.parametrize("isa", ISAS)
+def test_clips_laid_out_for_many_probes_change_nothing(isa):
+    """Eight probes or more share one copy of their steps' clips; fewer copy them as they go."""
+    batch = batch_of(ProbeConfig(dim=5, steps=4, clips_per_class=2), n_probes=9, classes=10)
+    whole = train(batch, heads=True, isa=isa)
+    for p in range(batch.n_probes):
+        alone = dataclasses.replace(batch, permutations=batch.permutations[p:p + 1])
+        assert same_bits(train(alone, heads=True, isa=isa), whole, slice(p, p + 1))
+
+
 def test_bounded_calls_change_nothing(monkeypatch):
     batch = batch_of(ProbeConfig(dim=3, steps=2), n_probes=150, classes=8)
     whole = train(batch, heads=True)

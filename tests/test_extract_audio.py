@@ -274,6 +274,19 @@ def test_bad_models_say_so(spec, match):
         AudioEmbedder(AudioSpec(**spec), "cpu")
 
 
+def test_a_hear_modules_checkpoint_tells_what_it_was_tuned_on(specs, sounds, tmp_path):
+    module = AudioEmbedder(AudioSpec(model=specs["hear"].model, checkpoint=str(tmp_path / "mine_fsd50k.pt")), "cpu")
+    assert module.model.provenance.trained_on[0] == "FSD50K (labels; told by its name)"
+    assert module.model.provenance.trained_on[-1].startswith("otherwise unknown")
+    with pytest.raises(InputError, match="leaks the labels under test"):
+        build_table([Clip(str(sounds[0]), "Bark", "0")], module, dataset="fsd50k")
+
+
+def test_a_checkpoint_that_hear21passt_would_not_read_is_refused(specs):
+    with pytest.raises(InputError, match="reads nothing from it. Use model passt"):
+        AudioEmbedder(AudioSpec(model="hear:hear21passt.base", checkpoint=specs["passt"].checkpoint), "cpu")
+
+
 def test_a_checkpoint_that_does_not_fit_is_refused(specs, tmp_path):
     state = torch.load(specs["passt"].checkpoint, weights_only=True)
     torch.save({k: v for k, v in state.items() if "blocks.1.mlp" not in k}, tmp_path / "torn.pt")

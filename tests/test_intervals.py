@@ -6,6 +6,7 @@ from scipy.stats import binom, binomtest
 
 from fastprobe.errors import InputError
 from fastprobe.intervals import class_bootstrap
+from fastprobe.plan import split_classes
 from fastprobe.significance import confidence_sequence
 from fastprobe.significance import pvalue_interval as clopper_pearson
 
@@ -61,6 +62,19 @@ def test_classes_are_the_unit_not_clips():
         covered_by_clips += abs(outcome.mean() - truth) <= naive
     assert covered >= binom.ppf(0.001, 150, 0.92)
     assert covered_by_clips < 0.6 * 150
+
+
+def test_coverage_over_splits_that_test_a_third_each():
+    rng, truth, covered = np.random.default_rng(7), 0.15, 0
+    for study in range(150):
+        outcome = rng.binomial(20, rng.beta(0.6, 3.4, size=144)) / 20  # mean 0.15
+        tested = np.full((5, 144), np.nan)
+        for s in range(5):
+            classes = split_classes(study, s, 144, 0.7).test
+            tested[s, classes] = outcome[classes]
+        interval = class_bootstrap(tested, resamples=500, rng=rng)
+        covered += interval.low <= truth <= interval.high
+    assert covered >= binom.ppf(0.001, 150, 0.92)
 
 
 def test_splits_share_classes():

@@ -131,6 +131,15 @@ def test_family_wise_error_under_the_global_null(rho):
     assert errors[2] > binom.ppf(0.999, studies, 0.05), "without adjustment the error rate is far above its level"
 
 
+@pytest.mark.parametrize("rho", [0.5, 0.95])
+def test_family_wise_error_of_two_pairs_with_ties(rho):
+    """What an accuracy on a few clips is: two pairs that go together, and few distinct values."""
+    studies, levels = 500, np.array([0.05, 0.1, 0.2])
+    errors = sum((np.array([[mt.max_t(t).min()], [mt.step_down(t).min()]]) <= levels).astype(int)
+                 for t in np.round(3 * correlated(np.random.default_rng(13), studies, 2, 99, rho)) / 30)
+    assert (errors <= binom.ppf(0.999, studies, levels)).all() and (errors[:, 2] > 0.05 * studies).all()
+
+
 def test_max_t_has_more_power_than_bonferroni_with_correlated_pairs():
     rng = np.random.default_rng(11)
     found = np.zeros(3)

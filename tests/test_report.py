@@ -14,9 +14,9 @@ from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError
 from fastprobe.report import figures, write_report
 from fastprobe.report.data import load_run
-from fastprobe.report.methods import REFERENCES, caveats, citations, paragraph
+from fastprobe.report.methods import REFERENCES, caveats, citations, paragraph, primer
 from fastprobe.report.page import render
-from fastprobe.report.tables import latex_escape
+from fastprobe.report.tables import comparison_rows, comparisons, latex_escape
 from fastprobe.report.text import number, pvalue
 from fastprobe.run import permutation_test
 from fastprobe.simulate import simulate_pair
@@ -151,6 +151,58 @@ def test_confusions_are_counted_from_what_was_retrieved_first(run_dir):
     assert share == pytest.approx(np.mean([r["retrieved"] == retrieved for r in mine])) and label != retrieved
 
 
+@pytest.mark.parametrize(("p", "said"), [(1.0, "1.0"), (0.5, "0.50"), (0.00995, "0.010"), (0.005, "0.0050"), (0.0001, "0.00010"),
+                                         (0.00002, "2.0e-5"), (0.0, "0"), (None, "–"), (float("nan"), "–")])
+def test_every_p_has_two_digits(p, said):
+    assert pvalue(p) == said
+
+
+def test_what_is_wider_than_the_page_scrolls_in_its_place(reported):
+    html = reported.read_text()
+    assert html.count("<table") == html.count('<div class="scroll"><table') > 3 and ".scroll { overflow-x: auto" in html
+
+
+@pytest.mark.parametrize(("setting", "words"), [
+    ({}, ("share of sounds whose own text is among the 3 nearest", "shuffles the texts among the classes", "5 of 100")),
+    ({"control": "gaussian", "statistic": "mrr"}, ("1 / rank", "puts random vectors in place of the texts")),
+    ({"control": "frozen", "splits": 1}, ("looks the sounds up again",)), ({"permutations": 0}, ("14 classes",))])
+def test_the_first_screen_says_what_was_done(setting, words, tmp_path):
+    arguments = {"permutations": 20, **setting}
+    run = load_run(write_run(tmp_path / "r", ["t", "u"], ["a"], arguments.pop("permutations"), **arguments))
+    said = primer(run)
+    assert all(w in said for w in words) and ("The control" in said) == (run.n_permutations > 0)
+    _, text = checked(write_report([run.path]))
+    assert text.index("classes") < text.index(said) < text.index("t × a") < text.index("Results")
+
+
+def test_no_p_lies_over_the_bars_of_its_null(tmp_path):
+    run = load_run(write_run(tmp_path / "r", ["t", "u", "v"], ["a"], 200, effect=[0.0, 0.02, 0.3]))
+    [axes] = figures.nulls(run, "a").axes
+    tops = [float(patch.get_data().values.max()) for patch in axes.patches]
+    half = 0.5 * 7 / 72 / (axes.figure.get_figheight() / 4)  # of a letter, with room to spare
+    assert len(axes.texts) == len(tops) == 3
+    for top, label in zip(tops, axes.texts):
+        assert np.floor(label.xy[1]) + 1 > label.xy[1] + half > label.xy[1] - half > top
+
+
+def test_control_and_chance_lie_within_the_bars_axis(tmp_path):
+    """Where small values are good the control's bar is the longer one."""
+    run = load_run(write_run(tmp_path / "r", ["t"], ["a"], 30, statistic="mean_log_rank", effect=0.4))
+    record = run.records[0]
+    assert record["statistic"] < record["null_mean"]
+    [axes] = figures.accuracy(run, "a").axes
+    assert axes.get_xlim()[1] > max(record["null_mean"] + record["null_sd"], record["chance"])
+
+
+def test_distance_from_the_null_is_in_its_standard_deviations(tmp_path):
+    run = load_run(write_run(tmp_path / "r", ["t", "u"], ["a"], 12, statistic="mean_log_rank", effect=[0.0, 0.4]))
+    null = run.t[:, 1:]
+    np.testing.assert_allclose(run.distance(), (null.mean(1) - run.t[:, 0]) / null.std(1))
+    assert run.strongest([0, 1]) == 1
+    alone = load_run(write_run(tmp_path / "b", ["t", "u"], ["a"], 0, statistic="mean_log_rank", effect=[0.0, 0.4]))
+    assert alone.strongest([0, 1]) == 1, "without a null the smallest is the best where small is good"
+
+
 def test_methods_are_filled_in_from_the_manifest_with_their_references(run_dir):
     run = load_run(run_dir)
     said = paragraph(run)
@@ -166,7 +218,7 @@ def test_methods_are_filled_in_from_the_manifest_with_their_references(run_dir):
 
 def test_caveats_say_what_the_audio_model_had_heard(run_dir):
     said = " ".join(caveats(load_run(run_dir)))
-    assert "vggish was trained with AudioSet" in said and "mfcc is a plain signal description" in said
+    assert "vggish was trained on the labels of YouTube videos" in said and "mfcc is a plain signal description" in said
     assert "permute-within" in said and "60 permutations cannot show" in said
 
 
@@ -217,8 +269,7 @@ def test_two_runs_are_compared_on_the_same_splits(tmp_path, run_dir):
     page = write_report([run_dir, other], tmp_path / "c.html")
     _, text = checked(page)
     assert "4 pairs in both" in text and "permutations 60 40" in text
-    with open(tmp_path / "tables/comparison-comparisons.csv") as file:
-        rows = list(csv.DictReader(file))
+    rows = rows_of(tmp_path)
     a, b = load_run(run_dir), load_run(other)
     difference = a.per_split[0] - b.per_split[0]
     assert float(rows[0]["difference"]) == pytest.approx(difference.mean())
@@ -229,6 +280,49 @@ def test_runs_on_different_splits_are_not_tested(tmp_path, run_dir):
     other = write_run(tmp_path / "other", ["gpt"], ["vggish"], 20, splits=4, seed=5)
     _, text = checked(write_report([run_dir, other], tmp_path / "c.html"))
     assert "different seeds (0 and 5), hence different splits: no difference is tested" in text
+
+
+def test_runs_of_different_statistics_are_not_set_against_each_other(tmp_path, run_dir):
+    other = write_run(tmp_path / "other", ["gpt", "word_vec & co"], ["vggish", "mfcc"], 20, splits=4, statistic="mean_log_rank")
+    html, text = checked(write_report([run_dir, other], tmp_path / "c.html"))
+    assert "The runs test different statistics (acc@3 and mean_log_rank), so no difference is tested." in text
+    assert "does better" not in text and "<figure" not in html and "mean_log_rank" in text
+
+
+def test_classes_are_compared_by_one_and_the_same_accuracy(tmp_path):
+    """The statistic has no k: each run is shown by acc@3, or by the first k where it has no 3."""
+    a, b, c = (write_run(tmp_path / name, ["t"], ["a"], 20, statistic="mean_log_rank", ks=ks)
+               for name, ks in (("a", (1, 3)), ("b", (1, 5)), ("c", (3, 5))))
+    _, text = checked(write_report([a, b], tmp_path / "c.html"))
+    assert "sign-flip test takes" not in text
+    assert rows_of(tmp_path)[0]["pvalue_signflip"] == ""
+    _, text = checked(write_report([a, c], tmp_path / "c.html"))
+    assert "by the acc@3 of each" in text and 0 < float(rows_of(tmp_path)[0]["pvalue_signflip"]) <= 1
+
+
+def rows_of(folder):
+    with open(folder / "tables/comparison-comparisons.csv") as file:
+        return list(csv.DictReader(file))
+
+
+def test_pairs_matched_by_place_go_by_both_names(tmp_path, run_dir):
+    other = write_run(tmp_path / "other", ["bert", "gpt3"], ["passt", "pann"], 20, splits=4)
+    _, text = checked(write_report([run_dir, other], tmp_path / "c.html"))
+    assert "gpt × vggish | bert × passt" in text
+
+
+def test_splits_that_do_not_vary_are_not_compared_by_a_t_test(tmp_path):
+    run = load_run(write_run(tmp_path / "r", ["t", "u"], ["a"], 10))
+    run.per_split[1] = run.per_split[0] - 0.25
+    [row] = comparison_rows(comparisons(run))
+    assert row[2] == pytest.approx(0.25) and row[3:10] == [None] * 7 and 0 < row[10] <= 1
+
+
+def test_a_rule_that_did_not_fire_ended_nothing(tmp_path):
+    run_dir = write_run(tmp_path / "r", ["t"], ["a"], 60, effect=0.3, stop="besag-clifford:h=5,burn_in=100", stop_limit=60,
+                        stop_statistic="acc@3")
+    _, text = checked(write_report([run_dir]))
+    assert "did not fire within the 60 permutations" in text and "stopped by rule" not in text and "ended the run" not in text
 
 
 def test_a_stopped_run_says_so(tmp_path):
@@ -260,6 +354,13 @@ def test_bad_input_is_named(tmp_path, run_dir):
     next((unfinished / "results").iterdir()).unlink()
     with pytest.raises(InputError, match="not stored yet"):
         write_report([unfinished])
+
+
+def test_names_that_differ_only_in_signs_have_figures_of_their_own(tmp_path):
+    run_dir = write_run(tmp_path / "r", ["t"], ["gpt_2", "gpt-2"], 20, effect=[0.3, 0.0])
+    write_report([run_dir])
+    drawn = [p.read_text() for p in sorted((run_dir / "figures").glob("null-*.svg"))]
+    assert len(drawn) == 2 and sorted("gpt_2" in d for d in drawn) == [False, True]
 
 
 def test_names_are_escaped(tmp_path):

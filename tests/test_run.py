@@ -262,8 +262,9 @@ def test_a_loss_needs_a_step():
 
 
 @pytest.mark.parametrize(("options", "name"), [({"k": 2.5}, "k"), ({"k": ["a", 1]}, "k"), ({"statistic": 3}, "statistic"),
-                                               ({"stop": 5}, "stop"), ({"device": 0}, "device"), ({"seed": -1}, "seed")])
-def test_arguments_of_other_types_are_named(options, name):
+                                               ({"stop": 5}, "stop"), ({"device": 0}, "device"), ({"seed": -1}, "seed"),
+                                               ({"splits": 10**5 + 1}, "splits"), ({"permutations": 10**11}, "permutations")])
+def test_arguments_of_other_types_or_beyond_any_run_are_named(options, name):
     with pytest.raises(InputError, match=f"`{name}` must"):
         small_run(**options)
 

@@ -102,6 +102,21 @@ def test_type_one_error_under_the_null(rule, alpha):
     assert result.rejected.sum() <= binom.ppf(0.999, 2000, alpha)
 
 
+@pytest.mark.parametrize("rule", [StopRule("besag-clifford", h=1), StopRule("besag-clifford", h=10), StopRule("anytime", alpha=0.1)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_size_at_every_level_on_replicates(rule, ties):
+    """The observed run and the permutations exchangeable, ties counted: the limiting p is then no longer uniform."""
+    t = np.random.default_rng(10).standard_normal((1500, 300))
+    p = []
+    for row in np.round(2 * t) if ties else t:
+        test = SequentialTest(rule, 299)
+        test.update(row[1:] >= row[0])
+        p.append(test.pvalue)
+    for alpha in (0.01, 0.05, 0.1, 0.25, 0.5):
+        assert np.sum(np.array(p) <= alpha) <= binom.ppf(0.999, 1500, alpha)
+    assert ties or np.mean(np.array(p) <= 0.1) > 0.05
+
+
 def test_looking_at_the_plain_pvalue_all_the_time_errs_and_the_anytime_one_does_not():
     rng = np.random.default_rng(3)
     plain = valid = 0
@@ -159,6 +174,27 @@ def test_a_pair_without_scale_never_becomes_significant():
     family = SequentialFamily(StopRule("besag-clifford", h=10, burn_in=50), t[:, 0])
     family.update(t[:, 1:])
     assert family.pvalues[0] == 1.0
+
+
+@pytest.mark.parametrize("limit", [1, 2, 7, 60, 99])
+def test_a_short_run_of_several_pairs_keeps_permutations_to_count(limit):
+    """The burn-in takes at most half: with all of them every adjusted p would be 1, whatever was found."""
+    t = np.random.default_rng(8).standard_normal((2, limit + 1))
+    t[:, 0] = 9.0
+    family = SequentialFamily(StopRule("besag-clifford", h=5), t[:, 0], limit)
+    family.update(t[:, 1:])
+    assert family.pvalues == pytest.approx(1 / (1 + limit - family.burn_in)) and (limit == 1 or (family.pvalues < 1).all())
+
+
+@pytest.mark.parametrize("rule", [StopRule("besag-clifford", h=5), StopRule("anytime", alpha=0.1)])
+def test_a_short_run_of_two_pairs_with_ties_keeps_its_family_wise_level(rule):
+    rng, wrong = np.random.default_rng(9), 0
+    for _ in range(600):
+        t = np.round(2 * (rng.standard_normal((1, 61)) + rng.standard_normal((2, 61)))) * [[1.0], [20.0]]
+        family = SequentialFamily(rule, t[:, 0], 60)
+        family.update(t[:, 1:])
+        wrong += family.pvalues.min() <= 0.1
+    assert 0 < wrong <= binom.ppf(0.999, 600, 0.1)
 
 
 def test_wrong_shape_is_named():

@@ -111,6 +111,19 @@ def test_familywise_error_of_max_t_under_the_global_null():
     assert power > bonferroni + 0.1
 
 
+@pytest.mark.parametrize("b", [1, 19, 99])
+@pytest.mark.parametrize("ties", [False, True])
+def test_size_at_every_level(b, ties):
+    """Exact where alpha (1 + B) is whole and nothing ties; never above alpha."""
+    t = np.random.default_rng(b).standard_normal((3000, b + 1))
+    t = np.round(1.5 * t) / 30 if ties else t
+    p = np.array([sig.counted_pvalue(row[0], row[1:]) for row in t])
+    for alpha in (0.01, 0.05, 0.1, 0.25, 0.5):
+        rejected, reachable = np.sum(p <= alpha), np.floor(alpha * (b + 1) + 1e-9) / (b + 1)
+        assert rejected <= stats.binom.ppf(0.999, 3000, alpha)
+        assert ties or stats.binom.ppf(0.001, 3000, reachable) <= rejected <= stats.binom.ppf(0.999, 3000, reachable)
+
+
 def test_lower_is_better_turns_the_sides():
     t = np.r_[1.0, np.linspace(2, 3, 19)]
     assert result(t, lower_is_better=True)[0].pvalue == 1 / 20

@@ -124,7 +124,9 @@ def test_shapes_decide_the_trainer_and_the_op_is_fused(interpreter):
 
 # A part of the budget, to save time; `python -m benchmarks.aot` builds the rest.
 COMPILED = ["A/resident/cc8.0", "A/resident/cc9.0", "A/resident/cc10.0", "A-bf16/resident/cc9.0", "A/rank/cc9.0",
-            "large/gradient/cc9.0", "large/weights/cc9.0", "large/lse/cc9.0"]
+            "large/gradient/cc9.0", "large/weights/cc9.0", "large/lse/cc9.0",
+            "A/resident/gfx942", "A/rank/gfx942", "A/project/gfx942", "large/gradient/gfx942", "large/lse/gfx942",
+            "A-bf16/resident/gfx90a"]
 
 
 @pytest.fixture(scope="module")
@@ -146,3 +148,6 @@ def test_compiled_kernel_stays_within_its_budget(compiled, name):
     assert got["spill_loads"] + got["spill_stores"] <= allowed["spill_loads"] + allowed["spill_stores"]
     assert got["shared"] <= allowed["shared"]
     assert got["matrix"] == allowed["matrix"]
+    if "/gfx" in name:
+        assert got["fences"] == allowed["fences"]  # tl.debug_barrier is one, and not all barriers are on AMD
+        assert got["shared"] <= 64 << 10 and got["registers"] <= 512  # what a work-group and a lane of gfx90a and gfx942 have

@@ -114,7 +114,8 @@ def _connect(address: str | None) -> tuple[Any, bool]:
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         first = (str(error).splitlines() or [""])[0]
         raise InputError(f"`address`={address!r}: no Ray cluster answers there ({type(error).__name__}: {first}). Start one "
-                         "(`ray start --head`), or leave `address` out to use this machine.") from None
+                         "(`ray start --head`), give this machine the cluster's token if it asks for one (RAY_AUTH_TOKEN; "
+                         "`ray get-auth-token` on the head prints it), or leave `address` out to use this machine.") from None
     return ray, True
 
 

@@ -13,6 +13,7 @@ import sys
 import types
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from ..errors import InputError
 from .cache import file_digest
 from .hub_models import load_ast, load_audiomae, load_clap
 from .model import AudioModel, choose_device, seeded
-from .provenance import PUBLISHED, UNTRAINED, Provenance, by_name, of_checkpoint
+from .provenance import PUBLISHED, UNTRAINED, Provenance, of_checkpoint, tuned
 from .sounds import centred_windows, pad_to, spread_windows
 from .spec import AudioSpec
 from .weights import fetch_state, load_state, no_network, quiet, read_state, state_digest
@@ -125,11 +126,9 @@ def load_passt(spec: AudioSpec) -> AudioModel:
     )
     passt.first_RUN = False  # it prints every shape on its first call
     seconds = max(round(frames / 100), 1)
-    provenance = PUBLISHED["passt"]
+    provenance = tuned(PUBLISHED["passt"], arch)
     if spec.checkpoint:
         provenance = of_checkpoint(Path(spec.checkpoint).name, shape["num_classes"])
-    elif tuned := by_name(arch):
-        provenance = Provenance((*provenance.trained_on, *(f"{t} (labels)" for t in sorted(tuned))), provenance.label_sets | tuned)
     wrapper = PasstBasicWrapper(mel=mel, net=net, mode=spec.mode, max_model_window=seconds * 1000)
     return Passt(wrapper, seconds, spec.pad, provenance)
 
@@ -224,16 +223,15 @@ def load_hear(spec: AudioSpec) -> AudioModel:
         arguments["mode"] = spec.mode
     elif spec.mode != "embed_only":
         raise InputError(f"`mode` {spec.mode!r}: the module {name} has no modes. Leave it out.")
+    passt = name.split(".")[0] == "hear21passt"
+    if passt and spec.checkpoint:
+        raise InputError(f"`checkpoint`: {name} takes a path and reads nothing from it. Use model passt, which loads {spec.checkpoint}.")
     model = api.load_model(spec.checkpoint, **arguments) if spec.checkpoint else api.load_model(**arguments)
     if not hasattr(model, "sample_rate"):
         raise InputError(f"`model` hear:{name}: its model has no `sample_rate`, which the HEAR API asks for.")
-    if name.startswith("hear21passt"):
-        provenance = PUBLISHED["passt"]
-    else:
-        sets = by_name(name)
-        provenance = Provenance(
-            (*(f"{s} (labels; told by its name)" for s in sorted(sets)), f"otherwise unknown (HEAR module {name})"), sets
-        )
+    provenance = tuned(PUBLISHED["passt"] if passt else Provenance(()), f"{name} {Path(spec.checkpoint or '').name}")
+    if not passt:
+        provenance = replace(provenance, trained_on=(*provenance.trained_on, f"otherwise unknown (HEAR module {name})"))
     return Hear(api, model, provenance)
 
 

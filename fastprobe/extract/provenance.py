@@ -48,7 +48,7 @@ UNTRAINED = Provenance(())
 def of_checkpoint(source: str, head_width: int | None = None, labels: Iterable[str] = ()) -> Provenance:
     """What a local checkpoint tells: by the width and labels of its classifier, and by its file's name."""
     labels = frozenset(x for x in labels if not re.fullmatch(r"LABEL_\d+", x))
-    sets = {name for name in _TITLES if name in re.sub(r"[^a-z0-9]", "", source.lower())}
+    sets = set(by_name(source))
     if head_width in _HEADS:
         sets.add(_HEADS[head_width])
     told = tuple(f"{_TITLES[s]} (labels; told by the checkpoint's classifier or name)" for s in sorted(sets))
@@ -59,6 +59,13 @@ def by_name(name: str) -> frozenset[str]:
     """Data sets named in a model's name: ``passt:fsd50k`` was tuned on FSD50K."""
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
     return frozenset(s for s in _TITLES if s in plain)
+
+
+def tuned(published: Provenance, name: str) -> Provenance:
+    """A published model under a name that tells what else it was tuned on."""
+    sets = by_name(name) - published.label_sets
+    return Provenance((*published.trained_on, *(f"{_TITLES[s]} (labels; told by its name)" for s in sorted(sets))),
+                      published.label_sets | sets, published.labels)
 
 
 def leak(provenance: Provenance, labels: Iterable[str], dataset: str | None) -> str | None:

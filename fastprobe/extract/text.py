@@ -192,7 +192,6 @@ def _run(model: _Model, names: Sequence[str], spec: TextSpec, layers: Sequence[i
     for template in spec.templates:
         before = template.index("{}")
         prompts += [(template.replace("{}", name), before, before + len(name)) for name in names]
-    total: Any = 0.0
     out = []
     for start in range(0, len(prompts), batch_size):
         encoded, chosen = _encode(model, prompts[start : start + batch_size], spec.pool, f"`model` {spec.model}")
@@ -207,8 +206,7 @@ def _run(model: _Model, names: Sequence[str], spec: TextSpec, layers: Sequence[i
                 f"`batch_size` {batch_size} does not fit into the memory of {model.device}. Lower it, or choose a narrower `dtype`."
             ) from None
     vectors = np.concatenate(out, axis=1).reshape(len(layers), len(spec.templates), len(names), -1)
-    total = vectors.mean(axis=1, dtype=np.float64).astype(np.float32)
-    return total
+    return vectors.mean(axis=1, dtype=np.float64).astype(np.float32)
 
 
 def embed_classes(

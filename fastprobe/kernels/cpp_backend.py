@@ -13,8 +13,8 @@ from .. import _cpp
 from ..errors import BackendUnavailableError, InputError, OutOfMemoryError
 from .batch import BatchResult, ProbeBatch, check_cpu
 
-# Floating-point operations of one native call, about a second of two cores: between calls Python sees Ctrl-C.
-CALL_FLOPS = 2e11
+# Floating-point operations of one thread in one native call, about a second: between calls Python sees Ctrl-C.
+CALL_FLOPS = 1e11
 ISAS = ("avx512", "avx2", "baseline", "neon")
 
 
@@ -117,7 +117,7 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, 
     }
     permutations = _index(batch.permutations)
     # A multiple of many thread counts, so that a bounded call still feeds all cores evenly.
-    chunk = max(int(CALL_FLOPS // max(probe_flops(batch), 1.0)) // 64 * 64, 64)
+    chunk = max(int(CALL_FLOPS * (threads or _cpp.max_threads()) // max(probe_flops(batch), 1.0)) // 64 * 64, 64)
     try:
         for at in range(0, n_probes, chunk):
             part = slice(at, at + chunk)

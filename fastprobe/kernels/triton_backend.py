@@ -18,7 +18,17 @@ from ..errors import BackendUnavailableError, OutOfMemoryError
 from . import triton_resident, triton_tiled
 from .batch import BatchResult, ProbeBatch
 from .torch_backend import resolve_device
-from .triton_common import FEATURE_ALIGN, empty, interpreted, pad_columns, padded_width, round_up, schedule_table
+from .triton_common import (
+    FEATURE_ALIGN,
+    architecture,
+    empty,
+    interpreted,
+    pad_columns,
+    padded_width,
+    precisions,
+    round_up,
+    schedule_table,
+)
 from .triton_project import norm_blocks, project
 from .triton_rank import rank
 
@@ -35,7 +45,7 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> 
     Raises
     ------
     BackendUnavailableError
-        When the device is not a GPU.
+        When the device is not a GPU, or has no products in the configured precision.
     OutOfMemoryError
         When the device cannot hold a single probe; the message says what would fit.
     """
@@ -58,6 +68,10 @@ def _device(device: str | None) -> torch.device:
 
 
 def _train(batch: ProbeBatch, device: torch.device, heads: bool) -> BatchResult:
+    known, precision = precisions(architecture(device)), batch.config.precision
+    if precision not in known:
+        raise BackendUnavailableError(f"`precision`={precision!r} is not one that {architecture(device)} has ({', '.join(known)}). "
+                                      "Choose one of these.")
     try:
         shared = Shared(batch, device)
     except torch.OutOfMemoryError:
@@ -68,11 +82,15 @@ def _train(batch: ProbeBatch, device: torch.device, heads: bool) -> BatchResult:
         if size < 1:
             raise OutOfMemoryError(_out_of_memory(batch, device, probe_bytes(batch)))
         try:
-            parts.append(shared.train(batch.permutations[start:start + size], heads))
-            start += size
+            part = shared.train(batch.permutations[start:start + size], heads)
         except torch.OutOfMemoryError:
+            part = None
+        if part is None:  # only here has the exception let go of the tensors of the failed attempt
             size //= 2
             torch.cuda.empty_cache()
+        else:
+            parts.append(part)
+            start += size
     return BatchResult(*(np.concatenate(column) if column[0] is not None else None for column in zip(*parts)))
 
 
@@ -142,7 +160,7 @@ class Shared:
         self.starts = [put(_pad_head(start, r, width), np.float32)
                        for start, r in ((batch.text_start, r_text), (batch.audio_start, r_audio))]
         self.schedule = put(schedule_table(config), np.float32)
-        self.capability = 10 * torch.cuda.get_device_capability(device)[0] if device.type == "cuda" else 0
+        self.architecture = architecture(device)
         self.trainer: Callable[..., torch.Tensor] = \
             triton_resident.train_resident if uses_resident(batch) else triton_tiled.train_tiled
 
@@ -171,7 +189,7 @@ class Shared:
         arguments = {
             "row_classes": self.row_classes, "per_class": self.batch.n_rows // len(self.batch.train_classes),
             "temperature": c.temperature, "dim": c.dim, "optimizer": c.optimizer, "momentum": c.momentum,
-            "weight_decay": c.weight_decay, "symmetric": c.symmetric, "precision": c.precision, "capability": self.capability}
+            "weight_decay": c.weight_decay, "symmetric": c.symmetric, "precision": c.precision, "architecture": self.architecture}
         tensors = self.text, text_rows, self.sounds, self.sound_rows, w, v, self.schedule
         try:
             loss = self.trainer(*tensors, **arguments)

@@ -34,6 +34,22 @@ def interpreted() -> bool:
     return os.environ.get("TRITON_INTERPRET") == "1"
 
 
+def architecture(device: torch.device) -> str:
+    """What configurations and precisions depend on: "sm90" for compute capability 9.x, "gfx942" on AMD, "cpu" interpreted."""
+    if device.type != "cuda":
+        return "cpu"
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.split(":")[0]
+    return f"sm{torch.cuda.get_device_capability(device)[0]}0"
+
+
+def precisions(architecture: str) -> tuple[str, ...]:
+    """Precisions of products that Triton compiles for an architecture: AMD has no tf32x3, and tf32 on gfx942 alone."""
+    if not architecture.startswith("gfx"):
+        return "ieee", "tf32x3", "tf32", "bf16"
+    return ("ieee", "tf32", "bf16") if architecture == "gfx942" else ("ieee", "bf16")
+
+
 def round_up(x: int, multiple: int) -> int:
     """The next multiple."""
     return -(-x // multiple) * multiple

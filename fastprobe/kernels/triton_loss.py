@@ -18,7 +18,7 @@ import triton
 import triton.language as tl
 
 from ..errors import InputError
-from .triton_common import dot, empty
+from .triton_common import architecture, dot, empty, precisions
 from .triton_rank import inverse_lengths
 
 
@@ -166,7 +166,9 @@ def _tiles(width: int, precision: str) -> dict[str, int]:
 
 
 def _launch(width: int, precision: str) -> dict[str, int]:
-    return {"num_warps": 8 if precision == "ieee" or 64 < width <= 128 else 4, "num_stages": 2 if width <= 128 else 1}
+    # AMD's warps have 64 lanes: four of them keep in registers what eight would spill (456 loads and stores, or 8).
+    many = (precision == "ieee" or 64 < width <= 128) and not torch.version.hip
+    return {"num_warps": 8 if many else 4, "num_stages": 2 if width <= 128 else 1}
 
 
 def log_sum_exp(rows, columns, row_keys, column_keys, temperature, precision, *, row_squares=None, column_squares=None,
@@ -234,6 +236,7 @@ class _ContrastiveLoss(torch.autograd.Function):
         return mean_loss(lse, true)
 
     @staticmethod
+    @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
         text, audio, labels, classes, lse = ctx.saved_tensors
         upstream = (upstream.float() / (audio.shape[1] * ctx.temperature)).contiguous()
@@ -265,8 +268,14 @@ def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tens
     if text.dtype != audio.dtype or text.dtype not in _DTYPES:
         raise InputError("`text` and `audio` must share a dtype of float32, bfloat16 or float16; got "
                          f"{text.dtype} and {audio.dtype}. Convert them.")
+    if not text.device == audio.device == labels.device:
+        raise InputError("`text`, `audio` and `labels` must be on one device; got "
+                         f"{text.device}, {audio.device} and {labels.device}. Move them.")
+    known = precisions(architecture(text.device))
     if precision is None:
-        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 else "ieee"
+        precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 and "tf32" in known else "ieee"
+    elif precision not in known:
+        raise InputError(f"`precision` must be one of {', '.join(known)} on {architecture(text.device)}; got {precision!r}.")
     precision = _DTYPES[text.dtype] or precision
     leading = torch.broadcast_shapes(text.shape[:-2], audio.shape[:-2])
     (m, d), n = text.shape[-2:], audio.shape[-2]
@@ -274,4 +283,6 @@ def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tens
     flat_audio = audio.expand(*leading, n, d).reshape(-1, n, d).contiguous()
     keys = labels.to(torch.int32)
     keys = keys.expand(*leading, n).reshape(-1, n) if keys.dim() > 1 else keys[None]
-    return _ContrastiveLoss.apply(flat_text, flat_audio, keys.contiguous(), float(temperature), precision).reshape(leading)
+    with torch.cuda.device_of(text):  # Triton launches on the current device; backward gets its own from autograd
+        loss = _ContrastiveLoss.apply(flat_text, flat_audio, keys.contiguous(), float(temperature), precision)
+    return loss.reshape(leading)

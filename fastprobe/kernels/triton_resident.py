@@ -246,6 +246,10 @@ def resident_kernel(
 class ResidentConfig:
     """How the kernel is launched.
 
+    Tiles that are read, changed and written in place, (bk, D) of a head and (bs, D) of the unit rows, need at least as
+    many elements as a program has threads: where two threads held the same element, one could read what the other
+    had written already.
+
     Attributes
     ----------
     bs : int
@@ -269,7 +273,7 @@ class ResidentConfig:
 
 _AOT = "unmeasured; fewest spills among ahead-of-time builds"
 _SMALL = "unmeasured; the largest that fits 163 KiB of shared memory"
-# (train classes at most, width at most, products) -> configuration; (..., capability) where an architecture differs.
+# (train classes at most, width at most, products) -> configuration; (..., architecture) where one differs.
 _PINNED = {
     (64, 64, "ieee"): ResidentConfig(16, 16, 4, _AOT),
     (64, 128, "ieee"): ResidentConfig(16, 16, 8, _AOT),
@@ -279,11 +283,16 @@ _PINNED = {
     (64, 128, "matrix"): ResidentConfig(32, 16, 4, _AOT),
     (128, 64, "matrix"): ResidentConfig(32, 32, 8, _AOT),
     (128, 128, "matrix"): ResidentConfig(32, 16, 8, _AOT),
-    (128, 128, "matrix", 80): ResidentConfig(16, 16, 8, _SMALL),
+    (128, 128, "matrix", "sm80"): ResidentConfig(16, 16, 8, _SMALL),
     (64, 64, "tf32x3"): ResidentConfig(32, 16, 4, _AOT),
     (64, 128, "tf32x3"): ResidentConfig(16, 16, 8, _AOT),
     (128, 64, "tf32x3"): ResidentConfig(32, 16, 8, _AOT),
-    (128, 64, "tf32x3", 80): ResidentConfig(16, 16, 8, _SMALL),
+    (128, 64, "tf32x3", "sm80"): ResidentConfig(16, 16, 8, _SMALL),
+    # AMD: four warps of 64 lanes; with eight each lane has half the registers, and 370 spills where four have none.
+    (128, 64, "ieee", "gfx"): ResidentConfig(16, 16, 4, _AOT),
+    (128, 64, "matrix", "gfx"): ResidentConfig(16, 16, 4, _AOT),
+    (128, 128, "ieee", "gfx"): ResidentConfig(16, 16, 4, _AOT),
+    (128, 128, "matrix", "gfx"): ResidentConfig(16, 16, 4, _AOT),
 }
 
 
@@ -297,10 +306,10 @@ def _key(n_classes: int, width: int, precision: str) -> tuple[int, int, str]:
             precision if precision in ("ieee", "tf32x3") else "matrix")
 
 
-def resident_config(n_classes: int, width: int, precision: str, capability: int) -> ResidentConfig:
-    """The pinned configuration of a shape class on an architecture (capability 80, 90, 100)."""
+def resident_config(n_classes: int, width: int, precision: str, architecture: str) -> ResidentConfig:
+    """The pinned configuration of a shape class on an architecture ("sm80", "sm90", "sm100", "gfx942", ...)."""
     key = _key(n_classes, width, precision)
-    return _PINNED.get((*key, capability), _PINNED[key])
+    return _PINNED.get((*key, "gfx" if architecture.startswith("gfx") else architecture), _PINNED[key])
 
 
 def fits(n_classes: int, width: int, precision: str) -> bool:
@@ -314,7 +323,7 @@ def fits(n_classes: int, width: int, precision: str) -> bool:
 def train_resident(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor, audio_rows: torch.Tensor,
                    w: torch.Tensor, v: torch.Tensor, schedule: torch.Tensor, *, row_classes: torch.Tensor,
                    per_class: int, temperature: float, dim: int, optimizer: str, momentum: float, weight_decay: float,
-                   symmetric: bool, precision: str, capability: int) -> torch.Tensor:
+                   symmetric: bool, precision: str, architecture: str) -> torch.Tensor:
     """Train every probe in place; the loss of the last step comes back, float32 (P,).
 
     Parameters
@@ -332,7 +341,7 @@ def train_resident(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Ten
     m, n, steps = text_rows.shape[1], audio_rows.shape[1], len(schedule)
     mw, mv = torch.zeros_like(w), torch.zeros_like(v)
     sw, sv = (torch.zeros_like(w), torch.zeros_like(v)) if optimizer == "adam" else (mw, mv)
-    pinned = resident_config(m, width, precision, capability)
+    pinned = resident_config(m, width, precision, architecture)
     m_tile, n_tile = tile(m), tile(n)
     n_padded = round_up(n, n_tile)
     scratch = empty(n_probes, m_tile + n_padded, width, device=w.device)

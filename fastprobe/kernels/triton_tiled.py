@@ -140,7 +140,7 @@ class _Side:
 def train_tiled(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor, audio_rows: torch.Tensor,
                 w: torch.Tensor, v: torch.Tensor, schedule: torch.Tensor, *, row_classes: torch.Tensor, per_class: int,
                 temperature: float, dim: int, optimizer: str, momentum: float, weight_decay: float, symmetric: bool,
-                precision: str, capability: int) -> torch.Tensor:
+                precision: str, architecture: str) -> torch.Tensor:
     """Train every probe in place; the loss of the last step comes back, float32 (P,). See `train_resident`."""
     (n_probes, m), n, device = text_rows.shape, audio_rows.shape[1], w.device
     texts = _Side(text, text_rows, w, True, optimizer, precision)
@@ -177,7 +177,11 @@ def train_tiled(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor
 
 
 def _repeat(one_step, steps: int, device: torch.device) -> None:
-    """Run a step so many times: once as it is, which compiles its kernels, then as replays of one CUDA graph."""
+    """Run a step so many times: once as it is, which compiles its kernels, then as replays of one CUDA graph.
+
+    The stream is named, since PyTorch's own for captures lies on the device that captured first in this process. Other
+    threads may use the driver meanwhile.
+    """
     one_step()
     if device.type != "cuda" or steps < 3:
         for _ in range(steps - 1):
@@ -185,7 +189,7 @@ def _repeat(one_step, steps: int, device: torch.device) -> None:
         return
     torch.cuda.synchronize(device)
     graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    with torch.cuda.graph(graph, stream=torch.cuda.Stream(device), capture_error_mode="thread_local"):
         one_step()
     for _ in range(steps - 1):
         graph.replay()

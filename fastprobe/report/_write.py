@@ -52,7 +52,7 @@ def write_comparison(first_dir: Path, second_dir: Path, out: Path, categories: P
         sign = -1.0 if first.lower_is_better else 1.0
         a, b = (np.array([m[j] for m in matched]) for j in range(2))
         by_class = [None, None]
-        if first.observed is not None and second.observed is not None and \
+        if first.observed is not None and second.observed is not None and first.observed.k == second.observed.k and \
                 np.array_equal(first.observed.classes, second.observed.classes):
             by_class = [np.stack([run.observed.per_class(i) for i in rows]) for run, rows in ((first, a), (second, b))]
         names = [tuple(f"{run.name}: {run.records[m[j]]['text']} × {run.records[m[j]]['audio']}"

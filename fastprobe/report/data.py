@@ -129,11 +129,30 @@ class RunData:
         """Numbers of the pairs with this audio table."""
         return [i for i, r in enumerate(self.records) if r["audio"] == audio]
 
+    @property
+    def n_permutations(self) -> int:
+        """B: permutations that count."""
+        return self.t.shape[1] - 1
+
+    @property
+    def stopped(self) -> bool:
+        """Whether a stopping rule ended the run before its limit."""
+        return self.n_permutations < self.identity.get("stop_limit", 0)
+
+    def distance(self) -> np.ndarray:
+        """How far each observed value lies on the good side of its null mean, in null standard deviations, float64 (pairs,).
+
+        Without permutations: the observed value itself, larger being better.
+        """
+        t = -self.t if self.lower_is_better else self.t
+        if not self.n_permutations:
+            return t[:, 0]
+        sd = t[:, 1:].std(axis=1)
+        return (t[:, 0] - t[:, 1:].mean(axis=1)) / np.where(sd > 0, sd, 1.0)
+
     def strongest(self, pairs: list[int]) -> int:
-        """The pair furthest above its null, in null standard deviations."""
-        sign = -1.0 if self.lower_is_better else 1.0
-        return max(pairs, key=lambda i: sign * (self.t[i, 0] - self.t[i, 1:].mean()) / (self.t[i, 1:].std() or 1.0)
-                   if self.t.shape[1] > 1 else self.t[i, 0])
+        """The pair furthest above its null."""
+        return max(pairs, key=self.distance().__getitem__)
 
     def layer_curves(self) -> dict[str, list[tuple[str, list[tuple[int, int]]]]]:
         """audio -> [(model, [(layer, pair)])], for models of which several layers were tested."""
@@ -262,7 +281,7 @@ def _confusions(path: Path, identity: dict[str, Any], notes: list[str], top: int
                          ["text", "audio", "label", "retrieved"], notes, "What was retrieved instead")
     if data is None or not len(data["position"]):
         return {}
-    first = data["position"] == data["position"].min()
+    first = data["position"] == 1
     (label, labels), (retrieved, names) = data["label"], data["retrieved"]
     pair = _pair_numbers(data, identity["pairs"])
     right = labels[label] == names[retrieved]
@@ -272,7 +291,7 @@ def _confusions(path: Path, identity: dict[str, Any], notes: list[str], top: int
         asked = np.bincount(label[rows], minlength=len(labels))
         wrong = rows & ~right
         cells, n = np.unique(label[wrong].astype(np.int64) * len(names) + retrieved[wrong], return_counts=True)
-        # By number of classes confused, then by how completely: a class with many clips must not crowd the list.
+        # By how completely, then by how many clips: a class with many clips must not crowd the list.
         share = n / asked[cells // len(names)]
         best = np.lexsort((-n, -share))[:top]
         out[i] = [(str(labels[cells[j] // len(names)]), str(names[cells[j] % len(names)]), float(share[j])) for j in best]
@@ -284,8 +303,7 @@ def read_categories(path: Path | None, notes: list[str]) -> dict[str, str]:
     if path is None:
         notes.append("Accuracy by category is not shown: no file of categories was given (--categories).")
         return {}
-    rows = read_csv(path, "categories", ("label", "category"))
-    return {row["label"]: row["category"] for row in rows if row["category"]}
+    return {row["label"]: row["category"] for row in read_csv(path, "categories", ("label", "category")) if row["category"]}
 
 
 def n_classes_of(run: RunData) -> tuple[int, int, int]:
@@ -313,9 +331,8 @@ def procrustes_of(run: RunData, pair: int, permutations: int = 999) -> tuple[Pro
             return f"The Procrustes map is not shown: {Path(path).name} is no longer where the run found it."
         known = next(t for t in run.identity["inputs"] if t["side"] == side and t["name"] == name)
         if table.digest != known["digest"]:
-            return (f"The Procrustes map is not shown: {Path(path).name} is not the table that was run (its digest differs): "
-                    f"it has "
-                    "changed, or labels were left out with --classes common.")
+            return (f"The Procrustes map is not shown: {Path(path).name} is not the table that was run (its digest differs): it "
+                    "has changed, or labels were left out with --classes common.")
         tables.append(table)
     text, audio = tables
     classes = np.array(sorted(set(text.labels.tolist()) & set(audio.labels.tolist())))

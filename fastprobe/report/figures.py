@@ -12,7 +12,6 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from ..significance import studentise
 from .data import RunData
 from .text import number, pvalue
 
@@ -54,7 +53,7 @@ def accuracy(run: RunData, audio: str) -> Figure:
     figure, ax = _new(1.3 + 0.36 * len(pairs))
     y = np.arange(len(pairs))[::-1]
     observed = np.array([run.records[i]["statistic"] for i in pairs])
-    has_null = run.t.shape[1] > 1
+    has_null = run.n_permutations > 0
     ax.barh(y + (0.19 if has_null else 0), observed, 0.38, color=BLUE, label="observed")
     ends = observed.copy()
     if has_null:
@@ -67,11 +66,12 @@ def accuracy(run: RunData, audio: str) -> Figure:
             ax.errorbar(r["statistic"], at, xerr=r["sem_corrected"], color=INK, lw=0.7, capsize=2, capthick=0.7)
             ax.errorbar(r["statistic"], at, xerr=r["sem"], color=INK, lw=2.2)
             ends[pairs.index(i)] += r["sem_corrected"]
-    span = max(float(ends.max()), 1e-9)
+    chance = run.records[pairs[0]]["chance"]
+    controls = [run.records[i]["null_mean"] + (run.records[i]["null_sd"] or 0) for i in pairs] if has_null else []
+    span = max(*ends, *controls, chance or 0, 1e-9)
     for row, i, end in zip(y, pairs, ends):
         if has_null and (mark := stars(run.records[i]["pvalue_maxT"])):
             ax.text(end + 0.02 * span, row + 0.12, mark, va="center", fontsize=8.5)
-    chance = run.records[pairs[0]]["chance"]
     if chance is not None:
         ax.axvline(chance, color=RED, lw=1, ls=(0, (3, 2)), label="chance of a random ranking")
     ax.set_yticks(y, [short(run.records[i]["text"]) for i in pairs])
@@ -79,7 +79,7 @@ def accuracy(run: RunData, audio: str) -> Figure:
     ax.set_ylim(-0.6, len(pairs) - 0.4)
     ax.tick_params(axis="y", length=0)
     ax.set_title(short(audio, 44))
-    ax.set_xlabel(f"{run.statistic} on unseen classes" + (" (smaller is better)" if run.lower_is_better else ""))
+    ax.set_xlabel(f"{run.statistic} on unseen classes" + ("\n(smaller is better)" if run.lower_is_better else ""))
     figure.legend(loc="outside lower center", ncols=2, handlelength=1.4, columnspacing=1.2)
     return figure
 
@@ -88,18 +88,18 @@ def accuracy(run: RunData, audio: str) -> Figure:
 def nulls(run: RunData, audio: str) -> Figure:
     """The null distribution of every pair as a ridge, with the observed value on it."""
     pairs = run.pairs_of(audio)
-    figure, ax = _new(0.85 + 0.46 * len(pairs))
+    figure, ax = _new(0.85 + 0.5 * len(pairs))
     values = run.t[pairs]
     low, high = float(values.min()), float(values.max())
     bins = np.linspace(low, high + 1e-12, 61)
     for row, i in enumerate(pairs):
         base = len(pairs) - 1 - row
         counts = np.histogram(run.t[i, 1:], bins)[0]
-        ax.stairs(base + 0.8 * counts / max(counts.max(), 1), bins, baseline=base, fill=True, color=CONTROL)
-        ax.plot([run.t[i, 0]] * 2, [base, base + 0.8], color=RED, lw=2, solid_capstyle="butt",
-                label="observed" if row == 0 else None)
+        ax.stairs(base + 0.62 * counts / max(counts.max(), 1), bins, baseline=base, fill=True, color=CONTROL)
+        ax.plot([run.t[i, 0]] * 2, [base, base + 0.88], color=RED, lw=2, solid_capstyle="butt")
+        # Above the highest bar, beside the end of the line.
         near_end = run.t[i, 0] > low + 0.72 * (high - low)
-        ax.annotate(f"p {pvalue(run.records[i]['pvalue'], relation=True)}", (run.t[i, 0], base + 0.62),
+        ax.annotate(pvalue(run.records[i]["pvalue"], relation=True), (run.t[i, 0], base + 0.77),
                     xytext=(-3 if near_end else 3, 0), textcoords="offset points", ha="right" if near_end else "left",
                     fontsize=7, va="center")
     ax.set_yticks(np.arange(len(pairs)) + 0.2, [short(run.records[i]["text"]) for i in pairs[::-1]])
@@ -116,7 +116,7 @@ def curves(run: RunData, audio: str) -> Figure:
     pairs = run.pairs_of(audio)
     figure, ax = _new(2.5)
     ks, c = np.array(run.curve.ks), run.curve
-    if np.isfinite(c.null_low).all() and run.t.shape[1] > 1:
+    if np.isfinite(c.null_low).all() and run.n_permutations > 0:
         ax.fill_between(ks, c.null_low[pairs].min(axis=0), c.null_high[pairs].max(axis=0), color=CONTROL, alpha=0.45, lw=0,
                         label="controls, middle 95%")
     best = sorted(pairs, key=lambda i: -c.observed[i].mean())[:len(PALETTE)]
@@ -201,7 +201,7 @@ def layer_curves(run: RunData, audio: str) -> Figure:
     for (model, points), colour, marker in zip(models, PALETTE, "osD^vP"):
         x, pairs = np.array([p[0] for p in points]), [p[1] for p in points]
         ax.plot(x, run.t[pairs, 0], color=colour, marker=marker, ms=3, label=short(model))
-        if run.t.shape[1] > 1:
+        if run.n_permutations > 0:
             low, high = np.percentile(run.t[pairs, 1:], [2.5, 97.5], axis=1)
             ax.fill_between(x, low, high, color=colour, alpha=0.22, lw=0)
     ax.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=10))
@@ -234,7 +234,7 @@ def procrustes(test, names: np.ndarray, category: dict[str, str], title: str) ->
     for g in common:
         if (hull := _hull(np.concatenate([text[groups == g], audio[groups == g]]))) is not None:
             axes[0].fill(*hull.T, color=colour[g], alpha=0.13, lw=0)
-    # The zoom: the class whose fifth part of neighbours is nearest, and these neighbours.
+    # The zoom: the class whose eighth part of neighbours is nearest, and these neighbours.
     middle = (text + audio) / 2
     near = min(max(len(names) // 8, 5), 14, len(names) - 1)
     distance = np.linalg.norm(middle[:, None] - middle[None], axis=2)
@@ -255,8 +255,8 @@ def procrustes(test, names: np.ndarray, category: dict[str, str], title: str) ->
             ax.spines[side].set_visible(True)
     _label_apart(axes[1], text[inside], [str(names[r]).replace("_", " ") for r in inside])
     axes[0].set_title(title)
-    axes[0].set_xlabel(f"PC1 ({share[0]:.0%}), PC2 ({share[1]:.0%});  m² = {test.m2:.3f}, "
-                       f"p {pvalue(test.pvalue, relation=True)} (PROTEST, {len(test.null):,})")
+    axes[0].set_xlabel(f"PC1 ({share[0]:.0%}), PC2 ({share[1]:.0%});  m² = {test.m2:.3f}, {pvalue(test.pvalue, relation=True)} "
+                       f"(PROTEST, {len(test.null):,})")
     axes[1].set_title("zoom into the densest part")
     handles = [axes[0].scatter([], [], s=12, marker="o", color=CONTROL, label="text"),
                axes[0].scatter([], [], s=12, marker="^", facecolors="none", edgecolors=CONTROL, label="sound (centroid)"),
@@ -309,7 +309,7 @@ def compared(first: RunData, second: RunData, matched: list[tuple[int, int]]) ->
 @rc_context(STYLE)
 def evidence(run: RunData) -> Figure:
     """All pairs at a glance: how far each observed value lies above its null, in null standard deviations."""
-    z = studentise(-run.t if run.lower_is_better else run.t)[:, 0].reshape(len(run.audios), -1).T
+    z = run.distance().reshape(len(run.audios), -1).T
     figure, ax = _new(0.9 + 0.17 * len(run.texts))
     image = ax.imshow(z, cmap="cividis", aspect="auto", vmin=0)
     ax.set_xticks(range(len(run.audios)), [short(a, 14) for a in run.audios], rotation=40, ha="right")

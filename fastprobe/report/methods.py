@@ -16,9 +16,8 @@ REFERENCES = {
                             "Genetics and Molecular Biology 9(1), article 39, 2010.",
     "Hemerik & Goeman 2018": "J. Hemerik and J. Goeman. Exact testing with random permutations. TEST 27, 811-825, 2018; "
                              "arXiv:1411.7565.",
-    "Clopper & Pearson 1934": "C. J. Clopper and E. S. Pearson. The use of confidence or fiducial limits illustrated in the "
-                              "case of "
-                              "the binomial. Biometrika 26, 404-413, 1934.",
+    "Clopper & Pearson 1934": "C. J. Clopper and E. S. Pearson. The use of confidence or fiducial limits illustrated in the case "
+                              "of the binomial. Biometrika 26, 404-413, 1934.",
     "Westfall & Young 1993": "P. H. Westfall and S. S. Young. Resampling-based multiple testing. Wiley, 1993.",
     "Holm 1979": "S. Holm. A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6, "
                  "65-70, 1979.",
@@ -47,7 +46,9 @@ _HEARD = (
     (r"passt.*fsd50k|fsd50k.*passt", "{name} looks like PaSST fine-tuned on FSD50K. On FSD50K it was trained with the labels "
                                      "of the "
      "very classes held out here: those results are leaked and show nothing about the text model."),
-    (r"vggish|panns?|cnn14|passt|audiomae.*ft|yamnet|\bast\b|beats|htsat|clap|audioset",
+    (r"vggish", "{name} was trained on the labels of YouTube videos and has heard most kinds of sound tested here. \"Unseen\" means "
+                "held out from the probe, not from the audio model."),
+    (r"panns?|cnn14|passt|audiomae.*ft|yamnet|\bast\b|beats|htsat|clap|audioset",
      "{name} was trained with AudioSet labels or audio and has heard most kinds of sound tested here. \"Unseen\" means held "
      "out from "
      "the probe, not from the audio model."),
@@ -81,11 +82,39 @@ def _null(run: RunData, b: int) -> str:
            "identity included (Hemerik & Goeman 2018)"
 
 
+# What is measured, and what the control puts in place of the texts, for readers who meet both for the first time.
+_MEASURES = {"mrr": "is the mean of 1 / rank of a sound's own text", "mean_rank": "is the mean rank of a sound's own text",
+             "median_rank": "is the median rank of a sound's own text", "loss": "is the loss at the end of training",
+             "mean_log_rank": "is the mean logarithm of the rank of a sound's own text"}
+_CONTROLS = {"permute": "shuffles the texts among the classes and trains the probe again, so that only luck leads from a sound to its text",
+             "permute-within": "shuffles the texts within groups of classes and trains the probe again, so that beyond the group only "
+                               "luck leads from a sound to its text",
+             "frozen": "shuffles the texts of the unseen classes and looks the sounds up again, so that only luck leads from a sound "
+                       "to its text",
+             "gaussian": "puts random vectors in place of the texts and trains the probe again, so that only luck leads from a sound "
+                         "to its text"}
+
+
+def primer(run: RunData) -> str:
+    """What was done and how to read a p, for someone who has met neither probes nor permutation tests."""
+    n, n_train, n_test = n_classes_of(run)
+    base = run.statistic.removesuffix("_micro").removesuffix("_macro")
+    measure = f"is the share of sounds whose own text is among the {base[4:]} nearest" if base.startswith("acc@") else _MEASURES[base]
+    out = [f"A probe learned on {n_train} classes to bring the text of a class and its sounds together. The sounds of the other "
+           f"{n_test} classes, which it never saw, were then looked up among the texts of all {n}: {run.statistic} {measure}."]
+    if run.n_permutations:
+        several = ". It is adjusted for the number of pairs: luck alone says yes anywhere in at most 5 of 100 such runs" \
+            if len(run.records) > 1 else ""
+        out.append(f"The control {_CONTROLS[run.identity.get('control', 'permute')]}. p says how often it does at least as well as the "
+                   f"real texts: at .05 or below luck is a poor explanation, and the answer is yes{several}.")
+    return " ".join(out)
+
+
 def paragraph(run: RunData, with_map: bool = False) -> str:
     """Methods, ready to paste: every number comes from the manifest and the summary."""
     identity, probe = run.identity, run.identity["probe"]
     n, n_train, n_test = n_classes_of(run)
-    b, j, r = run.t.shape[1] - 1, identity["splits"], identity["seeds"]
+    b, j, r = run.n_permutations, identity["splits"], identity["seeds"]
     m, version = len(run.records), run.manifest.get("versions", {}).get("fastprobe", "")
     optimizer = {"adam-mini": "Adam with one second moment per head (Adam-mini; Zhang et al. 2024)", "sgd": "SGD with momentum "
                  f"{probe['momentum']:g}", "adam": "Adam (Kingma & Ba 2015)"}[probe["optimizer"]]
@@ -98,18 +127,14 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
     out = [
         f"We asked whether the geometry of {plural(len(run.texts), 'text embedding table')} ({listing(run.texts)}) carries over to "
         f"{plural(len(run.audios), 'audio embedding table')} ({listing(run.audios)}) with contrastive linear probes (Ngo & Kim "
-        f"2024), "
-        f"using fastprobe {version}.",
+        f"2024), using fastprobe {version}.",
         f"The {n} classes were divided at random into {n_train} train and {n_test} test classes, {j} "
-        f"{'times' if j > 1 else 'time'}. For each split two linear heads of width {probe['dim']} were trained {basis} to "
-        f"bring the text "
-        f"of a class and its sounds together (contrastive loss over the train classes, temperature {probe['temperature']:g}"
-        f"{', both directions' if probe['symmetric'] else ''}; {optimizer}, learning rate {probe['lr']:g}, {probe['schedule']} "
-        f"schedule, "
-        f"{probe['steps']} steps; each step took {clips})"
-        f"{f', from {r} random starts' if r > 1 else ''}. Every clip of the unseen classes was then ranked against the texts "
-        f"of all "
-        f"{n} classes, ties counting against the true one. The statistic is {run.statistic}{macro}, averaged over "
+        f"{'times' if j > 1 else 'time'}. For each split two linear heads of width {probe['dim']} were trained {basis} to bring "
+        "the text of a class and its sounds together (contrastive loss over the train classes, temperature "
+        f"{probe['temperature']:g}{', both directions' if probe['symmetric'] else ''}; {optimizer}, learning rate {probe['lr']:g}, "
+        f"{probe['schedule']} schedule, {probe['steps']} steps; each step took "
+        f"{clips}){f', from {r} random starts' if r > 1 else ''}. Every clip of the unseen classes was then ranked against the "
+        f"texts of all {n} classes, ties counting against the true one. The statistic is {run.statistic}{macro}, averaged over "
         f"{'splits and starts' if r > 1 else 'splits'}.",
     ]
     if b == 0:
@@ -119,34 +144,31 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
     if stop := identity.get("stop"):
         rule = f"Besag & Clifford 1991, h = {re.search(r'h=([0-9]+)', stop).group(1)}" if stop.startswith("besag") else \
             f"Fischer & Ramdas 2024, alpha = {re.search(r'alpha=([0-9.]+)', stop).group(1)}"
+        ended = f"ended the run after {b:,} permutations, for all pairs together" if run.stopped else \
+            f"did not fire within the {b:,} permutations"
         out.append(f"A stopping rule declared before the first permutation ({rule}; at most {identity.get('stop_limit', b):,}) "
-                   f"ended the run "
-                   f"after {b:,} permutations, for all pairs together; p-values are those valid under this rule"
-                   f"{', adjusted for the family by max-T' if m > 1 else ''}, with confidence sequences (Robbins 1970).")
+                   f"{ended}; p-values are those valid under this rule{', adjusted for the family by max-T' if m > 1 else ''}, "
+                   "with confidence sequences (Robbins 1970).")
     else:
         kind = "It is exact, since all distinct permutations were used." if identity.get("enumerated") else \
             f"The smallest p within reach is {pvalue(1 / (b + 1))}. Intervals on p are Clopper-Pearson's (Clopper & Pearson 1934)."
         out.append(f"p = (1 + number of permutations at least as good) / (1 + {b:,}), ties counted (Phipson & Smyth 2010). {kind}")
         if m > 1:
             out.append(f"p-values are adjusted for all {m} pairs by single-step max-T on statistics studentised over all "
-                       f"replicates "
-                       "(Westfall & Young 1993); step-down max-T, Holm (Holm 1979) and false discovery rates (Benjamini & "
-                       "Hochberg 1995) are given beside them.")
+                       "replicates (Westfall & Young 1993); step-down max-T, Holm (Holm 1979) and false discovery rates "
+                       "(Benjamini & Hochberg 1995) are given beside them.")
     if any(record.get("tail") for record in run.records):
         out.append("Where p < .10, a generalised Pareto fit to the tail of the null, its support constrained to contain the "
-                   "observed "
-                   "value, is printed beside the exact p (Knijnenburg et al. 2009; Peschel et al. 2026).")
+                   "observed value, is printed beside the exact p (Knijnenburg et al. 2009; Peschel et al. 2026).")
     if j > 1:
         out.append("Error bars are the standard error over splits and the one corrected for overlapping splits, variance "
                    f"(1/{j} + {n_test}/{n_train}) S² (Nadeau & Bengio 2003).")
     if run.observed is not None:
-        out.append(f"Intervals on acc@{run.observed.k} are percentile intervals of a bootstrap over classes (Efron & "
-                   f"Tibshirani 1993). "
-                   "Selectivity is observed minus control (Hewitt & Liang 2019).")
+        out.append(f"Intervals on acc@{run.observed.k} are percentile intervals of a bootstrap over classes (Efron & Tibshirani "
+                   "1993). Selectivity is observed minus control (Hewitt & Liang 2019).")
     if with_map:
-        out.append("For the map, class centroids were aligned by an orthogonal Procrustes rotation in 20 principal components; "
-                   "m² was "
-                   "tested by permuting the text rows (PROTEST; Jackson 1995; Peres-Neto & Jackson 2001).")
+        out.append("For the map, class centroids were aligned by an orthogonal Procrustes rotation in at most 20 principal components; m² "
+                   "was tested by permuting the text rows (PROTEST; Jackson 1995; Peres-Neto & Jackson 2001).")
     precision = run.manifest.get("precision", "ieee")
     out.append(f"Probes were trained by the {identity['backend']} backend ("
                f"{'float64' if identity['backend'] == 'reference' else 'float32' if precision == 'ieee' else precision}; seed "
@@ -182,11 +204,10 @@ def caveats(run: RunData) -> list[str]:
         else:
             out.append(said.format(name=table["name"]))
     if unknown:
-        out.append(f"What {listing(unknown)} heard in training is not recorded. \"Unseen\" means held out from the probe, not "
-                   f"from the "
-                   "audio model.")
+        out.append(f"What {listing(unknown)} heard in training is not recorded. \"Unseen\" means held out from the probe, not from "
+                   "the audio model.")
     _, n_train, n_test = n_classes_of(run)
-    b, j = run.t.shape[1] - 1, identity["splits"]
+    b, j = run.n_permutations, identity["splits"]
     if j > 1:
         factor = (1 + j * n_test / n_train) ** 0.5
         out.append(f"The {j} splits share classes, so they are not independent: the naive error bars are too short by a factor of "
@@ -196,12 +217,10 @@ def caveats(run: RunData) -> list[str]:
                    "t-test.")
     if b:
         out.append("Chance is the null mean, not k/C: a trained probe draws queries to the classes it was trained on, so the "
-                   "control can "
-                   "lie below k/C.")
+                   "control can lie below k/C.")
     if identity.get("control", "permute") == "permute":
         out.append("The null shuffles all texts. Rejecting it can mean no more than that coarse categories carry over (music, "
-                   "animals, "
-                   "vehicles); run with --control permute-within to ask for more than that.")
+                   "animals, vehicles); run with --control permute-within to ask for more than that.")
     if identity.get("control") == "gaussian":
         out.append("The Gaussian null is a reference, not a permutation group: its p holds as far as the texts are like "
                    "Gaussian draws.")
@@ -209,7 +228,6 @@ def caveats(run: RunData) -> list[str]:
         out.append(f"{b} permutations cannot show a p below {pvalue(1 / (b + 1))}"
                    + (", and adjusted p-values are coarse." if len(run.records) > 1 else "."))
     if run.observed is not None:
-        out.append("The bootstrap over classes holds the trained probes fixed; it says how acc@k varies with the classes "
-                   "tested, not "
-                   "with those trained on.")
+        out.append("The bootstrap over classes holds the trained probes fixed; it says how acc@k varies with the classes tested, "
+                   "not with those trained on.")
     return out

@@ -10,7 +10,7 @@ from typing import Any
 from ..comparison import Comparison
 from . import figures, methods, tables
 from .data import RunData, n_classes_of
-from .text import number, plural, pvalue, sentence
+from .text import between, number, plural, pvalue, sentence
 
 CSS = """
 :root { color-scheme: light dark; --ink: #1b1c1d; --soft: #5d6166; --rule: #d8d9da; --page: #ffffff; --card: #f6f7f8;
@@ -25,7 +25,7 @@ h1 { font-size: 1.65rem; line-height: 1.2; margin: 0 0 .4rem; text-wrap: balance
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--rule); }
 h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 p { max-width: 46rem; margin: .5rem 0; }
-.soft, figcaption, caption { color: var(--soft); font-size: .9rem; }
+.soft, figcaption { color: var(--soft); font-size: .9rem; }
 ul.answers { list-style: none; padding: 0; margin: 1rem 0; display: grid; gap: .5rem; }
 ul.answers li { padding: .6rem .8rem; border-left: 4px solid var(--no); background: var(--card); border-radius: 0 .3rem .3rem 0; }
 ul.answers li.yes { border-color: var(--yes); }
@@ -34,11 +34,11 @@ ul.answers b { color: var(--no); } ul.answers li.yes b { color: var(--yes); }
 figure { margin: .5rem 0; break-inside: avoid; min-width: 0; }
 figure svg { display: block; width: 100%; max-width: 30rem; height: auto; }
 figure svg text { font-family: inherit !important; }
-table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; margin: .6rem 0; }
-caption { text-align: left; caption-side: bottom; padding-top: .4rem; }
-th, td { text-align: right; padding: .3rem .5rem; border-bottom: 1px solid var(--rule); vertical-align: baseline; overflow-wrap: normal; }
+.scroll { overflow-x: auto; margin: .6rem 0; }
+table { border-collapse: collapse; width: 100%; font-size: .875rem; font-variant-numeric: tabular-nums; }
+th, td { text-align: right; padding: .3rem .4rem; border-bottom: 1px solid var(--rule); vertical-align: baseline; overflow-wrap: normal; }
 th { font-weight: 600; color: var(--soft); }
-td.name, th.name { text-align: left; overflow-wrap: break-word; }
+td.name, th.name { text-align: left; overflow-wrap: break-word; min-width: 6.5rem; }
 td:not(.name) { white-space: nowrap; } td.sig { font-weight: 650; }
 blockquote { margin: .6rem 0; padding: .8rem 1rem; background: var(--card); border-radius: .3rem; max-width: 52rem; }
 ol.refs { font-size: .875rem; padding-left: 1.4rem; max-width: 52rem; } ol.refs li, ul.plain li { margin: .25rem 0; }
@@ -59,7 +59,7 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--link); }
   :root { color-scheme: light; --ink: #000; --soft: #444; --rule: #bbb; --page: #fff; --card: #f4f4f4; --yes: #00543b; --no: #6b3a00;
     --blue: #0072b2; --red: #d55e00; --control: #9a9b9c; }
   body { max-width: none; padding: 0; font-size: 9.5pt; }
-  h2 { break-after: avoid; } .cards { grid-template-columns: 1fr 1fr; } tr, li { break-inside: avoid; }
+  .scroll { overflow: visible; } h2 { break-after: avoid; } .cards { grid-template-columns: 1fr 1fr; } tr, li { break-inside: avoid; }
   details::details-content { content-visibility: visible; block-size: auto; } summary { display: none; }
 }
 """
@@ -122,6 +122,8 @@ class Page:
     def figure(self, figure, name: str, caption: str) -> str:
         """A figure with its caption; kept under `name` to be written as SVG and PDF. Returns the HTML."""
         self._count += 1
+        if f"{name}.svg" in self.files:  # names that differ in signs a file name does not have
+            name = f"{name}-{self._count}"
         svg = render(figure, "svg")
         self.files[f"{name}.svg"], self.files[f"{name}.pdf"] = svg, render(figure, "pdf")
         return f"<figure>{inline_svg(svg.decode(), self._count, caption)}<figcaption>{escape(caption)}</figcaption></figure>"
@@ -131,7 +133,7 @@ class Page:
         self.add('<div class="cards">' + "".join(figures_html) + "</div>")
 
     def table(self, header: list[str], rows: list[list[Any]], names: int, caption: str = "", bold=None) -> None:
-        """A table whose first `names` columns are words; on a phone each row becomes a card."""
+        """A table whose first `names` columns are words; what is too wide scrolls, and on a phone each row becomes a card."""
         css = ["name" if i < names else "" for i in range(len(header))]
         head = "".join(f"<th{css_class(c)}>{escape(h)}</th>" for h, c in zip(header, css))
         body = []
@@ -141,9 +143,11 @@ class Page:
                 f"{breakable(str(v)) if c else escape(str(v))}</td>"
                 for i, (v, h, c) in enumerate(zip(row, header, css)))
             body.append(f"<tr>{cells}</tr>")
-        note = f"<caption>{escape(caption)}</caption>" if caption else ""
         css_table = css_class("wide" if len(header) > 4 else "")
-        self.add(f"<table{css_table}>{note}<thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>")
+        table = f"<table{css_table}><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
+        self.add(f'<div class="scroll">{table}</div>')
+        if caption:
+            self.text(caption, soft=True)
 
     def html(self) -> str:
         """The whole page."""
@@ -175,13 +179,12 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
     """
     page = Page(f"fastprobe: {run.name}")
     n, n_train, n_test = n_classes_of(run)
-    b, m = run.t.shape[1] - 1, len(run.records)
-    stopped = "stop" in run.identity
+    b, m = run.n_permutations, len(run.records)
     page.add(f"<h1>{escape(_title(run))}</h1>")
     page.text(f"{plural(m, 'pair')}, {n} classes, {plural(run.identity['splits'], 'split')} ({n_train} train, {n_test} test "
-              f"classes), "
-              f"{plural(b, 'permutation')}; run “{run.name}”, {run.manifest.get('updated', '')[:10]}.", soft=True)
-    _answers(page, run, stopped)
+              f"classes), {plural(b, 'permutation')}; run “{run.name}”, {run.manifest.get('updated', '')[:10]}.", soft=True)
+    page.text(methods.primer(run))
+    _answers(page, run)
     add_results(page, run)
     page.heading("Observed against control")
     if m > 12 and figures.is_grid(run) and b:
@@ -189,9 +192,8 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
                                                                    "the control.")])
     page.cards([page.figure(figures.accuracy(run, a), f"accuracy-{slug(a)}",
                             f"{a}: {run.statistic} of each language model and of its control. Thick bar: standard error over "
-                            f"splits; thin bar: "
-                            "corrected for overlapping splits. * p < .05, ** p < .01, *** p < .001, adjusted for all pairs "
-                            "(max-T).")
+                            "splits; thin bar: corrected for overlapping splits. * p < .05, ** p < .01, *** p < .001, adjusted "
+                            "for all pairs (max-T).")
                 for a in run.audios])
     if b:
         page.heading("Null distributions")
@@ -222,20 +224,20 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
 
 
 def _title(run: RunData) -> str:
-    yes = sum(r["pvalue_maxT"] <= 0.05 for r in run.records) if run.t.shape[1] > 1 else 0
-    if run.t.shape[1] == 1:
+    if not run.n_permutations:
         return "Accuracy on unseen classes, without a control"
+    yes = sum(r["pvalue_maxT"] <= 0.05 for r in run.records)
     if len(run.records) == 1:
         return "The geometry carries over" if yes else "No evidence that the geometry carries over"
     return f"The geometry carries over in {yes} of {len(run.records)} pairs"
 
 
-def _answers(page: Page, run: RunData, stopped: bool) -> None:
+def _answers(page: Page, run: RunData) -> None:
     lines = []
     # A long list starts with what was found; a short one keeps the order of the run.
     order = sorted(run.records, key=lambda r: r["pvalue_maxT"]) if len(run.records) > 12 else run.records
     for record in order:
-        yes, text = sentence(record, len(run.records), run.lower_is_better, stopped)
+        yes, text = sentence(record, len(run.records), run.lower_is_better, run.stopped)
         name, _, rest = text.partition(": ")
         lines.append(f"<li{css_class('yes' if yes else '')}><b>{escape(name)}</b>: {escape(rest)}</li>")
     page.add('<ul class="answers">' + "".join(lines[:12]) + "</ul>")
@@ -260,10 +262,10 @@ def add_results(page: Page, run: RunData, level: int = 2) -> None:
                      pvalue(r["pvalue"]), f"{pvalue(r['pvalue_low'])}–{pvalue(r['pvalue_high'])}", pvalue(r["pvalue_maxT"]),
                      pvalue(r.get("pvalue_stepdown")), *([_tail(t)] if tail else [])])
     at = header.index("p max-T")
-    page.table(header, rows, 2, "p is the share of permutations, the observed run included, that are at least as good; max-T "
-                                "and step-down are "
-               "adjusted for all pairs. SE: corrected for overlapping splits. Selectivity: observed minus control.",
-               bold=lambda row, column: column == at and run.records[row]["pvalue_maxT"] <= 0.05 and run.t.shape[1] > 1)
+    page.table(header, rows, 2, "p is the share of permutations, the observed run included, that are at least as good; max-T and "
+                                "step-down are adjusted for all pairs. SE: corrected for overlapping splits. Selectivity: "
+                                "observed minus control.",
+               bold=lambda row, column: column == at and run.records[row]["pvalue_maxT"] <= 0.05 and run.n_permutations > 0)
 
 
 def _tail(fit: dict[str, Any] | None) -> str:
@@ -292,14 +294,12 @@ def _families(page: Page, run: RunData) -> None:
     page.heading("Families of tests")
     rows = []
     for f in families:
-        counts = [sum(t.get(n) is not None and t[n] <= 0.05 for t in f["tests"]) for n in
+        counts = [sum(t[n] <= 0.05 for t in f["tests"]) if n in f["tests"][0] else "–" for n in
                   ("pvalue", "pvalue_maxT", "pvalue_stepdown", "pvalue_holm", "pvalue_bh")]
-        missing = [n not in f["tests"][0] for n in ("pvalue", "pvalue_maxT", "pvalue_stepdown", "pvalue_holm", "pvalue_bh")]
-        rows.append([f["name"], f["n_tests"], *("–" if gone else c for c, gone in zip(counts, missing))])
+        rows.append([f["name"], f["n_tests"], *counts])
     page.table(["family", "tests", "p ≤ .05 unadjusted", "max-T", "step-down", "Holm", "BH"], rows, 1,
-               "How many tests of each family reach .05 under each adjustment: max-T, step-down and Holm bound the chance of "
-               "any false "
-               "positive, Benjamini-Hochberg (BH) the share of false ones. All values are in families.csv.")
+               "How many tests of each family reach .05 under each adjustment: max-T, step-down and Holm bound the chance of any "
+               "false positive, Benjamini-Hochberg (BH) the share of false ones. All values are in families.csv.")
 
 
 def _compare_texts(page: Page, run: RunData, found: list[Comparison]) -> None:
@@ -309,13 +309,17 @@ def _compare_texts(page: Page, run: RunData, found: list[Comparison]) -> None:
     rows = tables.comparison_rows(found)
     order = sorted(range(len(found)), key=lambda i: rows[i][8] if rows[i][8] is not None else 2.0)[:15]
     page.table(["first", "second", "difference", "95% interval", "p", "p Holm", "p sign-flip by class"],
-               [[rows[i][0], rows[i][1], number(rows[i][2]), f"{number(rows[i][3])} – {number(rows[i][4])}", pvalue(rows[i][8]),
+               [[rows[i][0], rows[i][1], number(rows[i][2]), between(rows[i][3], rows[i][4]), pvalue(rows[i][8]),
                  pvalue(rows[i][9]), pvalue(rows[i][10])] for i in order], 2,
-               f"Paired over the same {run.identity['splits']} splits, variance corrected for their overlap (Nadeau & Bengio); "
-               f"a positive "
-               "difference means that the first does better. The sign-flip test takes classes as the unit and is a check on "
-               "the t-test."
+               f"Paired over the same {plural(run.identity['splits'], 'split')}, variance corrected for their overlap (Nadeau & "
+               f"Bengio); a positive difference means that the first does better. {sign_flip_note(run, found)}"
                + (f" The {len(order)} clearest of {len(found)}; all are in comparisons.csv." if len(found) > len(order) else ""))
+
+
+def sign_flip_note(run: RunData, found: list[Comparison]) -> str:
+    """What the sign-flip test beside the t-test compares, whatever the statistic; nothing where there is none."""
+    return f"The sign-flip test takes classes as the unit, by the acc@{run.observed.k} of each, and is a check on the t-test." \
+        if any(c.sign_flip is not None for c in found) else ""
 
 
 def _classes(page: Page, run: RunData) -> None:
@@ -358,13 +362,11 @@ def _maps(page: Page, run: RunData, maps: list[tuple[int, Any]]) -> None:
         html.append(page.figure(
             figures.procrustes(test, names, run.categories, figures.short(f"{r['text']} × {r['audio']}", 44)),
             f"procrustes-{slug(r['text'])}-{slug(r['audio'])}",
-            f"Text vectors and mean sounds of {len(names)} classes after an orthogonal Procrustes rotation in "
-            f"{test.components} principal "
-            f"components, projected on two. m² = {test.m2:.3f} of the squared distance is left, correlation "
-            f"{test.correlation:.3f}, p "
-            f"{pvalue(test.pvalue, relation=True)} by permuting the text rows {len(test.null):,} times (PROTEST). All classes "
-            f"take part in this "
-            "alignment; it is a picture, the probe's test on unseen classes is the evidence."))
+            f"Text vectors and mean sounds of {len(names)} classes after an orthogonal Procrustes rotation in {test.components} "
+            f"principal components, projected on two. m² = {test.m2:.3f} of the squared distance is left, correlation "
+            f"{test.correlation:.3f}, {pvalue(test.pvalue, relation=True)} by permuting the text rows {len(test.null):,} times "
+            "(PROTEST). All classes take part in this alignment; it is a picture, the probe's test on unseen classes is the "
+            "evidence."))
     page.cards(html)
 
 

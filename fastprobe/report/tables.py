@@ -113,7 +113,7 @@ def latex_escape(text: str) -> str:
 
 def to_latex(run: RunData) -> str:
     """The results as a booktabs table with a caption; needs \\usepackage{booktabs}."""
-    b = run.t.shape[1] - 1
+    b = run.n_permutations
     lines = [r"\begin{table}[t]", r"\centering", r"\small", r"\begin{tabular}{llrrrrr}", r"\toprule",
              rf"text & audio & {latex_escape(run.statistic)} & $\pm$ SE & control & $p$ & $p$ (max-T) \\", r"\midrule"]
     for audio in run.audios:

@@ -11,11 +11,16 @@ def number(value: float | None, digits: int = 3) -> str:
 
 
 def pvalue(p: float | None, relation: bool = False) -> str:
-    """A p-value with two significant digits, never rounded to 0; with `relation`, "= 0.012"."""
+    """A p-value with two significant digits ("0.0050", never "0.005"), never rounded to 0; with `relation`, "p = 0.012"."""
     if p is None or p != p:
         return "–"
-    text = f"{p:.2g}" if p >= 0.0001 or p == 0 else f"{p:.1e}".replace("e-0", "e-")
-    return f"= {text}" if relation else text
+    text = "0" if p == 0 else f"{p:#.2g}" if p >= 0.0001 else f"{p:.1e}".replace("e-0", "e-")
+    return f"p\u00a0=\u00a0{text}" if relation else text  # one word: a line does not break within it
+
+
+def between(low: float | None, high: float | None) -> str:
+    """An interval whose ends may be negative; a dash for none."""
+    return "–" if low is None else f"{number(low)} – {number(high)}"
 
 
 def sentence(record: dict[str, Any], n_pairs: int, lower_is_better: bool, stopped: bool = False) -> tuple[bool, str]:
@@ -28,7 +33,7 @@ def sentence(record: dict[str, Any], n_pairs: int, lower_is_better: bool, stoppe
     adjusted = f", adjusted for {n_pairs} pairs" if n_pairs > 1 else ""
     sign = -1.0 if lower_is_better else 1.0
     against = f"against {number(record['null_mean'])} for its control"
-    how = f"p {pvalue(p, relation=True)}{adjusted}, {record['n_permutations']:,} permutations{', stopped by rule' if stopped else ''}"
+    how = f"{pvalue(p, relation=True)}{adjusted}, {record['n_permutations']:,} permutations{', stopped by rule' if stopped else ''}"
     if p <= 0.05:
         return True, f"{name}: yes; {value}, {against} ({how})."
     gap = "a gap the control shows as well by chance" if sign * (record["statistic"] - record["null_mean"]) > 0 else "no better"
