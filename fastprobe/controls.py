@@ -21,7 +21,7 @@ import numpy as np
 from . import plan
 from .embeddings import first_few
 from .errors import InputError
-from .storage import read_csv
+from .vocabulary import read_csv
 
 CONTROLS = ("permute", "permute-within", "frozen", "gaussian")
 # Up to this many distinct relabellings are listed instead of drawn, when the run asks for no fewer.

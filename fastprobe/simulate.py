@@ -7,7 +7,7 @@ import numpy as np
 from .embeddings import EmbeddingTable
 from .errors import InputError
 from .plan import SIMULATION, generator
-from .storage import read_csv
+from .vocabulary import read_csv
 
 
 def fsd50k_leaf_names() -> list[str]:

@@ -10,18 +10,16 @@
 from __future__ import annotations
 
 import contextlib
-import csv
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote, urlsplit
 
 from .errors import InputError, StoreError
 
-FSD50K = Path(__file__).parent / "data" / "fsd50k_classes.csv"
 # Protocols whose put shows either the old object or the whole new one.
 ATOMIC_PUT = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "hf"})
 
@@ -338,28 +336,6 @@ def local_copy(location: str | os.PathLike) -> Iterator[Path]:
         except Exception as error:
             raise InputError(f"{location}: cannot be read: {type(error).__name__}: {error}.") from None
         yield copy
-
-
-def read_csv(path: str | os.PathLike, argument: str, columns: Iterable[str]) -> list[dict[str, str]]:
-    """The rows of a small CSV in UTF-8, its cells stripped; "fsd50k" names the vocabulary that comes with fastprobe.
-
-    Raises
-    ------
-    InputError
-        Not a readable CSV, or without one of the `columns`; the message names `argument`.
-    """
-    source = FSD50K if str(path) == "fsd50k" else local_path(path)
-    try:
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, names = list(reader), reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"`{argument}`: {path} cannot be read as CSV ({why}).") from None
-    for column in columns:
-        if column not in names:
-            raise InputError(f"`{argument}`: {path} has no column {column!r}; it has {', '.join(names) or 'none'}.")
-    return [{name: (row[name] or "").strip() for name in names} for row in rows]
 
 
 @contextlib.contextmanager

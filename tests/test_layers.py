@@ -14,7 +14,7 @@ import fastprobe
 ROOT = Path(fastprobe.__file__).parent
 # From the ground up. Modules on one line may not import each other.
 ORDER = [
-    {"errors"}, {"interrupt", "storage", "topk"}, {"config"}, {"embeddings"}, {"streams"}, {"compression"}, {"plan"},
+    {"errors"}, {"interrupt", "storage", "topk"}, {"vocabulary"}, {"config"}, {"embeddings"}, {"streams"}, {"compression"}, {"plan"},
     {"controls"}, {"kernels"}, {"metrics"}, {"observed"}, {"lock", "manifest"}, {"store"}, {"retrieval"}, {"probe"}, {"indexing"},
     {"significance"}, {"intervals", "procrustes"}, {"multiplicity", "tail"}, {"sequential"}, {"comparison", "power"},
     {"inference"}, {"progress"}, {"engines"}, {"simulate"}, {"experiment"}, {"run"},

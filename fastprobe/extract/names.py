@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from ..embeddings import SUFFIXES, EmbeddingTable, first_few
 from ..errors import InputError
-from ..storage import read_csv
+from ..vocabulary import read_csv
 
 
 class ClassName(NamedTuple):

@@ -16,8 +16,8 @@ from ..metrics import LOWER_IS_BETTER, column_of, statistic_ks
 from ..plan import BOOTSTRAP, JobPlan, generator, train_count
 from ..procrustes import ProcrustesTest, centroids, protest
 from ..significance import Interval
-from ..storage import read_csv
 from ..store import ResultStore, read_manifest
+from ..vocabulary import read_csv
 
 
 @dataclass(frozen=True, eq=False)
