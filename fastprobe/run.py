@@ -239,12 +239,13 @@ def summary(experiment: Experiment, results: list[PermutationTestResult], store:
     pairs, families = extend(results, store, plan=experiment.plan, statistic=experiment.statistic, ks=experiment.ks,
                              seed=experiment.seed, inputs=list(experiment.inputs), stop=experiment.stop)
     return {"pairs": pairs, "families": families, "statistic": experiment.statistic, "n_classes": experiment.n_classes,
-            "n_jobs": experiment.plan.n_jobs, "pvalue_rule": "(1 + #{b >= 1: T_b >= T_0}) / (1 + B), ties count against",
+            "n_jobs": experiment.plan.n_jobs, "pvalue_rule": experiment.stop.pvalue_rule if experiment.stop else PVALUE_RULE,
             "null": NULLS[experiment.control], "control": experiment.control,
             **({"stop": str(experiment.stop)} if experiment.stop else {}), "backend": experiment.backend,
             "precision": experiment.config.precision}
 
 
+PVALUE_RULE = "(1 + #{b >= 1: T_b >= T_0}) / (1 + B), ties count against"
 NULLS = {"permute": "text rows permuted uniformly, the probe trained again",
          "permute-within": "text rows permuted within groups, the probe trained again",
          "frozen": "the probe trained once, the texts of the held-out classes permuted",

@@ -19,7 +19,7 @@ from scipy.special import betainc, betaincinv
 from .errors import InputError
 from .significance import TOLERANCE
 
-# The share of alpha up to which the mixture bets; 0.9 leaves it room to reach 1/alpha (arXiv 2401.07365, sec. 5).
+# The share of alpha up to which the mixture bets; 0.9 leaves it room to reach 1/alpha (arXiv 2401.07365).
 MIXTURE = 0.9
 
 
@@ -57,6 +57,14 @@ class StopRule:
     def __str__(self) -> str:
         own = f"h={self.h}" if self.name == "besag-clifford" else f"alpha={self.alpha:g}"
         return f"{self.name}:{own},burn_in={self.burn_in}"
+
+    @property
+    def pvalue_rule(self) -> str:
+        """What p is under this rule, for summary.json."""
+        if self.name == "besag-clifford":
+            return (f"{self.h}/t when permutation t is exceedance {self.h}, (1 + exceedances)/(1 + B) when none is; an exceedance is "
+                    "T_b >= T_0, ties count against (Besag & Clifford 1991)")
+        return "anytime-valid, from exceedances T_b >= T_0 in the order of b, ties count against (Fischer & Ramdas, arXiv 2401.07365)"
 
 
 def parse_stop(text: str) -> StopRule:

@@ -126,6 +126,8 @@ def test_a_run_stops_by_its_rule_wherever_the_units_end(stop, found, tmp_path, m
     assert manifest["stopped"] and manifest["permutations"] == result.n_permutations < 400
     assert manifest["permutations_at_most"] == 400 and manifest["identity"]["stop"].startswith(stop)
     assert result.drawn == "stopped"
+    rule = json.loads((tmp_path / "a/summary.json").read_text())["pvalue_rule"]
+    assert ("5/t" in rule) == stop.startswith("besag") and ("anytime" in rule) == stop.startswith("anytime")
     assert result.confidence_interval() == confidence_sequence(result.n_exceed, result.n_permutations)
     assert (result.pvalue <= 0.05) == (found == "planted")
     monkeypatch.setattr(fpexperiment, "MAX_UNIT", 7)
