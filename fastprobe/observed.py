@@ -45,7 +45,7 @@ def check_retrieval(retrieval: str) -> str:
 
 
 def top_lists(gallery: np.ndarray, queries: np.ndarray, y: np.ndarray, ranks: np.ndarray, k: int,
-              path: str = "torch", device: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+              path: str = "numpy", device: str | None = None) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest classes of each query, with the true class at the position that its rank says.
 
     Parameters
@@ -86,7 +86,7 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
     """
     import pyarrow as pa
     train = select_backend(experiment.backend, experiment.config.precision, experiment.device).load()
-    path = "faiss" if experiment.retrieval == "faiss" else "torch"
+    path = "faiss" if experiment.retrieval == "faiss" else "numpy"
     device = "cuda:0" if path == "faiss" and faiss_gpus() and _cuda() else None
     k = max(experiment.ks)
     for i, pair in enumerate(experiment.pairs):

@@ -6,7 +6,8 @@
     groups   scores of 32 gallery rows at a time are reduced to their maximum and never stored; the best
              groups are then scored again: every member of the top k lies in one of the k best groups
     torch    a product and `torch.topk`
-    numpy    a product and `numpy.argpartition`: the plain peer, never chosen by itself
+    numpy    a product and `numpy.argpartition`, for arrays; it alone does without torch, whose import takes seconds, and
+             is never chosen by itself
 
 The rule (`choose_path`) comes from benchmarks/retrieval.py; its results lie beside it.
 """
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import torch
 
 PATHS = ("faiss", "groups", "torch", "numpy")
+_NOT_FINITE = "`queries` must be finite; got NaN or infinity. Embed these rows again or drop them."
 INSTALL = "pip install faiss-cpu (or, for an NVIDIA GPU, faiss-gpu)"
 
 # The bounds of the rule, on CPUs: see benchmarks/NOTES.md for what was measured on either side of each.
@@ -101,7 +103,7 @@ def top_k(queries: Any, gallery: Any, k: int, *, path: str = "auto", device: str
     ----------
     queries : float (n, d)
     gallery : float (N, d)
-        NumPy arrays (memory-mapped ones too: they are read in blocks) or torch tensors, finite.
+        NumPy arrays (memory-mapped ones too: they are read in blocks) or torch tensors (not on path "numpy"), finite.
     k : int
         1 ... N.
     path : {"auto", "faiss", "groups", "torch", "numpy"}
@@ -123,15 +125,17 @@ def top_k(queries: Any, gallery: Any, k: int, *, path: str = "auto", device: str
         An empty gallery, different widths, k below 1 or above N, NaN or infinite queries, an unknown or
         missing path.
     """
-    import torch
     if path != "auto" and path not in PATHS:
         raise InputError(f"`path` must be auto, {', '.join(PATHS)}; got {path!r}.")
+    if path == "numpy":
+        return _numpy(*(_as_array(a, name) for a, name in ((queries, "queries"), (gallery, "gallery"))), k)
+    import torch
     tensors = isinstance(queries, torch.Tensor)
     where = next((a.device for a in (queries, gallery) if isinstance(a, torch.Tensor)), torch.device(device or "cpu"))
     q, g = (_as_tensor(a, name, where) for a, name in ((queries, "queries"), (gallery, "gallery")))
     check_shapes(tuple(q.shape), tuple(g.shape), k)
     if not _finite(q):
-        raise InputError("`queries` must be finite; got NaN or infinity. Embed these rows again or drop them.")
+        raise InputError(_NOT_FINITE)
     if path == "auto":
         path = choose_path(len(q), len(g), k, where.type)
     with torch.inference_mode():
@@ -164,14 +168,18 @@ def merge_top_k(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], k: int) -> t
     return _ordered(torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1), k)
 
 
+def _as_array(value: Any, name: str) -> np.ndarray:
+    array = np.asarray(value)
+    if array.dtype.kind not in "fiu":
+        raise InputError(f"`{name}` must be numbers; got dtype {array.dtype}.")
+    return np.ascontiguousarray(array, np.float32)
+
+
 def _as_tensor(value: Any, name: str, device: torch.device) -> torch.Tensor:
     import torch
     if isinstance(value, torch.Tensor):
         return value.detach().to(device, torch.float32)
-    array = np.asarray(value)
-    if array.dtype.kind not in "fiu":
-        raise InputError(f"`{name}` must be numbers; got dtype {array.dtype}.")
-    array = np.ascontiguousarray(array, np.float32)
+    array = _as_array(value, name)
     if not array.flags.writeable:  # a memory-mapped file: torch only reads it, but warns that it could not write
         import warnings
         with warnings.catch_warnings():
@@ -187,7 +195,7 @@ def _settled(q: torch.Tensor, g: torch.Tensor, k: int, path: str) -> tuple[torch
     """Lists in the documented order: what a path leaves open at equal scores is settled here."""
     import torch
     more = min(k + 1, len(g))  # one more than asked shows whether equal scores straddle the end of the list
-    scores, rows, sure = {"faiss": _faiss, "groups": _groups, "torch": _torch, "numpy": _numpy}[path](q, g, more)
+    scores, rows, sure = {"faiss": _faiss, "groups": _groups, "torch": _torch}[path](q, g, more)
     scores, rows = _ordered(scores, rows, more)
     if more > k:
         sure = sure & (scores[:, k - 1] > scores[:, k])
@@ -345,12 +353,20 @@ class _Scratch:
         return self.kept[name][:size].view(shape)
 
 
-def _numpy(q: torch.Tensor, g: torch.Tensor, k: int):
-    import torch
-    q_, g_ = q.cpu().numpy(), g.cpu().numpy()
-    step, out = max(_BLOCK_FLOATS["cpu"] // len(g_), 1), []
-    for start in range(0, len(q_), step):
-        s = q_[start:start + step] @ g_.T
-        rows = np.argpartition(s, len(g_) - k, axis=1)[:, len(g_) - k:]
-        out.append((np.take_along_axis(s, rows, 1), rows))
-    return *(torch.from_numpy(np.concatenate(column)).to(q.device) for column in zip(*out)), _all_sure(q)
+def _numpy(q: np.ndarray, g: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    check_shapes(q.shape, g.shape, k)
+    if not np.isfinite(q).all():
+        raise InputError(_NOT_FINITE)
+    scores, rows = np.empty((len(q), k), np.float32), np.empty((len(q), k), np.int64)
+    step = max(_BLOCK_FLOATS["cpu"] // len(g), 1)
+    for start in range(0, len(q), step):
+        part = slice(start, start + step)
+        s = q[part] @ g.T
+        found = np.sort(np.argpartition(s, len(g) - k, axis=1)[:, len(g) - k:], axis=1)
+        last = np.take_along_axis(s, found, 1).min(axis=1, keepdims=True)
+        open_ended = np.flatnonzero((s >= last).sum(axis=1) > k)  # equal scores straddle the end of the list
+        found[open_ended] = np.argsort(-s[open_ended], axis=1, kind="stable")[:, :k]
+        of_found = np.take_along_axis(s, found, 1)
+        order = np.argsort(-of_found, axis=1, kind="stable")
+        scores[part], rows[part] = np.take_along_axis(of_found, order, 1), np.take_along_axis(found, order, 1)
+    return scores, rows

@@ -61,3 +61,14 @@ def test_the_core_stays_light():
             "heavy = {'transformers', 'ray', 'matplotlib', 'soundfile', 'torch', 'pandas', 'statsmodels'}\n"
             "print(sorted(heavy & set(sys.modules)))")
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+def test_a_run_on_the_cpu_does_without_torch(tmp_path):
+    """Its import takes seconds and half a gigabyte; where no GPU driver is, nothing of a run needs it."""
+    code = ("import sys\nfrom fastprobe import kernels, permutation_test\nfrom fastprobe.simulate import simulate_pair\n"
+            "text, audio = simulate_pair([f'class {i}' for i in range(9)], alignment=1.0, clips=2, text_width=5, audio_width=4)\n"
+            f"permutation_test(text, audio, permutations=3, splits=2, backend='cpp', out={str(tmp_path / 'run')!r})\n"
+            "print('torch' in sys.modules)\nkernels.select_backend('auto')\nprint('torch' in sys.modules, kernels._gpu_driver())")
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    after_run, (after_auto, driver) = run.stdout.split()[0], run.stdout.split()[1:]
+    assert after_run == "False" and after_auto == driver

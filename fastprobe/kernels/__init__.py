@@ -11,9 +11,11 @@ raises, and nothing falls back in silence.
 
 from __future__ import annotations
 
+import ctypes
 import importlib
 import importlib.util
 import os
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -65,11 +67,24 @@ def _cpp_missing() -> str | None:
     return None
 
 
+def _gpu_driver() -> bool:
+    """Whether PyTorch could see a GPU at all, told without importing it: that takes two seconds and half a gigabyte."""
+    if not sys.platform.startswith("linux") or os.path.exists("/dev/kfd"):  # AMD's driver
+        return True
+    try:
+        ctypes.CDLL("libcuda.so.1")
+    except OSError:
+        return False
+    return True
+
+
 def _triton_missing() -> str | None:
     if reason := _torch_missing():
         return reason
     if not importlib.util.find_spec("triton"):
         return "Triton is not installed (pip install triton)"
+    if not (_gpu_driver() or _interpreted()):
+        return "this machine has no GPU driver (libcuda.so.1)"
     import torch
     if torch.cuda.is_available() or _interpreted():
         return None
