@@ -125,7 +125,7 @@ def estimates(store: ResultStore, manifest: dict[str, Any]) -> Iterator[dict[str
     plan = plan_of(manifest)
     column = column_of(manifest["statistic"], tuple(manifest["identity"]["k"]))
     sign = -1.0 if column in LOWER_IS_BETTER else 1.0
-    replicates, _ = store.replicates(column, plan, damaged="skip")  # what is damaged is named with --check
+    replicates = store.replicates([column], plan, damaged="skip")[0][column]  # what is damaged is named with --check
     for (text, audio), values in zip(store.pairs, replicates):
         t0, t = float(values[0]), values[1:][np.isfinite(values[1:])]
         known = np.isfinite(t0) and len(t) > 0

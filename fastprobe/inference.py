@@ -46,7 +46,7 @@ def layers(inputs: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
 
 
 def _oriented(store: ResultStore, plan: _plan.JobPlan, column: str) -> np.ndarray:
-    t = store.replicates(column, plan)[0]
+    t = store.replicates([column], plan)[0][column]
     return -t if column in LOWER_IS_BETTER else t
 
 

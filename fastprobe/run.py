@@ -177,7 +177,7 @@ class _Watch:
         self.column = column_of(experiment.statistic, experiment.ks)
         self.sign = -1.0 if self.column in LOWER_IS_BETTER else 1.0
         self.rule, self.limit = experiment.stop, experiment.plan.n_permutations
-        self.t = self.sign * store.replicates(self.column, experiment.plan)[0]
+        self.t = self.sign * store.replicates([self.column], experiment.plan)[0][self.column]
         self.family: SequentialFamily | None = None
         self.fed = 0
         self._feed()
@@ -219,7 +219,8 @@ def is_complete(experiment: Experiment, store: ResultStore) -> bool:
 def analyse(experiment: Experiment, store: ResultStore) -> list[PermutationTestResult]:
     """Significance of every pair, from what is stored."""
     column = column_of(experiment.statistic, experiment.ks)
-    replicates, per_split = store.replicates(column, experiment.plan)
+    found, per_split = store.replicates([column], experiment.plan)
+    replicates = found[column]
     n_train = train_count(experiment.n_classes, experiment.train_fraction)
     family = None
     if experiment.stop is not None:

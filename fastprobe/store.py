@@ -14,7 +14,7 @@ import hashlib
 import io
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -292,40 +292,37 @@ class ResultStore:
                 self.folder.remove(self.shard_name(unit))
                 yield unit, why
 
-    def shards(self, columns: list[str], plan: JobPlan) -> Iterator[tuple[Unit, dict[str, np.ndarray]]]:
-        """All stored units of a plan with some of their columns, one at a time."""
-        for unit in self.done(plan):
-            yield unit, self.read(unit, [*_KEYS, *columns])
-
-    def replicates(self, column: str, plan: JobPlan, damaged: str = "raise") -> tuple[np.ndarray, np.ndarray]:
-        """Averages over splits and seeds of one column.
+    def replicates(self, columns: Sequence[str], plan: JobPlan, damaged: str = "raise") -> tuple[dict[str, np.ndarray], np.ndarray]:
+        """Averages over splits and seeds.
 
         Parameters
         ----------
+        columns : sequence of str
         damaged : {"raise", "skip"}
             What an unreadable shard does.
 
         Returns
         -------
-        float64 (pairs, B+1)
-            T_b of every pair; NaN where nothing is stored.
+        dict of float64 (pairs, B+1)
+            T_b of every pair, by column; NaN where nothing is stored.
         float64 (pairs, splits)
-            Observed value of each split.
+            Observed value of each split, in the first column.
         """
-        t = np.full((plan.n_pairs, plan.n_permutations + 1), np.nan)
+        t = {name: np.full((plan.n_pairs, plan.n_permutations + 1), np.nan) for name in columns}
         per_split = np.full((plan.n_pairs, plan.n_splits), np.nan)
         for unit in self.done(plan):
             try:
-                shard = self.read(unit, [column])
+                shard = self.read(unit, list(columns))
             except StoreError:
                 if damaged == "skip":
                     continue
                 raise
-            values = shard[column].astype(np.float64).reshape(-1, plan.n_splits, plan.n_seeds)
             stop = min(unit.stop, plan.n_permutations + 1)
-            t[unit.pair, unit.start:stop] = values.reshape(len(values), -1).mean(axis=1)[:stop - unit.start]
-            if unit.start == 0:
-                per_split[unit.pair] = values[0].mean(axis=1)
+            for name in columns:
+                values = shard[name].astype(np.float64).reshape(-1, plan.n_splits, plan.n_seeds)[:stop - unit.start]
+                t[name][unit.pair, unit.start:stop] = values.reshape(len(values), -1).mean(axis=1)
+                if unit.start == 0 and name == columns[0]:
+                    per_split[unit.pair] = values[0].mean(axis=1)
         return t, per_split
 
     # ---- summaries -------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def test_the_null_sd_is_that_of_the_first_permutations():
     store = open_store(chosen, None)
     for _ in execute(chosen, store):
         pass
-    t = store.replicates("mean_log_rank", chosen.plan)[0][0]
+    t = store.replicates(["mean_log_rank"], chosen.plan)[0]["mean_log_rank"][0]
     assert found.null_sd == pytest.approx(np.std(t[1:found.calibration_permutations + 1], ddof=1))
 
 

@@ -188,30 +188,16 @@ def load_run(path: Path, categories: Path | None = None) -> RunData:
     identity, notes = manifest["identity"], []
     ks = tuple(identity["k"])
     plan = JobPlan(len(identity["pairs"]), identity["splits"], identity["seeds"], manifest["permutations"])
-    columns = [column_of(summary["statistic"], ks), *(f"acc@{k}_macro" for k in ks)]
-    replicates, per_split = _replicates(ResultStore.open(path), plan, list(dict.fromkeys(columns)))
+    columns = list(dict.fromkeys([column_of(summary["statistic"], ks), *(f"acc@{k}_macro" for k in ks)]))
+    replicates, per_split = ResultStore.open(path).replicates(columns, plan)
+    if not np.isfinite(replicates[columns[0]]).all():
+        raise StoreError(f"{path}: some permutations are not stored yet. Finish the run with --resume, then report it.")
     curve = _curve(ks, replicates)
     k = (statistic_ks(summary["statistic"]) or ((3,) if 3 in ks else ks[:1]))[0]
     observed = _observed(path, identity, k, notes)
     intervals = [] if observed is None else _intervals(observed, identity["seed"])
     return RunData(path, manifest, summary, replicates[columns[0]], per_split, curve, observed, intervals,
                    _confusions(path, identity, notes), read_categories(categories, notes), notes)
-
-
-def _replicates(store: ResultStore, plan: JobPlan, columns: list[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """`ResultStore.replicates` for several columns in one pass; the splits of the first."""
-    t = {c: np.full((plan.n_pairs, plan.n_permutations + 1), np.nan) for c in columns}
-    per_split = np.full((plan.n_pairs, plan.n_splits), np.nan)
-    for unit, shard in store.shards(columns, plan):
-        stop = min(unit.stop, plan.n_permutations + 1)
-        for c in columns:
-            values = shard[c].astype(np.float64).reshape(-1, plan.n_splits, plan.n_seeds)[:stop - unit.start]
-            t[c][unit.pair, unit.start:stop] = values.mean(axis=(1, 2))
-            if unit.start == 0 and c == columns[0]:
-                per_split[unit.pair] = values[0].mean(axis=1)
-    if not np.isfinite(t[columns[0]]).all():
-        raise StoreError(f"{store.path}: some permutations are not stored yet. Finish the run with --resume, then report it.")
-    return t, per_split
 
 
 def _curve(ks: tuple[int, ...], t: dict[str, np.ndarray]) -> Curve:
