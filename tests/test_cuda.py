@@ -42,8 +42,9 @@ def gpu(request):
     return "cuda:0"
 
 
+# The floors of tf32 and bf16 are three times what rounding the factors does by itself (benchmarks/precision.py).
 @pytest.mark.parametrize("precision, peer, factor, floor", [
-    ("ieee", "ieee", 2, 1e-6), ("tf32x3", "ieee", 4, 1e-5), ("tf32", "tf32", 3, 3e-3), ("bf16", "tf32", 12, 2e-2)])
+    ("ieee", "ieee", 2, 1e-6), ("tf32x3", "ieee", 4, 1e-5), ("tf32", "tf32", 3, 1.5e-3), ("bf16", "tf32", 12, 1.1e-2)])
 @pytest.mark.parametrize("name", SHAPES)
 def test_training_errs_little_more_than_plain_torch(gpu, name, precision, peer, factor, floor):
     """Six steps in every precision; `factor` times the error of plain torch in `peer` precision, or `floor`."""
@@ -75,7 +76,7 @@ def test_a_job_has_the_same_bits_in_any_batch_and_run(gpu, name, precision):
     assert cases.same_bits(shape, {"steps": 20, "precision": precision, **config}, None, gpu, 300, parts) == []
 
 
-@pytest.mark.parametrize("precision, share", [("ieee", 0.999), ("tf32x3", 0.999), ("tf32", 0.995)])
+@pytest.mark.parametrize("precision, share", [("ieee", 0.999), ("tf32x3", 0.999), ("tf32", 0.995), ("bf16", 0.995)])
 @pytest.mark.parametrize("name", ["A", "B"])
 def test_decisions_after_a_whole_training(gpu, name, precision, share):
     """acc@3 of 100 steps: the same yes or no as the definition on nearly all queries."""

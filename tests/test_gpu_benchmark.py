@@ -8,10 +8,12 @@ import sys
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+import triton_cases as cases
 from benchmarks import gpu, make_gpu
 from benchmarks.gpu_losses import PUBLISHED, head_width
 from benchmarks.gpu_tables import markdown
@@ -134,3 +136,15 @@ def test_a_test_that_hangs_is_stopped_and_named(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "test_hangs" in out and "stopped: not done after 15 s" in out
     assert "1 passed" in out
+
+
+def test_rounded_factors_are_those_of_the_format():
+    from benchmarks.precision import compare, rounding
+    x = np.array([1 + 2.0**-10, 1 + 2.0**-11, 1 + 2.0**-12, -1 - 2.0**-11, 0.0])
+    assert rounding(10, True).rounded(x).tolist() == [1 + 2.0**-10, 1 + 2.0**-10, 1.0, -1 - 2.0**-10, 0.0]
+    assert rounding(10, False).rounded(x).tolist() == [1 + 2.0**-10, 1.0, 1.0, -1.0, 0.0]
+    x = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
+    np.testing.assert_array_equal(rounding(7, True).rounded(x), torch.from_numpy(x).bfloat16().double().numpy())
+    batch = cases.make(13, 9, 40, 11, 19, probes=3, steps=6, dim=8)
+    fine, coarse = compare(batch, rounding(23, False)), compare(batch, rounding(4, True))
+    assert fine["ranks"] == 1 and fine["heads"] < 1e-6 < 1e-3 < coarse["heads"]
