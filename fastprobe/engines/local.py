@@ -213,7 +213,8 @@ class _Worker:
 def _in_processes(task: Task, work: Work, pace: Pace, devices: list[str]) -> Iterator[Finished]:
     context = multiprocessing.get_context("spawn")
     n_cpu = devices.count("cpu")
-    threads = {"cpu": max(len(os.sched_getaffinity(0)) // n_cpu, 1)} if n_cpu else {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
+    threads = {"cpu": max(cores // n_cpu, 1)} if n_cpu else {}
     lost: dict[Unit, int] = {}
     again: list[Unit] = []
     with tempfile.TemporaryDirectory(prefix="fastprobe-") as folder:
