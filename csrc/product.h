@@ -76,8 +76,37 @@ FP_INLINE void one_tile(const float* a, int64_t lda, const float* b, int64_t dep
     finish.template tile<R, V>(strip, row, acc);
 }
 
+#if defined(__AVX512BF16__)
+// The same of rounded factors, two neighbours of a factor side by side as one element (see below); depth counts elements.
 template <int R, int V, bool TRANSPOSED, class Finish>
-FP_INLINE void tile_of(int rows, const float* a, int64_t lda, const float* b, int64_t depth, int64_t strip, int64_t row,
+FP_INLINE void one_tile(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t depth, int64_t strip, int64_t row,
+                                Finish& finish) {
+    vf acc[R][V];
+#pragma GCC unroll 16
+    for (int i = 0; i < R; ++i)
+#pragma GCC unroll 2
+        for (int j = 0; j < V; ++j) acc[i][j] = vf{};
+    const uint32_t* group[(R + 2) / 3];
+    for (int g = 0; g < (R + 2) / 3; ++g) group[g] = TRANSPOSED ? a + 3 * g : a + 3 * g * lda;
+    for (int64_t k = 0; k < depth; ++k, b += V * VL) {
+        __m512bh right[V];
+#pragma GCC unroll 2
+        for (int j = 0; j < V; ++j) right[j] = (__m512bh)_mm512_loadu_si512(b + j * VL);
+#pragma GCC unroll 16
+        for (int i = 0; i < R; ++i) {
+            const __m512bh left = (__m512bh)_mm512_set1_epi32((int)group[i / 3][TRANSPOSED ? i % 3 : (i % 3) * lda]);
+#pragma GCC unroll 2
+            for (int j = 0; j < V; ++j) acc[i][j] = (vf)_mm512_dpbf16_ps((__m512)acc[i][j], left, right[j]);
+        }
+#pragma GCC unroll 16
+        for (int g = 0; g < (R + 2) / 3; ++g) group[g] += TRANSPOSED ? lda : 1;
+    }
+    finish.template tile<R, V>(strip, row, acc);
+}
+#endif
+
+template <int R, int V, bool TRANSPOSED, class Element, class Finish>
+FP_INLINE void tile_of(int rows, const Element* a, int64_t lda, const Element* b, int64_t depth, int64_t strip, int64_t row,
                        Finish& finish) {
     if (rows == R)
         one_tile<R, V, TRANSPOSED>(a, lda, b, depth, strip, row, finish);
@@ -85,8 +114,8 @@ FP_INLINE void tile_of(int rows, const float* a, int64_t lda, const float* b, in
         tile_of<R - 1, V, TRANSPOSED>(rows, a, lda, b, depth, strip, row, finish);
 }
 
-template <int V, bool TRANSPOSED, class Finish>
-static __attribute__((noinline)) void strip_product(const float* a, int64_t lda, const float* b, int64_t rows,
+template <int V, bool TRANSPOSED, class Element, class Finish>
+static __attribute__((noinline)) void strip_product(const Element* a, int64_t lda, const Element* b, int64_t rows,
                                                     int64_t depth, int64_t strip, Finish& finish) {
     // Tiles of equal height but for one row: a last tile of one or two rows would wait on its own sums.
     const int64_t tiles = (rows + MR - 1) / MR;
@@ -160,53 +189,6 @@ static void round_columns(const float* b, int64_t ld, int64_t depth, int64_t col
                                            k + 1 < depth ? first_of(b + (k + 1) * ld + j, columns - j) : _mm512_setzero_ps()));
 }
 
-template <int R, int V, bool TRANSPOSED, class Finish>
-FP_INLINE void one_rounded_tile(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t depth, int64_t strip, int64_t row,
-                                Finish& finish) {
-    vf acc[R][V];
-#pragma GCC unroll 16
-    for (int i = 0; i < R; ++i)
-#pragma GCC unroll 2
-        for (int j = 0; j < V; ++j) acc[i][j] = vf{};
-    const uint32_t* group[(R + 2) / 3];
-    for (int g = 0; g < (R + 2) / 3; ++g) group[g] = TRANSPOSED ? a + 3 * g : a + 3 * g * lda;
-    for (int64_t k = 0; k < depth; ++k, b += V * VL) {
-        __m512bh right[V];
-#pragma GCC unroll 2
-        for (int j = 0; j < V; ++j) right[j] = (__m512bh)_mm512_loadu_si512(b + j * VL);
-#pragma GCC unroll 16
-        for (int i = 0; i < R; ++i) {
-            const __m512bh left = (__m512bh)_mm512_set1_epi32((int)group[i / 3][TRANSPOSED ? i % 3 : (i % 3) * lda]);
-#pragma GCC unroll 2
-            for (int j = 0; j < V; ++j) acc[i][j] = (vf)_mm512_dpbf16_ps((__m512)acc[i][j], left, right[j]);
-        }
-#pragma GCC unroll 16
-        for (int g = 0; g < (R + 2) / 3; ++g) group[g] += TRANSPOSED ? lda : 1;
-    }
-    finish.template tile<R, V>(strip, row, acc);
-}
-
-template <int R, int V, bool TRANSPOSED, class Finish>
-FP_INLINE void rounded_tile_of(int rows, const uint32_t* a, int64_t lda, const uint32_t* b, int64_t depth, int64_t strip,
-                               int64_t row, Finish& finish) {
-    if (rows == R)
-        one_rounded_tile<R, V, TRANSPOSED>(a, lda, b, depth, strip, row, finish);
-    else if constexpr (R > 1)
-        rounded_tile_of<R - 1, V, TRANSPOSED>(rows, a, lda, b, depth, strip, row, finish);
-}
-
-template <int V, bool TRANSPOSED, class Finish>
-static __attribute__((noinline)) void rounded_strip(const uint32_t* a, int64_t lda, const uint32_t* b, int64_t rows,
-                                                    int64_t depth, int64_t strip, Finish& finish) {
-    const int64_t tiles = (rows + MR - 1) / MR;
-    int64_t row = 0;
-    for (int64_t t = 0; t < tiles; ++t) {
-        const int height = static_cast<int>(rows / tiles + (t < rows % tiles));
-        rounded_tile_of<MR, V, TRANSPOSED>(height, TRANSPOSED ? a + row : a + row * lda, lda, b, depth, strip, row, finish);
-        row += height;
-    }
-}
-
 // Elements a rounded factor takes: the left one of (rows, depth), the right one of (depth, columns).
 FP_INLINE int64_t left_elements(int64_t rows, int64_t depth, bool transposed) {
     return transposed ? pairs(depth) * row_stride(rows) : rows * pair_stride(depth);
@@ -225,9 +207,9 @@ static inline void rounded_product(const Rounded& room, const float* a, int64_t 
         const int64_t width = strip_width(columns, s);
         round_columns(b + s * pitch * PW + first * width, width, depth, width, room.right, width);
         if (width == PW)
-            rounded_strip<NR, TRANSPOSED>(room.left, ld, room.right, rows, pairs(depth), s, finish);
+            strip_product<NR, TRANSPOSED>(room.left, ld, room.right, rows, pairs(depth), s, finish);
         else
-            rounded_strip<1, TRANSPOSED>(room.left, ld, room.right, rows, pairs(depth), s, finish);
+            strip_product<1, TRANSPOSED>(room.left, ld, room.right, rows, pairs(depth), s, finish);
     }
 }
 #else
