@@ -69,7 +69,8 @@ def _cpp_missing() -> str | None:
 
 def _gpu_driver() -> bool:
     """Whether PyTorch could see a GPU at all, told without importing it: that takes two seconds and half a gigabyte."""
-    if not sys.platform.startswith("linux") or os.path.exists("/dev/kfd"):  # AMD's driver
+    # Drivers of NVIDIA, of AMD, and of Windows under WSL.
+    if not sys.platform.startswith("linux") or any(map(os.path.exists, ("/dev/nvidiactl", "/dev/kfd", "/dev/dxg"))):
         return True
     try:
         ctypes.CDLL("libcuda.so.1")
