@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fastprobe import kernels
 from fastprobe.config import ProbeConfig
 from fastprobe.errors import BackendUnavailableError, InputError
+from fastprobe.kernels import reference
 from strategies import batch_of, configs
 
 # Triton has its own file: without a GPU it runs in the interpreter, which must be set up before its import.
@@ -33,7 +34,7 @@ def test_this_machine_has_a_float32_backend():
 def test_agrees_with_the_reference(name, data):
     """Losses and heads to float32 rounding; ranks wherever the reference's margin exceeds it."""
     batch = batch_of(data.draw(configs()), n_probes=3, seed=data.draw(st.integers(0, 100)))
-    want, got = kernels.reference.train(batch, heads=True), kernels.select_backend(name).load()(batch, "cpu", heads=True)
+    want, got = reference.train(batch, heads=True), kernels.select_backend(name).load()(batch, "cpu", heads=True)
     assert got.ranks.dtype == np.int32 and got.ranks.shape == want.ranks.shape
     assert np.allclose(got.loss, want.loss, rtol=2e-4, atol=2e-5, equal_nan=True)
     for a, b in ((got.text_heads, want.text_heads), (got.audio_heads, want.audio_heads)):
@@ -41,8 +42,8 @@ def test_agrees_with_the_reference(name, data):
         scale = np.abs(b).max() * (20 if batch.config.optimizer == "adam" else 1)
         assert np.abs(a - b).max() < 2e-3 * scale
     for p in range(3):
-        gallery = kernels.reference.norm(batch.text[batch.permutations[p]] @ want.text_heads[p])[0]
-        queries = kernels.reference.norm(batch.audio[batch.queries] @ want.audio_heads[p])[0]
+        gallery = reference.norm(batch.text[batch.permutations[p]] @ want.text_heads[p])[0]
+        queries = reference.norm(batch.audio[batch.queries] @ want.audio_heads[p])[0]
         scores = queries @ gallery.T
         margin = scores - np.take_along_axis(scores, batch.labels[batch.queries][:, None], axis=1)
         margin[np.arange(len(margin)), batch.labels[batch.queries]] = np.inf
@@ -79,7 +80,7 @@ def test_odd_and_large_shapes(name):
                   {"classes": 40, "text_width": 300, "audio_width": 5, "clips": 9}):
         for dim in (1, 31, 65):
             batch = batch_of(ProbeConfig(dim=dim, steps=2), n_probes=2, **shape)
-            want, got = kernels.reference.train(batch), kernels.select_backend(name).load()(batch, "cpu")
+            want, got = reference.train(batch), kernels.select_backend(name).load()(batch, "cpu")
             assert np.allclose(got.loss, want.loss, rtol=1e-4) and np.mean(got.ranks != want.ranks) < 0.01
 
 
