@@ -29,7 +29,7 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from fastprobe.kernels import triton_loss, triton_resident, triton_tiled
+from fastprobe.kernels import triton_gram, triton_loss, triton_resident, triton_tiled
 from fastprobe.kernels.triton_common import FEATURE_ALIGN, padded_width, precisions, round_up
 from fastprobe.kernels.triton_project import norm_blocks, project
 from fastprobe.kernels.triton_rank import rank
@@ -82,17 +82,18 @@ def launches(shape: Shape, architecture: str) -> Iterator[tuple[JITFunction, tup
 
     n, width = shape.classes, padded_width(shape.dim)
     r_text, r_audio = (round_up(r, FEATURE_ALIGN) for r in (shape.r_text, shape.r_audio))
-    resident = triton_resident.fits(n, width, shape.precision)
+    resident, gram = (module.fits(n, width, shape.precision) for module in (triton_resident, triton_gram))
+    fixed = gram and shape.sampling == "centroid" and shape.optimizer != "adam"
     gallery = max(GALLERY, round(n / 0.7))
     steps = STEPS if shape.sampling == "clip" else 1
     w, v = meta(PROBES, r_text, width), meta(PROBES, r_audio, width)
     with _recorded(amd=architecture.startswith("gfx")) as calls:
-        trainer = triton_resident.train_resident if resident else triton_tiled.train_tiled
-        trainer(meta(gallery, r_text), meta(PROBES, n, dtype=torch.int32), meta(CLIPS, r_audio),
-                meta(steps, n, dtype=torch.int32), w, v, meta(STEPS if resident else 1, 3),
-                row_classes=meta(n, dtype=torch.int32), per_class=1, temperature=0.25, dim=shape.dim,
-                optimizer=shape.optimizer, momentum=0.9, weight_decay=0.0, symmetric=shape.symmetric,
-                precision=shape.precision, architecture=architecture)
+        for trainer in [triton_resident.train_resident if resident else triton_tiled.train_tiled] + [triton_gram.train_gram] * fixed:
+            trainer(meta(gallery, r_text), meta(PROBES, n, dtype=torch.int32), meta(CLIPS, r_audio),
+                    meta(steps, n, dtype=torch.int32), w, v, meta(STEPS if resident else 1, 3),
+                    row_classes=meta(n, dtype=torch.int32), per_class=1, temperature=0.25, dim=shape.dim,
+                    optimizer=shape.optimizer, momentum=0.9, weight_decay=0.0, symmetric=shape.symmetric,
+                    precision=shape.precision, architecture=architecture)
         queries, texts = meta(1, QUERIES, dtype=torch.int32), meta(1, gallery, dtype=torch.int32)
         z, _ = project(meta(CLIPS, r_audio), queries, v, precision=shape.precision, norms=False)
         project(meta(gallery, r_text), texts, w, precision=shape.precision)

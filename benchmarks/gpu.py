@@ -31,8 +31,10 @@ TINY = {"A": (9, 11, 13, 8, "centroid"), "large": (17, 11, 13, 136, "clip")}
 GATE = {"ieee": 1e-4, "tf32x3": 2e-4, "tf32": 3e-2, "bf16": 2e-1}
 # No new configuration of the sweep is begun so many seconds after the start.
 SECONDS = 240
-# What a tile of the resident trainer may be: (sound rows, features per chunk, warps).
-CANDIDATES = ((32, 16, 4), (32, 32, 4), (32, 16, 8), (32, 32, 8), (64, 16, 8), (64, 32, 8), (128, 32, 8), (16, 16, 4))
+# Configurations of the trainers of one program per probe: GramConfig's bs, bn, bk, warps; ResidentConfig's bs, bk, bu, warps.
+CANDIDATES = {
+    "gram": ((128, 128, 32, 8), (64, 128, 32, 8), (32, 128, 32, 8), (64, 64, 32, 4), (32, 64, 32, 4), (128, 128, 16, 8)),
+    "resident": ((32, 32, 64, 8), (32, 32, 0, 8), (32, 32, 0, 4), (32, 16, 0, 4), (64, 32, 64, 8), (128, 32, 64, 8))}
 
 
 def relative_error(got, want) -> float:
@@ -115,12 +117,13 @@ def training(report: dict, clock: Clock, shapes: dict, steps: int, gate_steps: i
     import torch
 
     from fastprobe.kernels import reference
-    from fastprobe.kernels.triton_common import padded_width
-    from fastprobe.kernels.triton_resident import fits
+    from fastprobe.kernels.triton_backend import trainers
 
-    from .gpu_peers import METHODS, flops
+    from .gpu_peers import METHODS, flops, ours
     for shape_name, shape in shapes.items():
         rows, runs, batches, memory = {}, {}, {}, {}
+        trainer = trainers(next(m for m in METHODS if m.name == "ours, tf32").batch(shape, steps, 1))[0]
+        through_gram = [m.name for m in METHODS if m.prepare is ours and trainer == "gram"]
         for method in METHODS:
             if shape_name in wanted and method.name not in wanted[shape_name]:
                 continue
@@ -159,59 +162,76 @@ def training(report: dict, clock: Clock, shapes: dict, steps: int, gate_steps: i
             print(f"{key}: error {error}", flush=True)
         for name, t in clock.interleaved(runs, rounds).items():
             rate = batches[name] * steps / t["median"]
+            executed = executed_flops(shape) if name in through_gram else flops(*shape[:4])
             rows[name] |= {"probes": batches[name], "seconds": t, "probe_steps_per_s": rate, "memory_bytes": memory[name],
-                           "TFLOP_per_s": rate * flops(*shape[:4]) / 1e12,
-                           "ceiling_share": rate * flops(*shape[:4]) / 1e12 / report["ceilings"][rows[name]["precision"]]}
+                           "TFLOP_per_s": rate * flops(*shape[:4]) / 1e12, "executed_flops_per_step": executed,
+                           "ceiling_share": rate * executed / 1e12 / report["ceilings"][rows[name]["precision"]]}
         report["training"][shape_name] = {"shape": shape, "steps": steps, "flops_per_step": flops(*shape[:4]),
-                                          "bytes_per_step": moved(shape), "methods": rows,
-                                          "resident": fits(shape[0], padded_width(shape[3]), "tf32")}
+                                          "bytes_per_step": moved(shape), "methods": rows, "trainer": trainer}
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
-def moved(shape: tuple) -> dict[str, float]:
-    """Bytes per probe-step that the resident trainer asks of L2, and the least any trainer must ask of device memory.
+def executed_flops(shape: tuple) -> int:
+    """Operations of a step through the Gram matrices: K dZ of either head, the similarities and their gradients."""
+    n, _, _, d, _ = shape
+    return 10 * n * n * d
 
-    L2: both heads and moments read twice (moments) or once and written once each, tables read twice, and the unit
-    rows and their gradients written and read once. Least: heads in and out once per training of 100 steps.
+
+def moved(shape: tuple) -> dict[str, float]:
+    """Bytes per probe-step that our trainers ask of L2, and the least any trainer must ask of device memory.
+
+    resident: both heads and moments read twice (moments) or once and written once each, tables read twice, and the unit
+    rows and their gradients written and read once. gram: of either head 13 passes over n x d (Z, U and its moment read and
+    written, the moment of Z read twice and written, dZ written and read twice, and the sum of rows), and K once.
+    Least: heads in and out once per training of 100 steps.
     """
     n, r_text, r_audio, d, _ = shape
     heads = 4 * (r_text + r_audio) * d
-    return {"resident_l2": 5 * heads + 2 * 4 * n * (r_text + r_audio) + 6 * 4 * n * d, "least_device": 2 * heads / 100}
+    return {"resident": 5 * heads + 2 * 4 * n * (r_text + r_audio) + 6 * 4 * n * d, "gram": 2 * 4 * (12 * n * d + n * n),
+            "least": 2 * heads / 100}
 
 
 def sweep(report: dict, clock: Clock, shapes: dict, steps: int, probes: int, rounds: int, precision: str,
           until: float) -> None:
-    """The resident trainer under candidate configurations that fit and are right, as many as can be compiled before `until`."""
-    from fastprobe.kernels import reference, triton_resident
+    """Both trainers of one program per probe under candidate configurations that fit and are right, as many as can be compiled
+    before `until`."""
+    from fastprobe.kernels import reference, triton_gram, triton_resident
 
     from .gpu_peers import fused, problem
-    pinned = triton_resident.resident_config
+    places = {"gram": (triton_gram, "gram_config"), "resident": (triton_resident, "resident_config")}
     for name in ("A", "B"):
         if name not in shapes:
             continue
         runs = {}
         few = problem(*shapes[name], 2, min(steps, 10), precision=precision)
         want = reference.train(few, heads=True)
-        train = fused(problem(*shapes[name], probes, steps, precision=precision), clock.device, only_resident=True)
-        for bs, bk, warps in CANDIDATES:
+        trainers = [t for t in CANDIDATES if t != "gram" or few.clips is None]
+        train = {t: fused(problem(*shapes[name], probes, steps, precision=precision), clock.device, t) for t in trainers}
+        for trainer, candidate in ((t, c) for t in trainers for c in CANDIDATES[t]):
             if time.perf_counter() > until:
                 break
-            config = triton_resident.ResidentConfig(bs, bk, warps, "sweep")
+            if trainer == "gram":
+                config = triton_gram.GramConfig(*candidate, "sweep")
+                label = "gram, BS {}, BN {}, BK {}, {} warps".format(*candidate)
+            else:
+                config = triton_resident.ResidentConfig(*candidate[:2], candidate[3], "sweep", candidate[2])
+                label = "resident, BS {}, BK {}, BU {}, {} warps".format(*candidate)
 
-            def run(train, config=config):
-                triton_resident.resident_config = lambda *_: config
+            def run(train, config=config, place=places[trainer]):
+                pinned = getattr(*place)
+                setattr(*place, lambda *_: config)
                 try:
                     return train()
                 finally:
-                    triton_resident.resident_config = pinned
+                    setattr(*place, pinned)
 
-            def gate(run=run, few=few, want=want):
-                w, v = run(fused(few, clock.device, only_resident=True))
+            def gate(run=run, few=few, want=want, trainer=trainer):
+                w, v = run(fused(few, clock.device, trainer))
                 return max(relative_error(w, want.text_heads), relative_error(v, want.audio_heads))
-            label, notes = f"BS {bs}, BK {bk}, {warps} warps", {}
+            notes = {}
             error = guarded(notes, label, gate)  # one that does not fit is left out, no failure of this run
             if error is not None and error <= GATE[precision]:
-                runs[label] = functools.partial(run, train)
+                runs[label] = functools.partial(run, train[trainer])
             else:
                 print(f"sweep {name}, {label}: left out, {notes.get('errors', {}).get(label, f'error {error}')}", flush=True)
         report["sweep"][f"{name}, {precision}"] = {k: probes * steps / t["median"]

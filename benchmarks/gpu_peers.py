@@ -244,18 +244,17 @@ def ours(batch: ProbeBatch, device: torch.device) -> Run:
     return fused(batch, device)
 
 
-def fused(batch: ProbeBatch, device: torch.device, only_resident: bool = False) -> Run:
-    """Our trainer; with `only_resident` an error where the resident one does not fit the device."""
-    from fastprobe.kernels import triton_resident
+def fused(batch: ProbeBatch, device: torch.device, trainer: str | None = None) -> Run:
+    """Our trainer, or the one so named, which is an error where it does not fit the device."""
     from fastprobe.kernels.triton_backend import Shared
     shared = Shared(batch, device)
+    if trainer:
+        shared.trainers = [trainer]
     permuted = torch.from_numpy(np.ascontiguousarray(batch.permutations[:, batch.train_classes], np.int32)).to(device)
 
     def run():
         with torch.inference_mode():
             w, v, _ = shared.fit(permuted)
-            if only_resident and shared.trainer is not triton_resident.train_resident:
-                raise RuntimeError("the resident trainer does not fit this device")
             return w[:, : batch.text.shape[1], : batch.config.dim], v[:, : batch.audio.shape[1], : batch.config.dim]
     return run
 

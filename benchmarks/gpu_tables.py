@@ -46,11 +46,15 @@ def markdown(report: dict[str, Any]) -> str:
                 rows.append([method, m["optimizer"], _number(m["error"], ".1e"), m.get("why_not", "gate failed, not timed"), *["-"] * 6])
         lines += _table(["method", "optimiser", "error, 10 steps", "probes", "probe-steps/s", "TFLOP/s", "of ceiling", "MiB",
                          "ours (tf32) is", "ms, low ... high"], rows)
-        if best is not None and t["resident"]:
+        if best is not None and t["trainer"] in t["bytes_per_step"]:
             moved = t["bytes_per_step"]
-            lines += [f"Resident trainer, counted: {moved['resident_l2'] / 1e3:.0f} kB of L2 traffic per probe-step, "
-                      f"{best * moved['resident_l2'] / 1e12:.3g} TB/s at this rate; least device memory traffic "
-                      f"{moved['least_device'] / 1e3:.2f} kB per probe-step.", ""]
+            lines += [f"Ours is the trainer `{t['trainer']}`. Counted: {moved[t['trainer']] / 1e3:.0f} kB of L2 traffic per probe-step, "
+                      f"{best * moved[t['trainer']] / 1e12:.3g} TB/s at this rate; least device memory traffic "
+                      f"{moved['least'] / 1e3:.2f} kB per probe-step.", ""]
+        if t["trainer"] == "gram":
+            executed = t["methods"]["ours, tf32"].get("executed_flops_per_step", 0)
+            lines += [f"TFLOP/s counts the usual form of the algorithm for every method; ours executes {executed / 1e6:.3g} MFLOP per "
+                      "probe-step through the Gram matrices, and its share of the ceiling counts these.", ""]
     if "rank" in report:
         lines += [f"## Ranks: (probes, queries, gallery, r, d) = {tuple(report['rank']['probes, queries, gallery, r, d'])}", ""]
         lines += _table(["method", "acc@3 agreement", "ms", "TFLOP/s", "of ceiling", "queries/s", "MiB"], [
@@ -64,7 +68,7 @@ def markdown(report: dict[str, Any]) -> str:
              _mebibytes(m["memory_bytes"])] if "seconds" in m else [m.get("why_not", "gate failed, not timed"), "-", "-"])]
             for size, table in report["loss"].items() for k, m in table.items()])
     for name, rates in report["sweep"].items():
-        lines += [f"## Resident configurations, shape {name}", ""]
+        lines += [f"## Configurations, shape {name}", ""]
         fastest_first = sorted(rates.items(), key=lambda item: -item[1])
         lines += _table(["configuration", "probe-steps/s"], [[k, _millions(x)] for k, x in fastest_first])
     if report.get("errors"):

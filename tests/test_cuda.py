@@ -18,7 +18,6 @@ from fastprobe.errors import OutOfMemoryError
 from fastprobe.kernels import reference
 
 pytestmark = pytest.mark.cuda
-FLOOR = 6e-8
 
 # (classes, train classes, clips, r_text, r_audio): the table of shapes, and odd ones.
 A, B = (144, 100, 1440, 144, 144), (144, 100, 1440, 144, 768)
@@ -44,7 +43,7 @@ def gpu(request):
 
 # The floors of tf32 and bf16 are three times what rounding the factors does by itself (benchmarks/precision.py).
 @pytest.mark.parametrize("precision, peer, factor, floor", [
-    ("ieee", "ieee", 2, 1e-6), ("tf32x3", "ieee", 4, 1e-5), ("tf32", "tf32", 3, 1.5e-3), ("bf16", "tf32", 12, 1.1e-2)])
+    ("ieee", "ieee", 2, 1e-6), ("tf32x3", "ieee", 4, 1e-5), ("tf32", "tf32", 3, 1.8e-3), ("bf16", "tf32", 12, 1.1e-2)])
 @pytest.mark.parametrize("name", SHAPES)
 def test_training_errs_little_more_than_plain_torch(gpu, name, precision, peer, factor, floor):
     """Six steps in every precision; `factor` times the error of plain torch in `peer` precision, or `floor`."""
@@ -54,17 +53,33 @@ def test_training_errs_little_more_than_plain_torch(gpu, name, precision, peer, 
         assert ours[key] <= max(factor * plain[key], floor), (key, ours, plain)
 
 
-@pytest.mark.parametrize("trainer", ["resident", "tiled"])
-@pytest.mark.parametrize("config", [
-    {"optimizer": "adam", "weight_decay": 0.01}, {"optimizer": "sgd", "weight_decay": 0.01}, {"weight_decay": 0.01},
-    {"symmetric": True}, {"clips_per_class": 3, "symmetric": True}, {"sampling": "centroid", "schedule": "constant"},
-    {"dim": 100}, {"dim": 3}, {"steps": 0}, {"steps": 1}, {"steps": 2}], ids=str)
+OPTIONS = ({"optimizer": "adam", "weight_decay": 0.01}, {"optimizer": "sgd", "weight_decay": 0.01}, {"weight_decay": 0.01},
+           {"symmetric": True}, {"clips_per_class": 3, "symmetric": True}, {"sampling": "centroid", "schedule": "constant"},
+           {"dim": 100}, {"dim": 3}, {"steps": 0}, {"steps": 1}, {"steps": 2}, {"temperature": 0.02},
+           {"temperature": 0.02, "symmetric": True})
+FIXED_ROWS = [{**options, "sampling": "centroid"} for options in OPTIONS
+              if options.get("optimizer") != "adam" and "clips_per_class" not in options and "schedule" not in options]
+
+
+@pytest.mark.parametrize("config, trainer", [(c, t) for c in OPTIONS for t in ("resident", "tiled")]
+                         + [(c, "gram") for c in FIXED_ROWS], ids=str)
 def test_every_option_in_ieee(gpu, trainer, config):
     ours, plain = cases.compare((50, 37, 300, 41, 77), {"steps": 5, "dim": 64, **config}, trainer, gpu, probes=3)
     # Adam divides by elementwise second moments, which magnifies rounding of gradients near zero.
     floor = 1e-4 if config.get("optimizer") == "adam" else 1e-6
     for key in ("text_heads", "audio_heads") + (("loss",) if config.get("steps") != 0 else ()):
         assert ours[key] <= max(2 * plain[key], floor), (key, ours, plain)
+
+
+@pytest.mark.parametrize("precision", ["tf32x3", "tf32", "bf16"])
+@pytest.mark.parametrize("symmetric", [False, True])
+def test_fixed_rows_may_be_stepped_either_way(gpu, precision, symmetric):
+    """At A the Gram trainer is chosen; its error is near that of the one that steps the heads."""
+    shape, config = SHAPES["A"]
+    config = {"steps": 6, "precision": precision, "symmetric": symmetric, **config}
+    (gram, _), (heads, _) = (cases.compare(shape, config, trainer, gpu, "tf32", probes=3) for trainer in ("gram", "resident"))
+    for key in ("text_heads", "audio_heads", "loss"):
+        assert gram[key] <= max(3 * heads[key], 1e-5), (key, gram, heads)
 
 
 @pytest.mark.parametrize("precision", ["ieee", "tf32x3", "tf32", "bf16"])
@@ -152,9 +167,10 @@ def test_auto_takes_triton_and_a_device_by_index(gpu):
     assert np.array_equal(cases.train(batch, None, last).ranks, cases.train(batch, None, gpu).ranks)
 
 
-def test_moments_do_not_race(gpu):
+@pytest.mark.parametrize("shape, sampling", [(A, "centroid"), (B, "clip")])
+def test_moments_do_not_race(gpu, shape, sampling):
     """The same probes 20 times over; every run has the same bits."""
-    batch = cases.make(*B, probes=264, steps=10, dim=64, precision="tf32")
+    batch = cases.make(*shape, probes=264, steps=10, dim=64, precision="tf32", sampling=sampling)
     first = cases.train(batch, None, gpu)
     for _ in range(19):
         again = cases.train(dataclasses.replace(batch), None, gpu)

@@ -139,12 +139,13 @@ def test_a_test_that_hangs_is_stopped_and_named(tmp_path, capsys):
 
 
 def test_rounded_factors_are_those_of_the_format():
-    from benchmarks.precision import compare, rounding
+    from benchmarks.precision import by_gram, by_heads, compare, rounding
     x = np.array([1 + 2.0**-10, 1 + 2.0**-11, 1 + 2.0**-12, -1 - 2.0**-11, 0.0])
     assert rounding(10, True).rounded(x).tolist() == [1 + 2.0**-10, 1 + 2.0**-10, 1.0, -1 - 2.0**-10, 0.0]
     assert rounding(10, False).rounded(x).tolist() == [1 + 2.0**-10, 1.0, 1.0, -1.0, 0.0]
     x = np.random.default_rng(0).standard_normal(10_000).astype(np.float32)
     np.testing.assert_array_equal(rounding(7, True).rounded(x), torch.from_numpy(x).bfloat16().double().numpy())
-    batch = cases.make(13, 9, 40, 11, 19, probes=3, steps=6, dim=8)
-    fine, coarse = compare(batch, rounding(23, False)), compare(batch, rounding(4, True))
-    assert fine["ranks"] == 1 and fine["heads"] < 1e-6 < 1e-3 < coarse["heads"]
+    for sampling, train in (("clip", by_heads), ("centroid", by_heads), ("centroid", by_gram)):
+        batch = cases.make(13, 9, 40, 11, 19, probes=3, steps=6, dim=8, sampling=sampling)
+        fine, coarse = compare(batch, rounding(23, False), train), compare(batch, rounding(4, True), train)
+        assert fine["ranks"] == 1 and fine["heads"] < 1e-6 < 1e-3 < coarse["heads"]

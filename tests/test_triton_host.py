@@ -15,7 +15,7 @@ from triton.runtime.jit import JITFunction
 
 import triton_cases as cases
 from fastprobe.errors import BackendUnavailableError, InputError
-from fastprobe.kernels import triton_backend, triton_common, triton_loss, triton_resident, triton_tiled
+from fastprobe.kernels import triton_backend, triton_common, triton_gram, triton_loss, triton_resident, triton_tiled
 
 CPU = torch.device("cpu")
 
@@ -42,14 +42,15 @@ def test_amd_has_tiles_of_its_own(precision):
 
 def test_no_two_threads_share_an_element_that_is_updated_in_place():
     """With fewer elements than threads, one would read a head that another has already moved."""
-    for classes, width, products, *_ in triton_resident._PINNED:
-        for architecture, lanes in (("sm80", 32), ("sm90", 32), ("gfx942", 64)):
-            if products == "tf32x3" and products not in triton_common.precisions(architecture):
-                continue
-            config = triton_resident.resident_config(classes, width, products, architecture)
-            narrowest = triton_common.MIN_WIDTH if width == 64 else width
-            rows = min(config.bk, config.bs, triton_resident.tile(1))
-            assert rows * narrowest >= config.warps * lanes, (classes, width, products, architecture, config)
+    for pinned, choose in ((triton_resident._PINNED, triton_resident.resident_config), (triton_gram._PINNED, triton_gram.gram_config)):
+        for classes, width, products, *_ in pinned:
+            for architecture, lanes in (("sm80", 32), ("sm90", 32), ("gfx942", 64)):
+                if products == "tf32x3" and products not in triton_common.precisions(architecture):
+                    continue
+                config = choose(classes, width, products, architecture)
+                narrowest = triton_common.MIN_WIDTH if width == 64 else width
+                rows = min(config.bk, config.bs, triton_resident.tile(1))
+                assert rows * narrowest >= config.warps * lanes, (classes, width, products, architecture, config)
 
 
 def test_a_precision_that_the_device_lacks_is_an_error(monkeypatch):

@@ -58,14 +58,14 @@ def make(classes: int, train: int, clips: int, r_text: int, r_audio: int, probes
 def train(batch: ProbeBatch, trainer: str | None = None, device: str | None = None) -> BatchResult:
     """Our result, on poisoned memory; `trainer` overrules the choice by shape."""
     from fastprobe.kernels import triton_backend
-    by_shape = triton_backend.uses_resident
+    by_shape = triton_backend.trainers
     if trainer:
-        triton_backend.uses_resident = lambda _: trainer == "resident"
+        triton_backend.trainers = lambda _: [trainer]
     try:
         with poisoned():
             return triton_backend.train(batch, device, heads=True)
     finally:
-        triton_backend.uses_resident = by_shape
+        triton_backend.trainers = by_shape
 
 
 def relative(x: np.ndarray, y: np.ndarray) -> float:
@@ -188,21 +188,21 @@ def out_of_memory_case(fails: int) -> tuple[bool, str]:
     return all(getattr(got, f).tobytes() == getattr(want, f).tobytes() for f in ("loss", "ranks", "text_heads")), ""
 
 
-def little_shared_memory_case() -> bool:
-    """Whether a probe is trained all the same when the resident tile does not fit the device."""
+def little_shared_memory_case(fits: str) -> tuple[list[str], bool]:
+    """The trainers of a batch, and whether it is trained by `fits` when nothing before that fits the device."""
     from triton.runtime.errors import OutOfResources
 
-    from fastprobe.kernels import triton_resident
-    batch = make(9, 6, 20, 5, 7, probes=2, steps=1, dim=4)
-    want, real = train(batch, "tiled"), triton_resident.train_resident
+    from fastprobe.kernels import triton_backend
+    batch = make(9, 6, 20, 60, 70, probes=2, steps=8, dim=4, sampling="centroid")
+    names, want, real = triton_backend.trainers(batch), train(batch, fits), dict(triton_backend.TRAINERS)
 
     def too_large(*_, **__):
         raise OutOfResources(200_000, 100_000, "shared memory")
-    triton_resident.train_resident = too_large
+    triton_backend.TRAINERS.update(dict.fromkeys(names[:names.index(fits)], too_large))
     try:
-        return train(batch, "resident").text_heads.tobytes() == want.text_heads.tobytes()
+        return names, train(batch).text_heads.tobytes() == want.text_heads.tobytes()
     finally:
-        triton_resident.train_resident = real
+        triton_backend.TRAINERS.update(real)
 
 
 def dispatch_case() -> tuple[str, list[str]]:
@@ -210,6 +210,11 @@ def dispatch_case() -> tuple[str, list[str]]:
     from fastprobe import kernels
     from fastprobe.kernels import triton_backend
     loss = kernels.contrastive_loss(torch.randn(3, 4, requires_grad=True), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
-    chosen = ["resident" if triton_backend.uses_resident(make(c, m, c + 5, 4, 4, dim=d, steps=0, sampling="centroid"))
-              else "tiled" for c, m, d in ((150, 128, 128), (150, 129, 64), (20, 15, 129), (20, 15, 64))]
+    shapes = (150, 128, 128, {}), (150, 129, 64, {}), (20, 15, 129, {}), (20, 15, 64, {"sampling": "clip"}), (150, 100, 64, {"r": 144}), \
+        (150, 100, 64, {"r": 144, "optimizer": "adam"}), (150, 100, 64, {"r": 144, "sampling": "clip"}), \
+        (150, 100, 64, {"r": 144, "steps": 1})
+    chosen = []
+    for c, m, d, more in shapes:
+        r = more.pop("r", 4)
+        chosen.append(triton_backend.trainers(make(c, m, c + 5, r, r, dim=d, **{"steps": 10, "sampling": "centroid", **more}))[0])
     return type(loss.grad_fn).__name__, chosen

@@ -1,9 +1,10 @@
 """`backend="triton"`: probes trained and ranked by fused kernels, in batches that fit the device.
 
-Which trainer: at most 128 train classes and d <= 128 -> resident (one program, one probe, all steps), whatever
-the feature widths and however many sound rows; everything larger -> tiled, and so is what a device whose blocks
-have little shared memory (consumer cards) cannot hold. The choice depends on shapes, precision and device model,
-and no arithmetic depends on how many probes run side by side, so the same job gives the same bits in any batch.
+Which trainer: at most 128 train classes and d <= 128 -> one program, one probe, all steps: `gram` where rows never
+change and that is shorter, else `resident`, whatever the feature widths and however many sound rows; everything larger ->
+`tiled`, and so is what a device whose blocks have little shared memory (consumer cards) cannot hold. The choice
+depends on shapes, options and device model, and no arithmetic depends on how many probes run side by side, so the same
+job gives the same bits in any batch.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import torch
 from triton.runtime.errors import OutOfResources
 
 from ..errors import BackendUnavailableError, OutOfMemoryError
-from . import triton_resident, triton_tiled
+from . import triton_gram, triton_resident, triton_tiled
 from .batch import BatchResult, ProbeBatch
 from .torch_backend import resolve_device
 from .triton_common import (
@@ -37,6 +38,8 @@ MEMORY_SHARE = 0.6
 MAX_PROBES = 16384
 QUERY_BLOCK = 16384
 QUERY_BYTES = 1 << 30
+TRAINERS: dict[str, Callable[..., torch.Tensor]] = {
+    "gram": triton_gram.train_gram, "resident": triton_resident.train_resident, "tiled": triton_tiled.train_tiled}
 
 
 def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> BatchResult:
@@ -94,9 +97,14 @@ def _train(batch: ProbeBatch, device: torch.device, heads: bool) -> BatchResult:
     return BatchResult(*(np.concatenate(column) if column[0] is not None else None for column in zip(*parts)))
 
 
-def uses_resident(batch: ProbeBatch) -> bool:
-    """Whether one program per probe will do (see the module's rule)."""
-    return triton_resident.fits(len(batch.train_classes), padded_width(batch.config.dim), batch.config.precision)
+def trainers(batch: ProbeBatch) -> list[str]:
+    """Names of the trainers that can do a batch, the best first (see the module's rule)."""
+    c, m = batch.config, len(batch.train_classes)
+    shape = m, padded_width(c.dim), c.precision
+    widths = (round_up(a.shape[1], FEATURE_ALIGN) for a in (batch.text, batch.audio))
+    gram = batch.clips is None and c.optimizer != "adam" and triton_gram.fits(*shape) \
+        and triton_gram.pays(m, len(batch.text), *widths, c.steps)
+    return ["gram"] * gram + ["resident"] * triton_resident.fits(*shape) + ["tiled"]
 
 
 def probe_bytes(batch: ProbeBatch) -> int:
@@ -105,6 +113,8 @@ def probe_bytes(batch: ProbeBatch) -> int:
     r_text, r_audio = (round_up(a.shape[1], FEATURE_ALIGN) for a in (batch.text, batch.audio))
     state = (r_text + r_audio) * width * (3 if c.optimizer == "adam" else 2)
     rows = (len(batch.train_classes) + round_up(batch.n_rows, 128)) * (width + 4) * 2
+    if "gram" in trainers(batch):
+        rows = max(rows, triton_gram.state_size(len(batch.train_classes), width))
     ranking = len(batch.text) * (width + norm_blocks(width)) + 2 * len(batch.queries)
     return 4 * (state + rows + ranking)
 
@@ -161,8 +171,7 @@ class Shared:
                        for start, r in ((batch.text_start, r_text), (batch.audio_start, r_audio))]
         self.schedule = put(schedule_table(config), np.float32)
         self.architecture = architecture(device)
-        self.trainer: Callable[..., torch.Tensor] = \
-            triton_resident.train_resident if uses_resident(batch) else triton_tiled.train_tiled
+        self.trainers = trainers(batch)
 
     def train(self, permutations: np.ndarray, heads: bool) -> tuple[np.ndarray | None, ...]:
         """loss, ranks and (with `heads`) both heads of the probes with these permutations."""
@@ -191,14 +200,13 @@ class Shared:
             "temperature": c.temperature, "dim": c.dim, "optimizer": c.optimizer, "momentum": c.momentum,
             "weight_decay": c.weight_decay, "symmetric": c.symmetric, "precision": c.precision, "architecture": self.architecture}
         tensors = self.text, text_rows, self.sounds, self.sound_rows, w, v, self.schedule
-        try:
-            loss = self.trainer(*tensors, **arguments)
-        except OutOfResources:  # raised before anything ran
-            if self.trainer is triton_tiled.train_tiled:
-                raise
-            self.trainer = triton_tiled.train_tiled
-            loss = self.trainer(*tensors, **arguments)
-        return w, v, loss
+        while True:
+            try:
+                return w, v, TRAINERS[self.trainers[0]](*tensors, **arguments)
+            except OutOfResources:  # raised before anything ran
+                if len(self.trainers) == 1:
+                    raise
+                self.trainers = self.trainers[1:]
 
     def _rank(self, w: torch.Tensor, v: torch.Tensor, permutations: torch.Tensor) -> torch.Tensor:
         precision, n_queries = self.batch.config.precision, len(self.queries)

@@ -8,6 +8,10 @@ what it runs over, and a row and a column belong together where their keys are e
 keeps projections z rather than unit vectors, NORMALISE divides scores by the lengths and takes the gradient
 through the norm, dz = (da - a <a, da>) / |z|, where <a_i, da_i> = sum_c G_ic s_ic tau comes from the same tiles.
 
+All scores are kept less 1 / tau, the highest that unit rows reach, in one multiply-add: at low temperatures differences of
+large scores, and a large lse, would cost the last digits. A score has the same bits from either side, since its
+factors are multiplied in an order that does not know which side is the row.
+
 Online softmax: Milakov & Gimelshein, arXiv 1805.02867.
 """
 
@@ -45,11 +49,29 @@ def _tile(x, first, in_x, y, in_y, D: tl.constexpr, BD: tl.constexpr, BM: tl.con
 
 
 @triton.jit
+def _factor(squares, rows, inside, root, BLOCKS: tl.constexpr, NORMALISE: tl.constexpr):
+    """sqrt(1 / tau) / |z| of rows, by which either side's products are multiplied if NORMALISE."""
+    if NORMALISE:
+        return root * inverse_lengths(squares, rows, inside, BLOCKS)
+    else:
+        return root
+
+
+@triton.jit
+def _scores(products, of_row, of_column, inverse_tau, NORMALISE: tl.constexpr):
+    """s - 1 / tau."""
+    if NORMALISE:
+        return products * (of_row[:, None] * of_column[None, :]) - inverse_tau
+    else:
+        return products * inverse_tau - inverse_tau
+
+
+@triton.jit
 def lse_kernel(
     rows, columns,                 # (P, n, D), (P, m, D)
     row_squares, column_squares,   # float32 (P, n, BLOCKS), (P, m, BLOCKS); only if NORMALISE
     row_keys, column_keys,         # int32 (P or 1, n), (P or 1, m); only if TRUE
-    lse, true,                     # float32 (P, n); true only if TRUE
+    lse, true,                     # float32 (P, n), less 1 / tau; true only if TRUE
     n, m, row_key_stride, column_key_stride, inverse_tau,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BLOCKS: tl.constexpr,
     NORMALISE: tl.constexpr, TRUE: tl.constexpr, PRECISION: tl.constexpr,
@@ -61,9 +83,8 @@ def lse_kernel(
     in_i = i < n
     x = rows + (p * n + i) * D
     first = _block(x, 0, in_i, D, BD)
-    scale = tl.full((BM,), 1.0, tl.float32) * inverse_tau
-    if NORMALISE:
-        scale = scale * inverse_lengths(row_squares, p * n + i, in_i, BLOCKS)
+    root = tl.sqrt_rn(inverse_tau)
+    of_row = _factor(row_squares, p * n + i, in_i, root, BLOCKS, NORMALISE)
     if TRUE:
         key = tl.load(row_keys + p * row_key_stride + i, mask=in_i, other=-1)
     top = tl.full((BM,), float("-inf"), tl.float32)
@@ -72,9 +93,9 @@ def lse_kernel(
     for at in range(0, m, BN):
         c = at + tl.arange(0, BN)
         in_c = c < m
-        s = _tile(x, first, in_i, columns + (p * m + c) * D, in_c, D, BD, BM, BN, PRECISION) * scale[:, None]
-        if NORMALISE:
-            s = s * inverse_lengths(column_squares, p * m + c, in_c, BLOCKS)[None, :]
+        of_column = _factor(column_squares, p * m + c, in_c, root, BLOCKS, NORMALISE)
+        s = _tile(x, first, in_i, columns + (p * m + c) * D, in_c, D, BD, BM, BN, PRECISION)
+        s = _scores(s, of_row, of_column, inverse_tau, NORMALISE)
         if TRUE:
             column_key = tl.load(column_keys + p * column_key_stride + c, mask=in_c, other=-2)
             own += tl.sum(tl.where(key[:, None] == column_key[None, :], s, 0.0), axis=1)
@@ -95,7 +116,7 @@ def gradient_kernel(
     row_lse, column_lse,           # float32 (P, n) if ROW_SOFTMAX, (P, m) if COLUMN_SOFTMAX
     upstream,                      # float32 (P,)   gradient of what follows, over n tau
     out,                           # (P, n, D)
-    n, m, row_key_stride, column_key_stride, tau, row_weight, column_weight, own_weight,
+    n, m, row_key_stride, column_key_stride, inverse_tau, row_weight, column_weight, own_weight,
     D: tl.constexpr, BD: tl.constexpr, BO: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BLOCKS: tl.constexpr,
     NORMALISE: tl.constexpr, ROW_SOFTMAX: tl.constexpr, COLUMN_SOFTMAX: tl.constexpr, PRECISION: tl.constexpr,
 ):
@@ -108,10 +129,8 @@ def gradient_kernel(
     in_i = i < n
     x = rows + (p * n + i) * D
     first = _block(x, 0, in_i, D, BD)
-    scale = tl.full((BM,), 1.0, tl.float32) / tau
-    if NORMALISE:
-        inverse = inverse_lengths(row_squares, p * n + i, in_i, BLOCKS)
-        scale = scale * inverse
+    root = tl.sqrt_rn(inverse_tau)
+    of_row = _factor(row_squares, p * n + i, in_i, root, BLOCKS, NORMALISE)
     key = tl.load(row_keys + p * row_key_stride + i, mask=in_i, other=-1)
     if ROW_SOFTMAX:
         row_top = tl.load(row_lse + p * n + i, mask=in_i, other=0.0)
@@ -122,10 +141,8 @@ def gradient_kernel(
         c = at + tl.arange(0, BN)
         in_c = c < m
         y = columns + (p * m + c) * D
-        s = _tile(x, first, in_i, y, in_c, D, BD, BM, BN, PRECISION) * scale[:, None]
-        if NORMALISE:
-            column_inverse = inverse_lengths(column_squares, p * m + c, in_c, BLOCKS)
-            s = s * column_inverse[None, :]
+        of_column = _factor(column_squares, p * m + c, in_c, root, BLOCKS, NORMALISE)
+        s = _scores(_tile(x, first, in_i, y, in_c, D, BD, BM, BN, PRECISION), of_row, of_column, inverse_tau, NORMALISE)
         column_key = tl.load(column_keys + p * column_key_stride + c, mask=in_c, other=-2)
         g = tl.where(key[:, None] == column_key[None, :], -own_weight, 0.0)
         if ROW_SOFTMAX:
@@ -134,11 +151,12 @@ def gradient_kernel(
             g += column_weight * tl.exp(s - tl.load(column_lse + p * m + c, mask=in_c, other=0.0)[None, :])
         g = tl.where(in_i[:, None] & in_c[None, :], g * weight, 0.0)
         if NORMALISE:
-            radial += tl.sum(g * s, axis=1)
-            g = g * column_inverse[None, :]
+            radial += tl.sum(g * (s + inverse_tau), axis=1)
+            g = g * of_column[None, :]
         acc = dot(g, _block(y, o, in_c, D, BO), acc, PRECISION)
     if NORMALISE:
-        acc = (acc - _block(x, o, in_i, D, BO) * (inverse * radial * tau)[:, None]) * inverse[:, None]
+        inverse = of_row / root
+        acc = (acc / root - _block(x, o, in_i, D, BO) * (inverse * radial / inverse_tau)[:, None]) * inverse[:, None]
     k = o + tl.arange(0, BO)
     tl.store(out + ((p * n + i) * D)[:, None] + k[None, :], acc, mask=in_i[:, None] & (k < D)[None, :])
 
@@ -173,7 +191,10 @@ def _launch(width: int, precision: str) -> dict[str, int]:
 
 def log_sum_exp(rows, columns, row_keys, column_keys, temperature, precision, *, row_squares=None, column_squares=None,
                 lse=None, true=None):
-    """(P, n): log sum over columns of exp scores, into `lse`; with `true`, the scores of each row's own column too."""
+    """(P, n): log sum over columns of exp scores, into `lse`; with `true`, the scores of each row's own column too.
+
+    Both less 1 / tau: good for `row_gradient`, and for differences.
+    """
     (n_probes, n, width), m = rows.shape, columns.shape[1]
     lse = empty(n_probes, n, device=rows.device) if lse is None else lse
     tiles = _tiles(width, precision)
@@ -197,7 +218,7 @@ def row_gradient(rows, columns, row_keys, column_keys, upstream, out, temperatur
     gradient_kernel[(programs,)](
         rows, columns, row_squares if normalise else upstream, column_squares if normalise else upstream,
         row_keys, column_keys, upstream if row_lse is None else row_lse, upstream if column_lse is None else column_lse,
-        upstream, out, n, m, _key_stride(row_keys), _key_stride(column_keys), float(temperature),
+        upstream, out, n, m, _key_stride(row_keys), _key_stride(column_keys), 1.0 / temperature,
         float(row_weight), float(column_weight), float(own_weight),
         D=width, BO=bo, **tiles, BLOCKS=row_squares.shape[2] if normalise else 1, NORMALISE=normalise,
         ROW_SOFTMAX=row_lse is not None, COLUMN_SOFTMAX=column_lse is not None, PRECISION=precision,

@@ -12,12 +12,14 @@ threads read what others wrote.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
 import triton
 import triton.language as tl
 
+from .triton_block import LOW, MIN_SHIFTED, add_columns, block_gradient, block_scores, row_losses, text_bias
 from .triton_common import (
     FEATURE_ALIGN,
     dot,
@@ -35,7 +37,7 @@ MAX_WIDTH = 128
 
 
 @triton.jit
-def _project(x, inside, w, m, rate, decay, r,
+def project_chunks(x, inside, w, m, rate, decay, r,
              ROWS: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, LAZY: tl.constexpr, PRECISION: tl.constexpr):
     """Z = X W, with adam-mini's W <- decay W - rate M applied (and stored) on the way."""
     k = tl.arange(0, BK)
@@ -63,7 +65,7 @@ def _catch_up(w, m, rate, decay, r, D: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def _rows_of(table, rows, at, n, r, ROWS: tl.constexpr):
+def rows_of(table, rows, at, n, r, ROWS: tl.constexpr):
     """Pointers to table rows ``rows[at ... at + ROWS)``, and which of them exist."""
     i = at + tl.arange(0, ROWS)
     inside = i < n
@@ -71,30 +73,26 @@ def _rows_of(table, rows, at, n, r, ROWS: tl.constexpr):
 
 
 @triton.jit
-def _update(table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r,
-            ROWS: tl.constexpr, ONE_BLOCK: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
-            OPTIMIZER: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr):
-    """dW = X' dZ, chunk by chunk, each applied at once; |dW|_F^2 comes back.
-
-    `dz` points to (n, D) in memory; a single block of rows is read once and kept.
-    """
+def _update_chunks(start, stop, table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r,
+                   ROWS: tl.constexpr, ONE_BLOCK: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
+                   OPTIMIZER: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr):
+    """dW = X' dZ of the features start ... stop, BK at a time, each applied at once; sums of squares (D,) come back."""
     k = tl.arange(0, BK)
     d = tl.arange(0, D)
-    cell_z = tl.arange(0, ROWS)[:, None] * D + d[None, :]
     squared = tl.zeros((BK, D), tl.float32)
     if ONE_BLOCK:
-        x, inside = _rows_of(table, rows, 0, n, r, ROWS)
-        block = tl.load(dz + cell_z)
-    for at in range(0, r, BK):
+        x, inside = rows_of(table, rows, 0, n, r, ROWS)
+        block = tl.load(dz + tl.arange(0, ROWS)[:, None] * D + d[None, :])
+    for at in range(start, stop, BK):
         g = tl.zeros((BK, D), tl.float32)
         if ONE_BLOCK:
             chunk = tl.load(x[:, None] + (at + k)[None, :], mask=inside[:, None], other=0.0)
             g = dot(tl.trans(chunk), block, g, PRECISION)
         else:
             for row in range(0, n, ROWS):
-                x, inside = _rows_of(table, rows, row, n, r, ROWS)
+                x, inside = rows_of(table, rows, row, n, r, ROWS)
                 chunk = tl.load(x[:, None] + (at + k)[None, :], mask=inside[:, None], other=0.0)
-                block = tl.load(dz + row * D + cell_z)
+                block = tl.load(dz + (row + tl.arange(0, ROWS))[:, None] * D + d[None, :])
                 g = dot(tl.trans(chunk), block, g, PRECISION)
         cell = (at + k)[:, None] * D + d[None, :]
         optimise(g, w, m, s, cell, cell >= 0, rate, second, momentum, weight_decay, OPTIMIZER, DECAY)
@@ -103,12 +101,23 @@ def _update(table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r
 
 
 @triton.jit
-def _scores(b, i, a, in_i, in_c, inverse_tau, D: tl.constexpr, BS: tl.constexpr, M: tl.constexpr,
-            PRECISION: tl.constexpr):
-    """Rows `i` of b from memory, and their S = b a' / tau with -inf at texts that do not exist."""
-    block = tl.load(b + i[:, None] * D + tl.arange(0, D)[None, :])
-    s = dot(block, tl.trans(a), tl.zeros((BS, M), tl.float32), PRECISION) * inverse_tau
-    return block, tl.where(in_c[None, :], s, float("-inf"))
+def _update(table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r,
+            ROWS: tl.constexpr, ONE_BLOCK: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, BU: tl.constexpr,
+            OPTIMIZER: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr):
+    """dW = X' dZ, applied; |dW|_F^2 comes back.
+
+    `dz` points to (n, D) in memory; a single block of rows is read once and kept. Features go by in chunks of BU, which
+    suit the matrix units, and what BU does not divide in chunks of BK.
+    """
+    whole = 0
+    squared = 0.0
+    if BU > BK:
+        whole = r // BU * BU
+        squared += _update_chunks(0, whole, table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r,
+                                  ROWS, ONE_BLOCK, D, BU, OPTIMIZER, DECAY, PRECISION)
+    squared += _update_chunks(whole, r, table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r,
+                              ROWS, ONE_BLOCK, D, BK, OPTIMIZER, DECAY, PRECISION)
+    return squared
 
 
 @triton.jit
@@ -128,10 +137,10 @@ def resident_kernel(
     schedule,     # float32 (steps, 3)
     loss,         # float32 (P,)              loss of the last step
     r_text, r_audio, n_padded, steps, audio_step,   # audio_step: n, or 0 where every step has the same rows
-    per_class, inverse_tau, dim, momentum, weight_decay,
+    per_class, inverse_tau, scale, dim, momentum, weight_decay,
     M: tl.constexpr, N: tl.constexpr, BS: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
-    ONE_BLOCK: tl.constexpr, OPTIMIZER: tl.constexpr, SYMMETRIC: tl.constexpr, DECAY: tl.constexpr,
-    PRECISION: tl.constexpr,
+    BU_TEXT: tl.constexpr, BU_AUDIO: tl.constexpr, ONE_BLOCK: tl.constexpr, OPTIMIZER: tl.constexpr,
+    SYMMETRIC: tl.constexpr, SHIFTED: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr,
 ):
     LAZY: tl.constexpr = OPTIMIZER == "adam-mini"
     p = tl.program_id(0).to(tl.int64)
@@ -161,67 +170,54 @@ def resident_kernel(
         n = tl.load(shape + 1)
         in_c = c < m
         for at in range(0, n, N):
-            x, inside = _rows_of(audio, rows, at, n, r_audio, N)
+            x, inside = rows_of(audio, rows, at, n, r_audio, N)
             if LAZY and at > 0:
-                z = _project(x, inside, v, mv, 0.0, 1.0, r_audio, N, D, BK, False, PRECISION)
+                z = project_chunks(x, inside, v, mv, 0.0, 1.0, r_audio, N, D, BK, False, PRECISION)
             else:
-                z = _project(x, inside, v, mv, rate_v, decay, r_audio, N, D, BK, LAZY, PRECISION)
+                z = project_chunks(x, inside, v, mv, rate_v, decay, r_audio, N, D, BK, LAZY, PRECISION)
             i = at + tl.arange(0, N)
             inverse = inverse_length(z)
             tl.store(inverse_out + i, inverse)
             tl.store(b_out + i[:, None] * D + d[None, :], z * inverse[:, None])
             tl.debug_barrier()
-        x, inside = _rows_of(text, text_rows + p * m, 0, m, r_text, M)
-        a = _project(x, inside, w, mw, rate_w, decay, r_text, M, D, BK, LAZY, PRECISION)
+        x, inside = rows_of(text, text_rows + p * m, 0, m, r_text, M)
+        a = project_chunks(x, inside, w, mw, rate_w, decay, r_text, M, D, BK, LAZY, PRECISION)
         inverse_a = inverse_length(a)
         a = a * inverse_a[:, None]
         tl.debug_barrier()
 
-        top_c = tl.full((M,), float("-inf"), tl.float32)
+        bias = text_bias(in_c, scale, SHIFTED)
+        top_c = tl.full((M,), LOW, tl.float32)
         total_c = tl.zeros((M,), tl.float32)
         if SYMMETRIC:
             for at in range(0, n, BS):
                 i = at + tl.arange(0, BS)
-                in_i = i < n
-                _, s = _scores(b_out, i, a, in_i, in_c, inverse_tau, D, BS, M, PRECISION)
-                s = tl.where(in_i[:, None], s, float("-inf"))
-                top = tl.where(in_c, tl.maximum(top_c, tl.max(s, axis=0)), 0.0)
-                total_c = total_c * tl.exp(top_c - top) + tl.sum(tl.exp(s - top[None, :]), axis=0)
-                top_c = top
-            total_c = tl.where(in_c, total_c, 1.0)
+                s = block_scores(tl.load(b_out + i[:, None] * D + d[None, :]), a, scale, bias, PRECISION)
+                top_c, total_c = add_columns(s, i < n, top_c, total_c, SHIFTED)
         da = tl.zeros((M, D), tl.float32)
         for at in range(0, n, BS):
             i = at + tl.arange(0, BS)
             in_i = i < n
-            b, s = _scores(b_out, i, a, in_i, in_c, inverse_tau, D, BS, M, PRECISION)
+            b = tl.load(b_out + i[:, None] * D + d[None, :])
+            s = block_scores(b, a, scale, bias, PRECISION)
             own = tl.load(row_classes + i, mask=in_i, other=-1)[:, None] == c[None, :]
-            true = tl.sum(tl.where(own, s, 0.0), axis=1)
-            top = tl.max(s, axis=1)
-            g = tl.exp(s - top[:, None])
-            total = tl.sum(g, axis=1)
-            lse = top + tl.log(total)
-            g = g * (1.0 / total)[:, None]
-            if SYMMETRIC:
-                # The text-to-sound loss of a row is seen from its class; each class has per_class rows.
-                lse_c = tl.sum(tl.where(own, (top_c + tl.log(total_c))[None, :], 0.0), axis=1)
-                lse = 0.5 * (lse + lse_c)
-                g = 0.5 * (g + tl.exp(s - top_c[None, :]) * (per_class / total_c)[None, :])
-            tl.store(values_out + i, lse - true)
-            g = tl.where(own, g - 1.0, g)
-            g = tl.where(in_i[:, None], g, 0.0) * (inverse_tau / n)
+            if step == steps - 1 or PRECISION == "ieee":
+                tl.store(values_out + i, row_losses(s, own, in_c, top_c, total_c, SYMMETRIC, SHIFTED))
+            g = block_gradient(s, own, in_i, in_c, top_c, total_c, per_class, SYMMETRIC, SHIFTED)
             da = dot(tl.trans(g), b, da, PRECISION)
             db = dot(g, a, tl.zeros((BS, D), tl.float32), PRECISION)
-            tl.store(b_out + i[:, None] * D + d[None, :], through_norm(b, db, tl.load(inverse_out + i)))
-        tl.store(a_out + cell_a, through_norm(a, da, inverse_a))
+            inverse = tl.load(inverse_out + i) * (inverse_tau / n)
+            tl.store(b_out + i[:, None] * D + d[None, :], through_norm(b, db, inverse))
+        tl.store(a_out + cell_a, through_norm(a, da, inverse_a * (inverse_tau / n)))
 
         rate = tl.load(schedule + step * 3)
         second = tl.load(schedule + step * 3 + 1)
         # Others read dZ, and have read the moments and heads that are overwritten here.
         tl.debug_barrier()
         gw = _update(text, text_rows + p * m, m, a_out, w, mw, sw, rate, second, momentum, weight_decay, r_text,
-                     M, True, D, BK, OPTIMIZER, DECAY, PRECISION)
+                     M, True, D, BK, BU_TEXT, OPTIMIZER, DECAY, PRECISION)
         gv = _update(audio, rows, n, b_out, v, mv, sv, rate, second, momentum, weight_decay, r_audio,
-                     N, ONE_BLOCK, D, BK, OPTIMIZER, DECAY, PRECISION)
+                     N, ONE_BLOCK, D, BK, BU_AUDIO, OPTIMIZER, DECAY, PRECISION)
         if LAZY:
             vw = mini_second_moment(vw, gw, dim)
             vv = mini_second_moment(vv, gv, dim)
@@ -259,16 +255,23 @@ class ResidentConfig:
     warps : int
     source : str
         Where the choice comes from.
+    bu : int
+        Features per chunk of the update of a wide head; 0: as `bk`.
     """
 
     bs: int
     bk: int
     warps: int
     source: str
+    bu: int = 0
 
     def __post_init__(self) -> None:
         if FEATURE_ALIGN % self.bk:
             raise ValueError(f"bk must divide {FEATURE_ALIGN}; got {self.bk}")
+
+    def update_chunk(self, r: int) -> int:
+        """Features per chunk of the update of a head of r: a second loop, over wider chunks, must earn its registers."""
+        return self.bu if self.bu > self.bk and r >= 4 * self.bu else self.bk
 
 
 _AOT = "unmeasured; fewest spills among ahead-of-time builds"
@@ -281,7 +284,7 @@ _PINNED = {
     (128, 128, "ieee"): ResidentConfig(16, 16, 8, _AOT),
     (64, 64, "matrix"): ResidentConfig(32, 32, 4, _AOT),
     (64, 128, "matrix"): ResidentConfig(32, 16, 4, _AOT),
-    (128, 64, "matrix"): ResidentConfig(32, 32, 8, _AOT),
+    (128, 64, "matrix"): ResidentConfig(32, 32, 8, _AOT, 64),
     (128, 128, "matrix"): ResidentConfig(32, 16, 8, _AOT),
     (128, 128, "matrix", "sm80"): ResidentConfig(16, 16, 8, _SMALL),
     (64, 64, "tf32x3"): ResidentConfig(32, 16, 4, _AOT),
@@ -301,14 +304,15 @@ def tile(rows: int) -> int:
     return min(max(triton.next_power_of_2(rows), 16), MAX_CLASSES)
 
 
-def _key(n_classes: int, width: int, precision: str) -> tuple[int, int, str]:
+def shape_class(n_classes: int, width: int, precision: str) -> tuple[int, int, str]:
+    """What configurations are pinned for: train classes and width, at most, and the kind of products."""
     return (64 if n_classes <= 64 else 128, 64 if width <= 64 else 128,
             precision if precision in ("ieee", "tf32x3") else "matrix")
 
 
 def resident_config(n_classes: int, width: int, precision: str, architecture: str) -> ResidentConfig:
     """The pinned configuration of a shape class on an architecture ("sm80", "sm90", "sm100", "gfx942", ...)."""
-    key = _key(n_classes, width, precision)
+    key = shape_class(n_classes, width, precision)
     return _PINNED.get((*key, "gfx" if architecture.startswith("gfx") else architecture), _PINNED[key])
 
 
@@ -317,7 +321,7 @@ def fits(n_classes: int, width: int, precision: str) -> bool:
 
     tf32x3 keeps two parts of every operand in shared memory, so there 128 classes and d = 128 together are too many.
     """
-    return n_classes <= MAX_CLASSES and width <= MAX_WIDTH and _key(n_classes, width, precision) in _PINNED
+    return n_classes <= MAX_CLASSES and width <= MAX_WIDTH and shape_class(n_classes, width, precision) in _PINNED
 
 
 def train_resident(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor, audio_rows: torch.Tensor,
@@ -351,8 +355,10 @@ def train_resident(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Ten
     resident_kernel[(n_probes,)](
         text, text_rows, audio, audio_rows, row_classes, shape, w, v, mw, mv, sw, sv, scratch, lengths,
         values, schedule, loss, r_text, r_audio, n_padded, steps, n if len(audio_rows) > 1 else 0,
-        float(per_class), 1.0 / temperature, float(dim), float(momentum), float(weight_decay),
-        M=m_tile, N=n_tile, BS=min(pinned.bs, n_tile), D=width, BK=pinned.bk, ONE_BLOCK=n <= n_tile,
-        OPTIMIZER=optimizer, SYMMETRIC=symmetric, DECAY=weight_decay > 0 and optimizer != "adam-mini",
+        float(per_class), 1.0 / temperature, 1.0 / (temperature * math.log(2)), float(dim), float(momentum), float(weight_decay),
+        M=m_tile, N=n_tile, BS=min(pinned.bs, n_tile), D=width, BK=pinned.bk, BU_TEXT=pinned.update_chunk(r_text),
+        BU_AUDIO=pinned.update_chunk(r_audio), ONE_BLOCK=n <= n_tile,
+        OPTIMIZER=optimizer, SYMMETRIC=symmetric, SHIFTED=temperature >= MIN_SHIFTED,
+        DECAY=weight_decay > 0 and optimizer != "adam-mini",
         PRECISION=precision, num_warps=pinned.warps, num_stages=1)
     return loss
