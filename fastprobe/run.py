@@ -230,8 +230,8 @@ def analyse(experiment: Experiment, store: ResultStore) -> list[PermutationTestR
                          chance=chance(column, experiment.n_classes), lower_is_better=column in LOWER_IS_BETTER,
                          n_train=n_train, n_test=experiment.n_classes - n_train, n_seeds=experiment.plan.n_seeds)
     if family is not None:
-        return [replace(r, pvalue=float(p), pvalue_max_t=float(q), drawn="stopped")
-                for r, p, q in zip(results, family.unadjusted, family.pvalues)]
+        return [replace(r, pvalue=float(p), pvalue_max_t=float(q), drawn="stopped", n_counted=own.permutations)
+                for r, p, q, own in zip(results, family.unadjusted, family.pvalues, family.own)]
     return [replace(r, drawn="all") for r in results] if experiment.enumerated else results
 
 

@@ -178,6 +178,9 @@ class PermutationTestResult:
     drawn : {"fixed", "stopped", "all"}
         How the permutations were chosen: a number fixed beforehand, a declared rule that stopped them, or every
         distinct one. It decides which interval on p is right.
+    n_counted : int, optional
+        The first permutations, which `pvalue` and its interval are counted from: in a run of several pairs under a stopping
+        rule each pair has its own; by default all.
     """
 
     statistic: float
@@ -194,6 +197,7 @@ class PermutationTestResult:
     pvalue_max_t: float
     lower_is_better: bool = False
     drawn: str = "fixed"
+    n_counted: int | None = None
 
     @property
     def n_permutations(self) -> int:
@@ -202,9 +206,12 @@ class PermutationTestResult:
 
     @property
     def n_exceed(self) -> int:
-        """Permutations at least as good as the observed run."""
+        """Permutations at least as good as the observed run, of all."""
+        return self._exceedances(self.n_permutations)
+
+    def _exceedances(self, first: int) -> int:
         sign = -1.0 if self.lower_is_better else 1.0
-        return exceedances(sign * self.statistic, sign * self.null_distribution)
+        return exceedances(sign * self.statistic, sign * self.null_distribution[:first])
 
     @property
     def null_mean(self) -> float:
@@ -226,7 +233,8 @@ class PermutationTestResult:
         if self.drawn == "all":
             return Interval(self.pvalue, self.pvalue)
         if self.drawn == "stopped":
-            return confidence_sequence(self.n_exceed, self.n_permutations, confidence_level)
+            n = self.n_permutations if self.n_counted is None else self.n_counted
+            return confidence_sequence(self._exceedances(n), n, confidence_level)
         return pvalue_interval(self.n_exceed, self.n_permutations, confidence_level)
 
     def to_dict(self) -> dict[str, Any]:

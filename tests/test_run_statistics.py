@@ -155,6 +155,20 @@ def test_a_stopped_family_resumes_to_the_same_answer(tmp_path):
         permutation_test(text, [planted, null], out=tmp_path / "r", resume=True, **{**kwargs, "stop": "besag-clifford:h=9"})
 
 
+@pytest.mark.parametrize("stop", ["besag-clifford:h=4,burn_in=20", "anytime:alpha=0.05,burn_in=20"])
+def test_p_and_interval_of_each_pair_of_a_stopped_family_count_the_same_permutations(stop):
+    """The null pair's own rule fires first; the run goes on for the other."""
+    text, planted = tables(1.0, name="planted")
+    nulls = [tables(0.0, number=i, name=f"null{i}")[1] for i in (1, 2)]
+    results = permutation_test(text, [planted, *nulls], permutations=300, stop=stop, statistic="mean_log_rank", seed=3, **COMMON)
+    assert min(r.n_counted for r in results) < max(r.n_counted for r in results) <= results[0].n_permutations
+    for r in results:
+        counted = -r.null_distribution[:r.n_counted] >= -r.statistic
+        low, high = r.confidence_interval()
+        assert (low, high) == confidence_sequence(int(counted.sum()), r.n_counted)
+        assert low <= r.pvalue <= high
+
+
 def test_a_fixed_number_has_clopper_pearson(tmp_path):
     text, audio = tables(0.3)
     result = permutation_test(text, audio, permutations=60, **COMMON)
