@@ -31,9 +31,10 @@ TINY = {"A": (9, 11, 13, 8, "centroid"), "large": (17, 11, 13, 136, "clip")}
 GATE = {"ieee": 1e-4, "tf32x3": 2e-4, "tf32": 3e-2, "bf16": 2e-1}
 # No new configuration of the sweep is begun so many seconds after the start.
 SECONDS = 240
-# Configurations of the trainers of one program per probe: GramConfig's bs, bn, bk, warps; ResidentConfig's bs, bk, bu, warps.
+# Configurations of the trainers of one program per probe: GramConfig's bs, bn, bk, warps, fold; ResidentConfig's bs, bk, bu, warps.
 CANDIDATES = {
-    "gram": ((128, 128, 32, 8), (64, 128, 32, 8), (32, 128, 32, 8), (64, 64, 32, 4), (32, 64, 32, 4), (128, 128, 16, 8)),
+    "gram": ((128, 128, 32, 8, 8), (128, 128, 32, 8, 2), (128, 128, 32, 8, 32), (32, 128, 32, 8, 8), (64, 64, 32, 4, 8),
+             (32, 64, 32, 4, 8)),
     "resident": ((32, 32, 64, 8), (32, 32, 0, 8), (32, 32, 0, 4), (32, 16, 0, 4), (64, 32, 64, 8), (128, 32, 64, 8))}
 
 
@@ -181,13 +182,14 @@ def moved(shape: tuple) -> dict[str, float]:
     """Bytes per probe-step that our trainers ask of L2, and the least any trainer must ask of device memory.
 
     resident: both heads and moments read twice (moments) or once and written once each, tables read twice, and the unit
-    rows and their gradients written and read once. gram: of either head 13 passes over n x d (Z, U and its moment read and
-    written, the moment of Z read twice and written, dZ written and read twice, and the sum of rows), and K once.
+    rows and their gradients written and read once. gram: of either head 9 1/2 passes over n x d (Z read and written, its
+    moment read twice and written, dZ written and read three times, U and its moment read and written in every eighth step),
+    and K once.
     Least: heads in and out once per training of 100 steps.
     """
     n, r_text, r_audio, d, _ = shape
     heads = 4 * (r_text + r_audio) * d
-    return {"resident": 5 * heads + 2 * 4 * n * (r_text + r_audio) + 6 * 4 * n * d, "gram": 2 * 4 * (12 * n * d + n * n),
+    return {"resident": 5 * heads + 2 * 4 * n * (r_text + r_audio) + 6 * 4 * n * d, "gram": 2 * 4 * (9.5 * n * d + n * n),
             "least": 2 * heads / 100}
 
 
@@ -211,8 +213,8 @@ def sweep(report: dict, clock: Clock, shapes: dict, steps: int, probes: int, rou
             if time.perf_counter() > until:
                 break
             if trainer == "gram":
-                config = triton_gram.GramConfig(*candidate, "sweep")
-                label = "gram, BS {}, BN {}, BK {}, {} warps".format(*candidate)
+                config = triton_gram.GramConfig(*candidate[:4], "sweep", candidate[4])
+                label = "gram, BS {}, BN {}, BK {}, {} warps, fold {}".format(*candidate)
             else:
                 config = triton_resident.ResidentConfig(*candidate[:2], candidate[3], "sweep", candidate[2])
                 label = "resident, BS {}, BK {}, BU {}, {} warps".format(*candidate)

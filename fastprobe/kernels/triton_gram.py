@@ -9,7 +9,8 @@ together at the end. The same run in exact arithmetic (csrc/train.cpp does likew
 One program trains one probe, all steps in one launch; triton_resident.py has the loss and what else the two share. State
 lies in one block of memory per probe, so that addresses differ by constants. Rows that pad a tile share one row of
 zeros behind the real ones: every thread may read and write there, always zeros, and neither masks nor traffic are
-spent on padding.
+spent on padding. U is not needed before the end: dZ of a few steps is kept and folded into U together, which
+spares reading and writing U and its moment in every step.
 """
 
 from __future__ import annotations
@@ -26,9 +27,8 @@ from .triton_block import LOW, MIN_SHIFTED, add_columns, block_gradient, block_s
 from .triton_common import FEATURE_ALIGN, dot, empty, inverse_length, mini_scale, mini_second_moment, through_norm
 from .triton_resident import MAX_CLASSES, MAX_WIDTH, project_chunks, rows_of, shape_class, tile
 
-# Arrays of (M + 1, D) that a head has in a probe's state: Z and its moment, those of U, U, dZ.
-_ARRAYS = 5
-_MOMENT, _U_MOMENT, _U, _DZ = (tl.constexpr(i) for i in range(1, _ARRAYS))
+# Arrays of (M + 1, D) that a head has in a probe's state: Z and its moment, U and its moment, and dZ of some steps.
+_MOMENT, _U, _U_MOMENT, _DZ = (tl.constexpr(i) for i in range(1, 5))
 
 
 @triton.jit
@@ -65,34 +65,42 @@ def _gather(k, gram, rows, m, n_texts, M: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def _outputs(side, rows, m, keep, rate, M: tl.constexpr, D: tl.constexpr, OWED: tl.constexpr):
+def _outputs(side, rows, m, keep, rate, M: tl.constexpr, D: tl.constexpr, OWED: tl.constexpr, SHRINK: tl.constexpr):
     """Unit rows and inverse lengths of Z <- keep Z - rate ZM, the step that Z is owed, if it is OWED."""
     cell = _cells(rows, m, D)
     z = tl.load(side + cell)
     if OWED:
-        z = keep * z - rate * tl.load(side + _MOMENT * (M + 1) * D + cell)
+        if SHRINK:
+            z = keep * z
+        z -= rate * tl.load(side + _MOMENT * (M + 1) * D + cell)
         tl.store(side + cell, z)
     inverse = inverse_length(z)
     return z * inverse[:, None], inverse
 
 
 @triton.jit
-def _hold(side, rows, m, dz, keep, rate, c1, c2, weight_decay, M: tl.constexpr, D: tl.constexpr, DECAY: tl.constexpr):
-    """dZ goes to memory and into U:  U <- keep U + rate UM, which is owed, then UM <- c1 UM + c2 dZ - wd U."""
+def _fold(side, rates, schedule, count, m, c1, c2, weight_decay, M: tl.constexpr, D: tl.constexpr, SHRINK: tl.constexpr,
+          DECAY: tl.constexpr):
+    """dZ of the last `count` steps into U:  UM <- c1 UM + c2 dZ - wd U,  U <- keep U + rate UM."""
     SIZE: tl.constexpr = (M + 1) * D
-    cell = _cells(rows, m, D)
-    tl.store(side + _DZ * SIZE + cell, dz)
-    moment = tl.load(side + _U_MOMENT * SIZE + cell)
-    u = keep * tl.load(side + _U * SIZE + cell) + rate * moment
-    tl.store(side + _U * SIZE + cell, u)
-    moment = c1 * moment + c2 * dz
-    if DECAY:
-        moment -= weight_decay * u
-    tl.store(side + _U_MOMENT * SIZE + cell, moment)
+    ROWS: tl.constexpr = M if M * D <= 8192 else M // 2  # U, its moment and dZ at once would not stay in registers
+    for at in range(0, M, ROWS):
+        cell = _cells(at + tl.arange(0, ROWS), m, D)
+        u = tl.load(side + _U * SIZE + cell)
+        moment = tl.load(side + _U_MOMENT * SIZE + cell)
+        for j in range(count):
+            moment = c1 * moment + c2 * tl.load(side + _DZ * SIZE + j * SIZE + cell)
+            if DECAY:
+                moment -= weight_decay * u
+            if SHRINK:
+                u = u * tl.load(schedule + j * 3 + 2)
+            u += tl.load(rates + j * 2) * moment
+        tl.store(side + _U * SIZE + cell, u)
+        tl.store(side + _U_MOMENT * SIZE + cell, moment)
 
 
 @triton.jit
-def _advance(side, k, squares, m, c1, c2, weight_decay, M: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
+def _advance(side, dz, k, squares, m, c1, c2, weight_decay, M: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
              DECAY: tl.constexpr, PRECISION: tl.constexpr):
     """ZM <- c1 ZM + c2 K dZ + wd Z; each row's part of |dW|_F^2 = <dZ, K dZ> goes to `squares`.
 
@@ -105,9 +113,9 @@ def _advance(side, k, squares, m, c1, c2, weight_decay, M: tl.constexpr, D: tl.c
         g = tl.zeros((BN, D), tl.float32)
         for column in range(0, m if PRECISION == "ieee" else M, BK):
             left = tl.load(k + tl.minimum(rows, m)[:, None] * M + (column + j)[None, :])
-            g = dot(left, tl.load(side + _DZ * SIZE + _cells(column + j, m, D)), g, PRECISION)
+            g = dot(left, tl.load(dz + _cells(column + j, m, D)), g, PRECISION)
         cell = _cells(rows, m, D)
-        tl.store(squares + rows, tl.sum(g * tl.load(side + _DZ * SIZE + cell), axis=1))
+        tl.store(squares + rows, tl.sum(g * tl.load(dz + cell), axis=1))
         moment = c1 * tl.load(side + _MOMENT * SIZE + cell) + c2 * g
         if DECAY:
             moment += weight_decay * tl.load(side + cell)
@@ -122,14 +130,11 @@ def _total(values, m, M: tl.constexpr):
 
 
 @triton.jit
-def _finish(side, table, rows, w, omega, keep, rate, m, r, M: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
-            PRECISION: tl.constexpr):
-    """W <- omega W_0 - X' U, with what U is owed."""
-    SIZE: tl.constexpr = (M + 1) * D
+def _finish(side, table, rows, w, omega, m, r, M: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr):
+    """W <- omega W_0 - X' U."""
     k = tl.arange(0, BK)
     x, inside = rows_of(table, rows, 0, m, r, M)
-    cell_u = _cells(tl.arange(0, M), m, D)
-    u = keep * tl.load(side + _U * SIZE + cell_u) + rate * tl.load(side + _U_MOMENT * SIZE + cell_u)
+    u = tl.load(side + _U * (M + 1) * D + _cells(tl.arange(0, M), m, D))
     for at in range(0, r, BK):
         chunk = tl.load(x[:, None] + (at + k)[None, :], mask=inside[:, None], other=0.0)
         cell = (at + k)[:, None] * D + tl.arange(0, D)[None, :]
@@ -146,20 +151,23 @@ def gram_kernel(
     audio_gram,   # float32 (M + 1, M)        X X', zero beyond m
     shape,        # int32   (1,)              m
     w, v,         # float32 (P, r_text, D), (P, r_audio, D)   heads: start in, trained out
-    state,        # float32 (P, state_size)   arrays (M + 1, D) of each head, then K of the texts (M + 1, M)
-    values,       # float32 (P, 3, M)         of each row: loss in the last step, parts of |dW|^2 and |dV|^2
+    state,        # float32 (P, state_size)   4 + FOLD arrays (M + 1, D) of each head, then K of the texts (M + 1, M)
+    values,       # float32 (P, 3 M + 2 FOLD) of each row: loss in the last step, parts of |dW|^2 and |dV|^2; rates of FOLD steps
     schedule,     # float32 (steps, 3)
     loss,         # float32 (P,)              loss of the last step
     n_texts, r_text, r_audio, steps, inverse_tau, scale, dim, c1, c2, weight_decay,
-    M: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, ARRAYS: tl.constexpr,
-    MINI: tl.constexpr, SYMMETRIC: tl.constexpr, SHIFTED: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr,
+    M: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, FOLD: tl.constexpr,
+    MINI: tl.constexpr, SYMMETRIC: tl.constexpr, SHIFTED: tl.constexpr, SHRINK: tl.constexpr, DECAY: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
-    HEAD: tl.constexpr = ARRAYS * (M + 1) * D
+    # Weight decay is decoupled and shrinks heads under adam-mini (SHRINK), and part of the gradient under sgd (DECAY).
+    HEAD: tl.constexpr = (_DZ + FOLD) * (M + 1) * D
     p = tl.program_id(0).to(tl.int64)
     w += p * r_text * D
     v += p * r_audio * D
-    values += p * 3 * M
+    values += p * (3 * M + 2 * FOLD)
     squares = values + M
+    rates = values + 3 * M
     texts = state + p * (2 * HEAD + (M + 1) * M)
     sounds = texts + HEAD
     k = texts + 2 * HEAD
@@ -169,7 +177,7 @@ def gram_kernel(
     _start(texts, text, text_rows, w, m, r_text, M, D, BK, PRECISION)
     _start(sounds, audio, audio_rows, v, m, r_audio, M, D, BK, PRECISION)
     _gather(k, text_gram, text_rows, m, n_texts, M, BK)
-    # What Z and U have yet to catch up with, and the coefficients of the starts.
+    # What Z has yet to catch up with, and the coefficients of the starts.
     second_w = 0.0
     second_v = 0.0
     rate_w = 0.0
@@ -183,21 +191,24 @@ def gram_kernel(
     for step in range(steps):
         # Read in every step: masks known before the loop would be kept in registers, which run out.
         m = tl.load(shape)
+        slot = step % FOLD
+        dz_a = texts + (_DZ + slot) * (M + 1) * D
+        dz_b = dz_a + HEAD
         in_c = c < m
-        a, inverse_a = _outputs(texts, c, m, keep, rate_w, M, D, True)
+        a, inverse_a = _outputs(texts, c, m, keep, rate_w, M, D, True, SHRINK)
         bias = text_bias(in_c, scale, SHIFTED)
         top_c = tl.full((M,), LOW, tl.float32)
         total_c = tl.zeros((M,), tl.float32)
         if SYMMETRIC and BS < M:
             for at in range(0, m, BS):
                 i = at + tl.arange(0, BS)
-                b, _ = _outputs(sounds, i, m, keep, rate_v, M, D, True)
+                b, _ = _outputs(sounds, i, m, keep, rate_v, M, D, True, SHRINK)
                 top_c, total_c = add_columns(block_scores(b, a, scale, bias, PRECISION), i < m, top_c, total_c, SHIFTED)
             tl.debug_barrier()
         da = tl.zeros((M, D), tl.float32)
         for at in range(0, M if BS == M else m, BS):
             i = at + tl.arange(0, BS)
-            b, inverse_b = _outputs(sounds, i, m, keep, rate_v, M, D, BS == M or not SYMMETRIC)
+            b, inverse_b = _outputs(sounds, i, m, keep, rate_v, M, D, BS == M or not SYMMETRIC, SHRINK)
             s = block_scores(b, a, scale, bias, PRECISION)
             if SYMMETRIC and BS == M:
                 top_c, total_c = add_columns(s, i < m, top_c, total_c, SHIFTED)
@@ -207,14 +218,13 @@ def gram_kernel(
             g = block_gradient(s, own, i < m, in_c, top_c, total_c, 1.0, SYMMETRIC, SHIFTED)
             da = dot(tl.trans(g), b, da, PRECISION)
             db = through_norm(b, dot(g, a, tl.zeros((BS, D), tl.float32), PRECISION), inverse_b * (inverse_tau / m))
-            _hold(sounds, i, m, db, keep, rate_v, c1, c2, weight_decay, M, D, DECAY)
-        da = through_norm(a, da, inverse_a * (inverse_tau / m))
-        _hold(texts, c, m, da, keep, rate_w, c1, c2, weight_decay, M, D, DECAY)
+            tl.store(dz_b + _cells(i, m, D), db)
+        tl.store(dz_a + _cells(c, m, D), through_norm(a, da, inverse_a * (inverse_tau / m)))
         # Others read dZ and Z.
         tl.debug_barrier()
         m = tl.load(shape)
-        _advance(texts, k, squares, m, c1, c2, weight_decay, M, D, BN, BK, DECAY, PRECISION)
-        _advance(sounds, audio_gram, squares + M, m, c1, c2, weight_decay, M, D, BN, BK, DECAY, PRECISION)
+        _advance(texts, dz_a, k, squares, m, c1, c2, weight_decay, M, D, BN, BK, DECAY, PRECISION)
+        _advance(sounds, dz_b, audio_gram, squares + M, m, c1, c2, weight_decay, M, D, BN, BK, DECAY, PRECISION)
         # Others read the squares, and ZM.
         tl.debug_barrier()
         rate = tl.load(schedule + step * 3)
@@ -233,10 +243,19 @@ def gram_kernel(
             moment_v = c1 * moment_v + weight_decay * omega_v
         omega_w = keep * omega_w - rate_w * moment_w
         omega_v = keep * omega_v - rate_v * moment_v
+        tl.store(rates + slot * 2, rate_w)
+        tl.store(rates + slot * 2 + 1, rate_v)
+        if slot == FOLD - 1 or step == steps - 1:
+            tl.debug_barrier()
+            of_slots = schedule + (step - slot) * 3
+            _fold(texts, rates, of_slots, slot + 1, m, c1, c2, weight_decay, M, D, SHRINK, DECAY)
+            _fold(sounds, rates + 1, of_slots, slot + 1, m, c1, c2, weight_decay, M, D, SHRINK, DECAY)
+            # Others write dZ and rates anew, and read U in the end.
+            tl.debug_barrier()
     m = tl.load(shape)
     tl.store(loss + p, _total(values, m, M) / m)
-    _finish(texts, text, text_rows, w, omega_w, keep, rate_w, m, r_text, M, D, BK, PRECISION)
-    _finish(sounds, audio, audio_rows, v, omega_v, keep, rate_v, m, r_audio, M, D, BK, PRECISION)
+    _finish(texts, text, text_rows, w, omega_w, m, r_text, M, D, BK, PRECISION)
+    _finish(sounds, audio, audio_rows, v, omega_v, m, r_audio, M, D, BK, PRECISION)
 
 
 @dataclass(frozen=True)
@@ -257,6 +276,9 @@ class GramConfig:
     warps : int
     source : str
         Where the choice comes from.
+    fold : int
+        Steps whose dZ is kept. Each takes 2 n d numbers of memory per probe in flight; reading and writing U and its moment is
+        shared by so many steps.
     """
 
     bs: int
@@ -264,6 +286,7 @@ class GramConfig:
     bk: int
     warps: int
     source: str
+    fold: int = 8
 
     def __post_init__(self) -> None:
         if FEATURE_ALIGN % self.bk:
@@ -336,8 +359,8 @@ def train_gram(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor,
     sounds = torch.zeros(m_tile + 1, r_audio, dtype=torch.float64, device=w.device)
     sounds[:m] = audio[audio_rows[0]]
     audio_gram = sounds @ sounds[:-1].T
-    state = empty(n_probes, state_size(m, width), device=w.device)
-    values = empty(n_probes, 3, m_tile, device=w.device)
+    state = empty(n_probes, state_size(m, width, pinned.fold), device=w.device)
+    values = empty(n_probes, 3 * m_tile + 2 * pinned.fold, device=w.device)
     loss = empty(n_probes, device=w.device)
     shape = torch.tensor([m], dtype=torch.int32, device=w.device)
     mini = optimizer == "adam-mini"
@@ -346,12 +369,12 @@ def train_gram(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor,
         len(text), r_text, r_audio, len(schedule), 1.0 / temperature, 1.0 / (temperature * math.log(2)), float(dim),
         BETA1 if mini else float(momentum), 1.0 - BETA1 if mini else 1.0, float(weight_decay),
         M=m_tile, BS=min(pinned.bs, m_tile), BN=min(pinned.bn, m_tile), D=width, BK=min(pinned.bk, m_tile),
-        ARRAYS=_ARRAYS, MINI=mini, SYMMETRIC=symmetric, SHIFTED=temperature >= MIN_SHIFTED,
-        DECAY=weight_decay > 0 and not mini, PRECISION=precision, num_warps=pinned.warps, num_stages=1)
+        FOLD=pinned.fold, MINI=mini, SYMMETRIC=symmetric, SHIFTED=temperature >= MIN_SHIFTED,
+        SHRINK=weight_decay > 0 and mini, DECAY=weight_decay > 0 and not mini, PRECISION=precision, num_warps=pinned.warps, num_stages=1)
     return loss
 
 
-def state_size(m: int, width: int) -> int:
+def state_size(m: int, width: int, fold: int = GramConfig.fold) -> int:
     """Numbers in the state of one probe."""
     rows = tile(m) + 1
-    return 2 * _ARRAYS * rows * width + rows * tile(m)
+    return 2 * (_DZ.value + fold) * rows * width + rows * tile(m)
