@@ -148,6 +148,15 @@ def source_of(kernel: JITFunction, args: tuple, kwargs: dict[str, Any], backend:
     return ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes), options
 
 
+def disassembled(compiled: Any, flag: str) -> str:
+    """What cuobjdump, which comes with Triton, prints of a compiled kernel: "-sass", "-res-usage"."""
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        return subprocess.run([tool, flag, file.name], capture_output=True, text=True, check=True).stdout
+
+
 _MATRIX = re.compile(r"\b(UTC\w*MMA|HGMMA|HMMA)\b")
 
 
@@ -166,17 +175,12 @@ def measure(source: ASTSource, options: dict[str, int], target: GPUTarget) -> di
                 "ffma": count(r"v_(?:pk_)?(?:fma|fmac)_f32"),
                 # Barriers that order device memory too, which those between phases of a kernel must.
                 "fences": compiled.asm["llir"].count('fence syncscope("workgroup") release')}
-    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
-    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-        file.write(compiled.asm["cubin"])
-        file.flush()
-        usage, sass = (subprocess.run([tool, flag, file.name], capture_output=True, text=True, check=True).stdout
-                       for flag in ("-res-usage", "-sass"))
-    matrix = {name: sum(1 for found in _MATRIX.findall(sass) if found == name) for name in set(_MATRIX.findall(sass))}
+    usage, listing = disassembled(compiled, "-res-usage"), disassembled(compiled, "-sass")
+    matrix = {name: sum(1 for found in _MATRIX.findall(listing) if found == name) for name in set(_MATRIX.findall(listing))}
     return {"warps": options["num_warps"], "registers": max(map(int, re.findall(r"REG:(\d+)", usage))),
-            "spill_loads": len(re.findall(r"\bLDL\b", sass)), "spill_stores": len(re.findall(r"\bSTL\b", sass)),
+            "spill_loads": len(re.findall(r"\bLDL\b", listing)), "spill_stores": len(re.findall(r"\bSTL\b", listing)),
             "shared": int(compiled.metadata.shared), "matrix": dict(sorted(matrix.items())),
-            "ffma": len(re.findall(r"\bFFMA\w*\b", sass))}
+            "ffma": len(re.findall(r"\bFFMA\w*\b", listing))}
 
 
 def entries(wanted: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:

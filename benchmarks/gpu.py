@@ -31,11 +31,12 @@ TINY = {"A": (9, 11, 13, 8, "centroid"), "large": (17, 11, 13, 136, "clip")}
 GATE = {"ieee": 1e-4, "tf32x3": 2e-4, "tf32": 3e-2, "bf16": 2e-1}
 # No new configuration of the sweep is begun so many seconds after the start.
 SECONDS = 240
-# Configurations of the trainers of one program per probe: GramConfig's bs, bn, bk, warps, fold; ResidentConfig's bs, bk, bu, warps.
+# Configurations of the trainers of one program per probe: GramConfig's bs, bn, bk, warps, fold; ResidentConfig's bs, bk, bu, warps,
+# stages.
 CANDIDATES = {
-    "gram": ((128, 128, 32, 8, 8), (128, 128, 32, 8, 2), (128, 128, 32, 8, 32), (32, 128, 32, 8, 8), (64, 64, 32, 4, 8),
-             (32, 64, 32, 4, 8)),
-    "resident": ((32, 32, 64, 8), (32, 32, 0, 8), (32, 32, 0, 4), (32, 16, 0, 4), (64, 32, 64, 8), (128, 32, 64, 8))}
+    "gram": ((128, 128, 128, 8, 8), (128, 128, 128, 8, 2), (128, 128, 128, 8, 32), (128, 128, 32, 8, 8), (32, 128, 128, 8, 8),
+             (64, 64, 64, 4, 8), (32, 64, 64, 4, 8)),
+    "resident": ((32, 32, 64, 8, 1), (32, 32, 64, 8, 2), (32, 32, 0, 8, 1), (32, 32, 0, 8, 2), (32, 32, 0, 4, 1), (64, 32, 64, 8, 1))}
 
 
 def relative_error(got, want) -> float:
@@ -216,8 +217,9 @@ def sweep(report: dict, clock: Clock, shapes: dict, steps: int, probes: int, rou
                 config = triton_gram.GramConfig(*candidate[:4], "sweep", candidate[4])
                 label = "gram, BS {}, BN {}, BK {}, {} warps, fold {}".format(*candidate)
             else:
-                config = triton_resident.ResidentConfig(*candidate[:2], candidate[3], "sweep", candidate[2])
-                label = "resident, BS {}, BK {}, BU {}, {} warps".format(*candidate)
+                bs, bk, bu, warps, stages = candidate
+                config = triton_resident.ResidentConfig(bs, bk, warps, "sweep", bu, stages)
+                label = "resident, BS {}, BK {}, BU {}, {} warps, {} stages".format(*candidate)
 
             def run(train, config=config, place=places[trainer]):
                 pinned = getattr(*place)

@@ -138,6 +138,18 @@ def test_a_test_that_hangs_is_stopped_and_named(tmp_path, capsys):
     assert "1 passed" in out
 
 
+def test_instructions_are_counted_in_the_innermost_loop():
+    from benchmarks.loops import loops
+    lines = ["LDG.E.128 R4, [R2]", "FFMA R1, R2, R3, R4", "BAR.SYNC 0x0", "@P0 MUFU.EX2 R1, R1", "@!P1 BRA 0x20", "STG.E [R2], R4",
+             "@P2 BRA 0x10", "BRA 0x80", "EXIT"]
+    listing = "".join(f"        /*{16 * i:04x}*/    {text} ;   /* 0x0 */\n" for i, text in enumerate(lines))
+    whole, outer, inner = loops(listing)
+    assert [x[0] for x in (whole, outer, inner)] == [0, 1, 2]
+    assert inner[1:3] == (0x20, 0x40) and dict(inner[3]) == {"all": 3, "barrier": 1, "special": 1, "other": 1}
+    assert dict(outer[3]) == {"all": 3, "float": 1, "global": 1, "other": 1}
+    assert dict(whole[3]) == {"all": 3, "global": 1, "other": 2}
+
+
 def test_rounded_factors_are_those_of_the_format():
     from benchmarks.precision import by_gram, by_heads, compare, rounding
     x = np.array([1 + 2.0**-10, 1 + 2.0**-11, 1 + 2.0**-12, -1 - 2.0**-11, 0.0])

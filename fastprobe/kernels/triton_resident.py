@@ -38,7 +38,7 @@ MAX_WIDTH = 128
 
 @triton.jit
 def project_chunks(x, inside, w, m, rate, decay, r,
-             ROWS: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, LAZY: tl.constexpr, PRECISION: tl.constexpr):
+                   ROWS: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, LAZY: tl.constexpr, PRECISION: tl.constexpr):
     """Z = X W, with adam-mini's W <- decay W - rate M applied (and stored) on the way."""
     k = tl.arange(0, BK)
     d = tl.arange(0, D)
@@ -76,7 +76,7 @@ def rows_of(table, rows, at, n, r, ROWS: tl.constexpr):
 def _update_chunks(start, stop, table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r,
                    ROWS: tl.constexpr, ONE_BLOCK: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
                    OPTIMIZER: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr):
-    """dW = X' dZ of the features start ... stop, BK at a time, each applied at once; sums of squares (D,) come back."""
+    """dW = X' dZ of the features start ... stop, BK at a time, each applied at once; their |dW|_F^2 comes back."""
     k = tl.arange(0, BK)
     d = tl.arange(0, D)
     squared = tl.zeros((BK, D), tl.float32)
@@ -257,6 +257,8 @@ class ResidentConfig:
         Where the choice comes from.
     bu : int
         Features per chunk of the update of a wide head; 0: as `bk`.
+    stages : int
+        Above 1, the compiler loads so many chunks ahead, less one.
     """
 
     bs: int
@@ -264,6 +266,7 @@ class ResidentConfig:
     warps: int
     source: str
     bu: int = 0
+    stages: int = 1
 
     def __post_init__(self) -> None:
         if FEATURE_ALIGN % self.bk:
@@ -360,5 +363,5 @@ def train_resident(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Ten
         BU_AUDIO=pinned.update_chunk(r_audio), ONE_BLOCK=n <= n_tile,
         OPTIMIZER=optimizer, SYMMETRIC=symmetric, SHIFTED=temperature >= MIN_SHIFTED,
         DECAY=weight_decay > 0 and optimizer != "adam-mini",
-        PRECISION=precision, num_warps=pinned.warps, num_stages=1)
+        PRECISION=precision, num_warps=pinned.warps, num_stages=pinned.stages)
     return loss
