@@ -67,8 +67,10 @@ def test_every_option_in_ieee(gpu, trainer, config):
     ours, plain = cases.compare((50, 37, 300, 41, 77), {"steps": 5, "dim": 64, **config}, trainer, gpu, probes=3)
     # Adam divides by elementwise second moments, which magnifies rounding of gradients near zero.
     floor = 1e-4 if config.get("optimizer") == "adam" else 1e-6
+    # A loss is a small difference of scores near 1 / tau.
+    floors = {"text_heads": floor, "audio_heads": floor, "loss": max(floor, 1.2e-7 / config.get("temperature", 0.25))}
     for key in ("text_heads", "audio_heads") + (("loss",) if config.get("steps") != 0 else ()):
-        assert ours[key] <= max(2 * plain[key], floor), (key, ours, plain)
+        assert ours[key] <= max(2 * plain[key], floors[key]), (key, ours, plain)
 
 
 @pytest.mark.parametrize("precision", ["tf32x3", "tf32", "bf16"])

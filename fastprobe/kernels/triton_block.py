@@ -24,9 +24,9 @@ LOW = tl.constexpr(-1e30)  # under every score; finite, so that differences are 
 
 
 @triton.jit
-def text_bias(in_c, scale, SHIFTED: tl.constexpr):
-    """What is added to the scores of each text: minus the shift, -inf where there is no text."""
-    return tl.where(in_c, -scale if SHIFTED else 0.0, float("-inf"))
+def text_bias(in_c, scale):
+    """What is added to the scores of each text: minus the shift, which keeps the highest small; -inf where there is no text."""
+    return tl.where(in_c, -scale, float("-inf"))
 
 
 @triton.jit

@@ -196,7 +196,7 @@ def gram_kernel(
         dz_b = dz_a + HEAD
         in_c = c < m
         a, inverse_a = _outputs(texts, c, m, keep, rate_w, M, D, True, SHRINK)
-        bias = text_bias(in_c, scale, SHIFTED)
+        bias = text_bias(in_c, scale)
         top_c = tl.full((M,), LOW, tl.float32)
         total_c = tl.zeros((M,), tl.float32)
         if SYMMETRIC and BS < M:

@@ -186,7 +186,7 @@ def resident_kernel(
         a = a * inverse_a[:, None]
         tl.debug_barrier()
 
-        bias = text_bias(in_c, scale, SHIFTED)
+        bias = text_bias(in_c, scale)
         top_c = tl.full((M,), LOW, tl.float32)
         total_c = tl.zeros((M,), tl.float32)
         if SYMMETRIC:
