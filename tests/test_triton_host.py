@@ -15,7 +15,7 @@ from triton.runtime.jit import JITFunction
 
 import triton_cases as cases
 from fastprobe.errors import BackendUnavailableError, InputError
-from fastprobe.kernels import triton_backend, triton_common, triton_gram, triton_loss, triton_resident, triton_tiled
+from fastprobe.kernels import triton_backend, triton_block, triton_common, triton_gram, triton_loss, triton_resident, triton_tiled
 
 CPU = torch.device("cpu")
 
@@ -49,7 +49,7 @@ def test_no_two_threads_share_an_element_that_is_updated_in_place():
                     continue
                 config = choose(classes, width, products, architecture)
                 narrowest = triton_common.MIN_WIDTH if width == 64 else width
-                rows = min(config.bk, config.bs, triton_resident.tile(1))
+                rows = min(config.bk, config.bs, triton_block.tile(1))
                 assert rows * narrowest >= config.warps * lanes, (classes, width, products, architecture, config)
 
 

@@ -1,4 +1,4 @@
-"""The softmax of a block of sound rows against all texts of a probe, within one tile.
+"""What the trainers of one program per probe share: rows of a table, projection, and the softmax of a block of rows.
 
     E = 2^S      G = (softmax(S) - Y)      S = b a' / (tau ln 2), in base-2 logarithms
 
@@ -16,11 +16,51 @@ import triton.language as tl
 
 from .triton_common import dot
 
+# What one tile holds.
+MAX_CLASSES = 128
+MAX_WIDTH = 128
 # 2^(-2 / (tau ln 2)) is then above 8e-27, and a row's sum is a normal number.
 MIN_SHIFTED = 1 / 30
 
 _LN2 = tl.constexpr(math.log(2.0))
 LOW = tl.constexpr(-1e30)  # under every score; finite, so that differences are numbers
+
+
+def tile(rows: int) -> int:
+    """Rows of a tile that holds so many: a power of two from 16 to 128."""
+    return min(max(triton.next_power_of_2(rows), 16), MAX_CLASSES)
+
+
+def shape_class(n_classes: int, width: int, precision: str) -> tuple[int, int, str]:
+    """What configurations are pinned for: train classes and width, at most, and the kind of products."""
+    return (64 if n_classes <= 64 else 128, 64 if width <= 64 else 128,
+            precision if precision in ("ieee", "tf32x3") else "matrix")
+
+
+@triton.jit
+def rows_of(table, rows, at, n, r, ROWS: tl.constexpr):
+    """Pointers to table rows ``rows[at ... at + ROWS)``, and which of them exist."""
+    i = at + tl.arange(0, ROWS)
+    inside = i < n
+    return table + tl.load(rows + i, mask=inside, other=0).to(tl.int64) * r, inside
+
+
+@triton.jit
+def project_chunks(x, inside, w, m, rate, decay, r,
+                   ROWS: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, LAZY: tl.constexpr, PRECISION: tl.constexpr):
+    """Z = X W, with adam-mini's W <- decay W - rate M applied (and stored) on the way."""
+    k = tl.arange(0, BK)
+    d = tl.arange(0, D)
+    z = tl.zeros((ROWS, D), tl.float32)
+    for at in range(0, r, BK):
+        cell = (at + k)[:, None] * D + d[None, :]
+        head = tl.load(w + cell)
+        if LAZY:
+            head = decay * head - rate * tl.load(m + cell)
+            tl.store(w + cell, head)
+        rows = tl.load(x[:, None] + (at + k)[None, :], mask=inside[:, None], other=0.0)
+        z = dot(rows, head, z, PRECISION)
+    return z
 
 
 @triton.jit

@@ -6,11 +6,11 @@ Under adam-mini and sgd W stays in W_0 plus the span of the rows, W = omega W_0 
 row. So a step takes one product of 2 n^2 d operations per head instead of two of 2 n r d, and the head itself is put
 together at the end. The same run in exact arithmetic (csrc/train.cpp does likewise).
 
-One program trains one probe, all steps in one launch; triton_resident.py has the loss and what else the two share. State
-lies in one block of memory per probe, so that addresses differ by constants. Rows that pad a tile share one row of
-zeros behind the real ones: every thread may read and write there, always zeros, and neither masks nor traffic are
-spent on padding. U is not needed before the end: dZ of a few steps is kept and folded into U together, which
-spares reading and writing U and its moment in every step.
+One program trains one probe, all steps in one launch, as in triton_resident.py. State lies in one block of memory per
+probe, so that addresses differ by constants. Rows that pad a tile share one row of zeros behind the real ones: every
+thread may read and write there, always zeros, and neither masks nor traffic are spent on padding. U is not needed
+before the end: dZ of a few steps is kept and folded into U together, which spares reading and writing U and its
+moment in every step.
 """
 
 from __future__ import annotations
@@ -23,9 +23,22 @@ import triton
 import triton.language as tl
 
 from .reference import BETA1
-from .triton_block import LOW, MIN_SHIFTED, add_columns, block_gradient, block_scores, row_losses, text_bias
+from .triton_block import (
+    LOW,
+    MAX_CLASSES,
+    MAX_WIDTH,
+    MIN_SHIFTED,
+    add_columns,
+    block_gradient,
+    block_scores,
+    project_chunks,
+    row_losses,
+    rows_of,
+    shape_class,
+    text_bias,
+    tile,
+)
 from .triton_common import FEATURE_ALIGN, dot, empty, inverse_length, mini_scale, mini_second_moment, through_norm
-from .triton_resident import MAX_CLASSES, MAX_WIDTH, project_chunks, rows_of, shape_class, tile
 
 # Arrays of (M + 1, D) that a head has in a probe's state: Z and its moment, U and its moment, and dZ of some steps.
 _MOMENT, _U, _U_MOMENT, _DZ = (tl.constexpr(i) for i in range(1, 5))

@@ -19,7 +19,21 @@ import torch
 import triton
 import triton.language as tl
 
-from .triton_block import LOW, MIN_SHIFTED, add_columns, block_gradient, block_scores, row_losses, text_bias
+from .triton_block import (
+    LOW,
+    MAX_CLASSES,
+    MAX_WIDTH,
+    MIN_SHIFTED,
+    add_columns,
+    block_gradient,
+    block_scores,
+    project_chunks,
+    row_losses,
+    rows_of,
+    shape_class,
+    text_bias,
+    tile,
+)
 from .triton_common import (
     FEATURE_ALIGN,
     dot,
@@ -32,27 +46,6 @@ from .triton_common import (
     through_norm,
 )
 
-MAX_CLASSES = 128
-MAX_WIDTH = 128
-
-
-@triton.jit
-def project_chunks(x, inside, w, m, rate, decay, r,
-                   ROWS: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, LAZY: tl.constexpr, PRECISION: tl.constexpr):
-    """Z = X W, with adam-mini's W <- decay W - rate M applied (and stored) on the way."""
-    k = tl.arange(0, BK)
-    d = tl.arange(0, D)
-    z = tl.zeros((ROWS, D), tl.float32)
-    for at in range(0, r, BK):
-        cell = (at + k)[:, None] * D + d[None, :]
-        head = tl.load(w + cell)
-        if LAZY:
-            head = decay * head - rate * tl.load(m + cell)
-            tl.store(w + cell, head)
-        rows = tl.load(x[:, None] + (at + k)[None, :], mask=inside[:, None], other=0.0)
-        z = dot(rows, head, z, PRECISION)
-    return z
-
 
 @triton.jit
 def _catch_up(w, m, rate, decay, r, D: tl.constexpr, BK: tl.constexpr):
@@ -62,14 +55,6 @@ def _catch_up(w, m, rate, decay, r, D: tl.constexpr, BK: tl.constexpr):
     for at in range(0, r, BK):
         cell = (at + k)[:, None] * D + d[None, :]
         tl.store(w + cell, decay * tl.load(w + cell) - rate * tl.load(m + cell))
-
-
-@triton.jit
-def rows_of(table, rows, at, n, r, ROWS: tl.constexpr):
-    """Pointers to table rows ``rows[at ... at + ROWS)``, and which of them exist."""
-    i = at + tl.arange(0, ROWS)
-    inside = i < n
-    return table + tl.load(rows + i, mask=inside, other=0).to(tl.int64) * r, inside
 
 
 @triton.jit
@@ -300,17 +285,6 @@ _PINNED = {
     (128, 128, "ieee", "gfx"): ResidentConfig(16, 16, 4, _AOT),
     (128, 128, "matrix", "gfx"): ResidentConfig(16, 16, 4, _AOT),
 }
-
-
-def tile(rows: int) -> int:
-    """Rows of a tile that holds so many: a power of two from 16 to 128."""
-    return min(max(triton.next_power_of_2(rows), 16), MAX_CLASSES)
-
-
-def shape_class(n_classes: int, width: int, precision: str) -> tuple[int, int, str]:
-    """What configurations are pinned for: train classes and width, at most, and the kind of products."""
-    return (64 if n_classes <= 64 else 128, 64 if width <= 64 else 128,
-            precision if precision in ("ieee", "tf32x3") else "matrix")
 
 
 def resident_config(n_classes: int, width: int, precision: str, architecture: str) -> ResidentConfig:
