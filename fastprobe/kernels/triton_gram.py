@@ -344,10 +344,8 @@ def fits(n_classes: int, width: int, precision: str) -> bool:
 def pays(n_classes: int, n_texts: int, r_text: int, r_audio: int, steps: int) -> bool:
     """Whether this way is shorter than stepping the heads themselves, by operations per row and dimension.
 
-    The start and the finish cost as much as one step of the heads; passes over the state are counted as 128.
-
-    By the instructions that the compiler makes of either (benchmarks/NOTES.md), the two tie at 100 classes near a mean
-    width of 70.
+    The start and the finish cost as much as one step of the heads; passes over the state are counted as 128, so that the two
+    tie where the instructions do that the compiler makes of them: at 100 classes, near a mean width of 70 to 90.
     """
     direct = 4 * (r_text + r_audio)
     return n_texts <= MAX_TEXTS and steps * (4 * tile(n_classes) + 128) + direct < 0.9 * steps * direct
