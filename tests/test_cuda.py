@@ -43,7 +43,7 @@ def gpu(request):
 
 # The floors of tf32 and bf16 are three times what rounding the factors does by itself (benchmarks/precision.py).
 @pytest.mark.parametrize("precision, peer, factor, floor", [
-    ("ieee", "ieee", 2, 1e-6), ("tf32x3", "ieee", 4, 1e-5), ("tf32", "tf32", 3, 1.8e-3), ("bf16", "tf32", 12, 1.1e-2)])
+    ("ieee", "ieee", 2, 1e-6), ("tf32x3", "ieee", 4, 1e-5), ("tf32", "tf32", 3, 1.5e-3), ("bf16", "tf32", 12, 1.1e-2)])
 @pytest.mark.parametrize("name", SHAPES)
 def test_training_errs_little_more_than_plain_torch(gpu, name, precision, peer, factor, floor):
     """Six steps in every precision; `factor` times the error of plain torch in `peer` precision, or `floor`."""

@@ -132,7 +132,7 @@ def test_out_of_memory_with_one_probe_says_what_fits(interpreter):
     assert "out of memory with a single probe" in message and "`dim` up to about" in message
 
 
-def test_a_tile_too_large_for_the_device_goes_to_the_tiled_trainer(interpreter):
+def test_a_tile_too_large_for_the_device_goes_to_the_next_trainer(interpreter):
     for fits in ("resident", "tiled"):
         names, agrees = interpreter(cases.little_shared_memory_case, fits)
         assert names == ["gram", "resident", "tiled"]

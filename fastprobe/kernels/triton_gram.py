@@ -10,7 +10,8 @@ One program trains one probe, all steps in one launch, as in triton_resident.py.
 probe, so that addresses differ by constants. Rows that pad a tile share one row of zeros behind the real ones: every
 thread may read and write there, always zeros, and neither masks nor traffic are spent on padding. U is not needed
 before the end: dZ of a few steps is kept and folded into U together, which spares reading and writing U and its
-moment in every step.
+moment in every step. The first and the last product happen once, and their rounding would stay: with rounded factors they are
+three tf32 products each (ONCE).
 """
 
 from __future__ import annotations
@@ -171,7 +172,7 @@ def gram_kernel(
     n_texts, r_text, r_audio, steps, inverse_tau, scale, dim, c1, c2, weight_decay,
     M: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, BF: tl.constexpr, FOLD: tl.constexpr,
     MINI: tl.constexpr, SYMMETRIC: tl.constexpr, SHIFTED: tl.constexpr, SHRINK: tl.constexpr, DECAY: tl.constexpr,
-    PRECISION: tl.constexpr,
+    PRECISION: tl.constexpr, ONCE: tl.constexpr,
 ):
     # Weight decay is decoupled and shrinks heads under adam-mini (SHRINK), and part of the gradient under sgd (DECAY).
     HEAD: tl.constexpr = (_DZ + FOLD) * (M + 1) * D
@@ -187,8 +188,8 @@ def gram_kernel(
     c = tl.arange(0, M)
     m = tl.load(shape)
     text_rows += p * m
-    _start(texts, text, text_rows, w, m, r_text, M, D, BF, PRECISION)
-    _start(sounds, audio, audio_rows, v, m, r_audio, M, D, BF, PRECISION)
+    _start(texts, text, text_rows, w, m, r_text, M, D, BF, ONCE)
+    _start(sounds, audio, audio_rows, v, m, r_audio, M, D, BF, ONCE)
     _gather(k, text_gram, text_rows, m, n_texts, M, BF)
     # What Z has yet to catch up with, and the coefficients of the starts.
     second_w = 0.0
@@ -267,8 +268,8 @@ def gram_kernel(
             tl.debug_barrier()
     m = tl.load(shape)
     tl.store(loss + p, _total(values, m, M) / m)
-    _finish(texts, text, text_rows, w, omega_w, m, r_text, M, D, BF, PRECISION)
-    _finish(sounds, audio, audio_rows, v, omega_v, m, r_audio, M, D, BF, PRECISION)
+    _finish(texts, text, text_rows, w, omega_w, m, r_text, M, D, BF, ONCE)
+    _finish(sounds, audio, audio_rows, v, omega_v, m, r_audio, M, D, BF, ONCE)
 
 
 @dataclass(frozen=True)
@@ -376,9 +377,9 @@ def train_gram(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor,
         len(text), r_text, r_audio, len(schedule), 1.0 / temperature, 1.0 / (temperature * math.log(2)), float(dim),
         BETA1 if mini else float(momentum), 1.0 - BETA1 if mini else 1.0, float(weight_decay),
         M=m_tile, BS=min(pinned.bs, m_tile), BN=min(pinned.bn, m_tile), D=width, BK=min(pinned.bk, m_tile),
-        BF=min(pinned.bk, FEATURE_ALIGN),
-        FOLD=pinned.fold, MINI=mini, SYMMETRIC=symmetric, SHIFTED=temperature >= MIN_SHIFTED,
-        SHRINK=weight_decay > 0 and mini, DECAY=weight_decay > 0 and not mini, PRECISION=precision, num_warps=pinned.warps, num_stages=1)
+        BF=min(pinned.bk, FEATURE_ALIGN), FOLD=pinned.fold, MINI=mini, SYMMETRIC=symmetric, SHIFTED=temperature >= MIN_SHIFTED,
+        SHRINK=weight_decay > 0 and mini, DECAY=weight_decay > 0 and not mini, PRECISION=precision,
+        ONCE="ieee" if precision == "ieee" or architecture.startswith("gfx") else "tf32x3", num_warps=pinned.warps, num_stages=1)
     return loss
 
 
