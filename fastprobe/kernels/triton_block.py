@@ -10,6 +10,7 @@ factor 1 / (n tau) is left to whoever takes the gradient on through the norm, wh
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import triton
 import triton.language as tl
@@ -31,10 +32,21 @@ def tile(rows: int) -> int:
     return min(max(triton.next_power_of_2(rows), 16), MAX_CLASSES)
 
 
-def shape_class(n_classes: int, width: int, precision: str) -> tuple[int, int, str]:
+def _shape_class(n_classes: int, width: int, precision: str) -> tuple[int, int, str]:
     """What configurations are pinned for: train classes and width, at most, and the kind of products."""
     return (64 if n_classes <= 64 else 128, 64 if width <= 64 else 128,
             precision if precision in ("ieee", "tf32x3") else "matrix")
+
+
+def choose(pinned: dict[tuple, Any], n_classes: int, width: int, precision: str, architecture: str) -> Any:
+    """What a table pins for a shape class on an architecture ("sm80", "sm90", "sm100", "gfx942", ...)."""
+    key = _shape_class(n_classes, width, precision)
+    return pinned.get((*key, "gfx" if architecture.startswith("gfx") else architecture), pinned[key])
+
+
+def holds(pinned: dict[tuple, Any], n_classes: int, width: int, precision: str) -> bool:
+    """Whether one tile holds a shape, and a table has a configuration for it."""
+    return n_classes <= MAX_CLASSES and width <= MAX_WIDTH and _shape_class(n_classes, width, precision) in pinned
 
 
 @triton.jit

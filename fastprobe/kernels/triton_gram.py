@@ -26,16 +26,15 @@ import triton.language as tl
 from .reference import BETA1
 from .triton_block import (
     LOW,
-    MAX_CLASSES,
-    MAX_WIDTH,
     MIN_SHIFTED,
     add_columns,
     block_gradient,
     block_scores,
+    choose,
+    holds,
     project_chunks,
     row_losses,
     rows_of,
-    shape_class,
     text_bias,
     tile,
 )
@@ -333,13 +332,12 @@ MAX_TEXTS = 4096
 
 def gram_config(n_classes: int, width: int, precision: str, architecture: str) -> GramConfig:
     """The pinned configuration of a shape class on an architecture; see `resident_config`."""
-    key = shape_class(n_classes, width, precision)
-    return _PINNED.get((*key, "gfx" if architecture.startswith("gfx") else architecture), _PINNED[key])
+    return choose(_PINNED, n_classes, width, precision, architecture)
 
 
 def fits(n_classes: int, width: int, precision: str) -> bool:
     """Whether one program can train a probe so: see `triton_resident.fits`."""
-    return n_classes <= MAX_CLASSES and width <= MAX_WIDTH and shape_class(n_classes, width, precision) in _PINNED
+    return holds(_PINNED, n_classes, width, precision)
 
 
 def pays(n_classes: int, n_texts: int, r_text: int, r_audio: int, steps: int) -> bool:

@@ -21,16 +21,15 @@ import triton.language as tl
 
 from .triton_block import (
     LOW,
-    MAX_CLASSES,
-    MAX_WIDTH,
     MIN_SHIFTED,
     add_columns,
     block_gradient,
     block_scores,
+    choose,
+    holds,
     project_chunks,
     row_losses,
     rows_of,
-    shape_class,
     text_bias,
     tile,
 )
@@ -186,6 +185,7 @@ def resident_kernel(
             b = tl.load(b_out + i[:, None] * D + d[None, :])
             s = block_scores(b, a, scale, bias, PRECISION)
             own = tl.load(row_classes + i, mask=in_i, other=-1)[:, None] == c[None, :]
+            # Only the last is wanted; in ieee the branch alone makes registers run out, and the losses cost little.
             if step == steps - 1 or PRECISION == "ieee":
                 tl.store(values_out + i, row_losses(s, own, in_c, top_c, total_c, SYMMETRIC, SHIFTED))
             g = block_gradient(s, own, in_i, in_c, top_c, total_c, per_class, SYMMETRIC, SHIFTED)
@@ -289,8 +289,7 @@ _PINNED = {
 
 def resident_config(n_classes: int, width: int, precision: str, architecture: str) -> ResidentConfig:
     """The pinned configuration of a shape class on an architecture ("sm80", "sm90", "sm100", "gfx942", ...)."""
-    key = shape_class(n_classes, width, precision)
-    return _PINNED.get((*key, "gfx" if architecture.startswith("gfx") else architecture), _PINNED[key])
+    return choose(_PINNED, n_classes, width, precision, architecture)
 
 
 def fits(n_classes: int, width: int, precision: str) -> bool:
@@ -298,7 +297,7 @@ def fits(n_classes: int, width: int, precision: str) -> bool:
 
     tf32x3 keeps two parts of every operand in shared memory, so there 128 classes and d = 128 together are too many.
     """
-    return n_classes <= MAX_CLASSES and width <= MAX_WIDTH and shape_class(n_classes, width, precision) in _PINNED
+    return holds(_PINNED, n_classes, width, precision)
 
 
 def train_resident(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor, audio_rows: torch.Tensor,
