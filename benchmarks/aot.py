@@ -29,10 +29,13 @@ from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 from triton.runtime.jit import JITFunction
 
-from fastprobe.kernels import triton_gram, triton_loss, triton_resident, triton_tiled
-from fastprobe.kernels.triton_common import FEATURE_ALIGN, padded_width, precisions, round_up
-from fastprobe.kernels.triton_project import norm_blocks, project
-from fastprobe.kernels.triton_rank import rank
+from fastprobe.kernels.gpu import gram as triton_gram
+from fastprobe.kernels.gpu import loss as triton_loss
+from fastprobe.kernels.gpu import resident as triton_resident
+from fastprobe.kernels.gpu import tiled as triton_tiled
+from fastprobe.kernels.gpu.common import FEATURE_ALIGN, padded_width, precisions, round_up
+from fastprobe.kernels.gpu.project import norm_blocks, project
+from fastprobe.kernels.gpu.rank import rank
 
 # Name in the table -> the architecture that configurations go by, and the compiler's target.
 TARGETS = {"cc8.0": ("sm80", GPUTarget("cuda", 80, 32)), "cc9.0": ("sm90", GPUTarget("cuda", 90, 32)),

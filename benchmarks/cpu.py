@@ -18,9 +18,8 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
-from fastprobe import bench
-from fastprobe.config import ProbeConfig
-from fastprobe.kernels import cpp_backend
+from fastprobe.kernels import bench, cpp_backend
+from fastprobe.protocol.config import ProbeConfig
 from peers import PEERS
 from shapes import SHAPES
 

@@ -44,8 +44,9 @@ class Nothing:
 
 def measure(jobs: int, clips: int) -> dict[str, float]:
     """One run of about that many jobs, in this process."""
-    from fastprobe import kernels, run
-    from fastprobe.simulate import fsd50k_leaf_names, simulate_pair
+    from fastprobe import kernels
+    from fastprobe.runs import run
+    from fastprobe.tables.simulate import fsd50k_leaf_names, simulate_pair
     kernels.BACKENDS["null"] = Nothing
     text, audio = simulate_pair(fsd50k_leaf_names(), alignment=0.5, clips=clips)
     exp = run.prepare(text, audio, permutations=jobs // SPLITS - 1, splits=SPLITS, backend="null")

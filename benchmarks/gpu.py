@@ -119,7 +119,7 @@ def training(report: dict, clock: Clock, shapes: dict, steps: int, gate_steps: i
     import torch
 
     from fastprobe.kernels import reference
-    from fastprobe.kernels.triton_backend import trainers
+    from fastprobe.kernels.gpu.backend import trainers
 
     from .gpu_peers import METHODS, flops, ours
     for shape_name, shape in shapes.items():
@@ -198,7 +198,9 @@ def sweep(report: dict, clock: Clock, shapes: dict, steps: int, probes: int, rou
           until: float) -> None:
     """Both trainers of one program per probe under candidate configurations that fit and are right, as many as can be compiled
     before `until`."""
-    from fastprobe.kernels import reference, triton_gram, triton_resident
+    from fastprobe.kernels import reference
+    from fastprobe.kernels.gpu import gram as triton_gram
+    from fastprobe.kernels.gpu import resident as triton_resident
 
     from .gpu_peers import fused, problem
     places = {"gram": (triton_gram, "gram_config"), "resident": (triton_resident, "resident_config")}
@@ -247,9 +249,9 @@ def ranking(report: dict, clock: Clock, size: tuple[int, int, int, int, int], ro
     import torch
     import torch.nn.functional as F
 
-    from fastprobe.kernels.triton_common import padded_width
-    from fastprobe.kernels.triton_project import project
-    from fastprobe.kernels.triton_rank import rank
+    from fastprobe.kernels.gpu.common import padded_width
+    from fastprobe.kernels.gpu.project import project
+    from fastprobe.kernels.gpu.rank import rank
     n_probes, n_queries, n_gallery, r, d = size
     device = clock.device
     x, text = torch.randn(n_queries, r, device=device), torch.randn(n_gallery, r, device=device)
@@ -302,7 +304,8 @@ def loss_op(report: dict, clock: Clock, sizes: list[tuple[int, int, int, int]], 
     """
     import torch
 
-    from fastprobe.kernels import torch_backend, triton_loss
+    from fastprobe.kernels import torch_backend
+    from fastprobe.kernels.gpu import loss as triton_loss
 
     from .gpu_losses import PUBLISHED
     compiled = torch.compile(torch_backend.contrastive_loss, dynamic=False)

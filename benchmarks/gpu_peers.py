@@ -15,10 +15,10 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from fastprobe.config import ProbeConfig
 from fastprobe.kernels.batch import ProbeBatch
-from fastprobe.kernels.triton_common import schedule_table
-from fastprobe.plan import permutations
+from fastprobe.kernels.gpu.common import schedule_table
+from fastprobe.protocol.config import ProbeConfig
+from fastprobe.protocol.plan import permutations
 
 Run = Callable[[], tuple[torch.Tensor, torch.Tensor]]
 
@@ -246,7 +246,7 @@ def ours(batch: ProbeBatch, device: torch.device) -> Run:
 
 def fused(batch: ProbeBatch, device: torch.device, trainer: str | None = None) -> Run:
     """Our trainer, or the one so named, which is an error where it does not fit the device."""
-    from fastprobe.kernels.triton_backend import Shared
+    from fastprobe.kernels.gpu.backend import Shared
     shared = Shared(batch, device)
     if trainer:
         shared.trainers = [trainer]

@@ -23,10 +23,10 @@ import pyarrow.parquet  # noqa: F401 (loaded once here, not in every fork)
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-from fastprobe import run
-from fastprobe.engines import Pace, local
-from fastprobe.store import ResultStore
-from runs import experiment, finish, same_rows
+from fastprobe.runs import run
+from fastprobe.runs.engines import Pace, local
+from fastprobe.runs.store import ResultStore
+from support.small_runs import experiment, finish, same_rows
 
 
 def engine_of(name: str, address: str | None, number: int):
@@ -34,7 +34,7 @@ def engine_of(name: str, address: str | None, number: int):
     def execute(task, work, pace):
         small = Pace(1 + number % 7, 8 + number % 13)
         if name == "ray":
-            from fastprobe.engines import ray
+            from fastprobe.runs.engines import ray
             return ray.execute(task, work, small, address)
         return local.execute(task, work, small, ["cpu", "cpu"] if number % 10 == 9 else None)
     return execute

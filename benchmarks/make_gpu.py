@@ -46,7 +46,7 @@ def missing() -> str | None:
 
 def collect() -> list[str]:
     """Identifiers of the CUDA tests."""
-    command = pytest_command("--collect-only", "tests/test_cuda.py", "tests/test_faiss_cuda.py")
+    command = pytest_command("--collect-only", "tests/kernels/test_cuda.py", "tests/retrieval/test_faiss_cuda.py")
     run = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, env=environment())
     names = [line for line in run.stdout.splitlines() if "::" in line]
     if not names:

@@ -1,6 +1,6 @@
 """What others would write for the same job, on the CPU: torch.compile, torch.func.vmap, JAX jit + vmap + scan.
 
-The eager loop and the ``torch.bmm`` batch are in `fastprobe.bench`, which also holds the check, the clock and the table. Every
+The eager loop and the ``torch.bmm`` batch are in `fastprobe.kernels.bench`, which also holds the check, the clock and the table. Every
 peer here trains P probes at once with the optimisers of the protocol, written in its own idiom, and returns the last losses.
 """
 
@@ -10,9 +10,9 @@ from functools import partial
 
 import numpy as np
 
-from fastprobe.bench import METHODS, Method, Prepared, Shape, make_problem
-from fastprobe.config import ProbeConfig
+from fastprobe.kernels.bench import METHODS, Method, Prepared, Shape, make_problem
 from fastprobe.kernels.reference import BETA1, BETA2_ADAM, BETA2_MINI, EPS_ADAM
+from fastprobe.protocol.config import ProbeConfig
 
 PROBES = 32  # side by side; more overflows the caches and was slower for every peer
 

@@ -4,7 +4,7 @@
     python -m benchmarks.precision --text T.npz --audio A.npz   a pair of tables instead
 
 Matrix units round (or cut) factors to 10 or 7 bits of mantissa and add in float32. Here factors are rounded so and added in
-float64: what is left out is the rounding of sums, which is that of float32. A GPU's own answer is in tests/test_cuda.py.
+float64: what is left out is the rounding of sums, which is that of float32. A GPU's own answer is in tests/kernels/test_cuda.py.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from scipy.special import softmax
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 
-import triton_cases as cases
-from fastprobe.config import ProbeConfig
 from fastprobe.kernels import reference
 from fastprobe.kernels.batch import BatchResult, ProbeBatch
-from fastprobe.kernels.triton_common import schedule_table
-from fastprobe.run import prepare
+from fastprobe.kernels.gpu.common import schedule_table
+from fastprobe.protocol.config import ProbeConfig
+from fastprobe.runs.run import prepare
+from support import triton_cases as cases
 
 # Bits of mantissa kept, and whether the rest is rounded to nearest (else cut off).
 ROUNDINGS = {"tf32": (10, True), "tf32, cut": (10, False), "bf16": (7, True)}

@@ -21,7 +21,7 @@ LIMIT_SECONDS, LIMIT_GIB = 30.0, 2.0
 def main() -> int:
     """Print seconds and peak memory; 1 when a limit is passed."""
     from fastprobe.report import write_report
-    from simulated_run import write_run, write_summary
+    from support.simulated_run import write_run, write_summary
     with tempfile.TemporaryDirectory() as folder:
         run = write_run(Path(folder) / "run", [f"text-{i}" for i in range(10)], [f"audio-{i}" for i in range(10)], 10_000, splits=5,
                         n_classes=144, clips=15, ks=(1, 3, 5, 10), effect=np.where(np.arange(100) % 3 == 0, 0.08, 0.0))

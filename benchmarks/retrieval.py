@@ -24,8 +24,8 @@ from pathlib import Path
 
 import numpy as np
 
-from fastprobe.retrieval import GalleryIndex
-from fastprobe.topk import choose_path, top_k
+from fastprobe.kernels.topk import choose_path, top_k
+from fastprobe.retrieval.gallery import GalleryIndex
 
 RESULTS = Path(__file__).parent / "results"
 WIDTH, K = 64, 10
@@ -165,8 +165,8 @@ def build(a) -> dict:
                 labels = pa.array([f"caption number {i}" for i in range(start, start + len(block))])
                 writer.write_table(pa.table([labels, pa.FixedSizeListArray.from_arrays(pa.array(block.ravel()), WIDTH)], schema=schema))
         code = ("import json, resource, sys, time, pyarrow.parquet, torch\n"
-                "from fastprobe.indexing import build_index, plan_index\n"
-                "from fastprobe.retrieval import GalleryIndex\n"
+                "from fastprobe.retrieval.build import build_index, plan_index\n"
+                "from fastprobe.retrieval.gallery import GalleryIndex\n"
                 "def resident():\n"
                 "    return next(1024 * int(l.split()[1]) for l in open('/proc/self/status') if l.startswith('RssAnon'))\n"
                 "plan = plan_index(sys.argv[1], sys.argv[3]); before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"

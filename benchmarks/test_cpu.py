@@ -11,9 +11,9 @@ import dataclasses
 import numpy as np
 import pytest
 
-from fastprobe.bench import check, make_problem
-from fastprobe.config import ProbeConfig
 from fastprobe.kernels import cpp_backend
+from fastprobe.kernels.bench import check, make_problem
+from fastprobe.protocol.config import ProbeConfig
 from peers import PEERS
 from shapes import SHAPES
 

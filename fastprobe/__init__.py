@@ -13,37 +13,43 @@ from typing import TYPE_CHECKING
 __version__ = "0.1.0"
 
 # Names are imported on first use, so that `import fastprobe` and `fastprobe --help` stay instant.
-_LAZY = {
-    "EmbeddingTable": "embeddings", "ProbeConfig": "config", "ContrastiveProbe": "probe",
-    "permutation_test": "run", "PermutationTestResult": "significance", "ResultStore": "store",
+_NAMES = {
+    "EmbeddingTable": "tables.embeddings", "ProbeConfig": "protocol.config", "ContrastiveProbe": "retrieval.probe",
+    "permutation_test": "runs.run", "PermutationTestResult": "statistics.significance", "ResultStore": "runs.store",
     "InputError": "errors", "BackendUnavailableError": "errors", "StoreError": "errors",
     "available_backends": "kernels",
 }
-_MODULES = ("kernels", "metrics", "plan", "run", "significance", "store", "probe", "embeddings", "compression",
-            "config", "errors", "engines", "retrieval", "report", "extract", "simulate")
+# Modules that version 1 offered as attributes, and where they are now.
+_MODULES = {
+    **{name: name for name in ("cli", "errors", "extract", "kernels", "protocol", "randomness", "report", "retrieval", "runs",
+                               "statistics", "storage", "tables")},
+    "metrics": "protocol.metrics", "plan": "protocol.plan", "config": "protocol.config", "compression": "protocol.features",
+    "run": "runs.run", "store": "runs.store", "engines": "runs.engines", "significance": "statistics.significance",
+    "probe": "retrieval.probe", "embeddings": "tables.embeddings", "simulate": "tables.simulate",
+}
 
 __all__ = ["BackendUnavailableError", "ContrastiveProbe", "EmbeddingTable", "InputError", "PermutationTestResult", "ProbeConfig",
            "ResultStore", "StoreError", "__version__", "available_backends", "kernels", "permutation_test"]
 
 if TYPE_CHECKING:
     from . import kernels
-    from .config import ProbeConfig
-    from .embeddings import EmbeddingTable
     from .errors import BackendUnavailableError, InputError, StoreError
     from .kernels import available_backends
-    from .probe import ContrastiveProbe
-    from .run import permutation_test
-    from .significance import PermutationTestResult
-    from .store import ResultStore
+    from .protocol.config import ProbeConfig
+    from .retrieval.probe import ContrastiveProbe
+    from .runs.run import permutation_test
+    from .runs.store import ResultStore
+    from .statistics.significance import PermutationTestResult
+    from .tables.embeddings import EmbeddingTable
 
 
 def __getattr__(name: str):
-    if name in _LAZY:
-        return getattr(importlib.import_module(f".{_LAZY[name]}", __name__), name)
+    if name in _NAMES:
+        return getattr(importlib.import_module(f".{_NAMES[name]}", __name__), name)
     if name in _MODULES:
-        return importlib.import_module(f".{name}", __name__)
+        return importlib.import_module(f".{_MODULES[name]}", __name__)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *_LAZY, *_MODULES})
+    return sorted({*globals(), *_NAMES, *_MODULES})

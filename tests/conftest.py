@@ -30,7 +30,7 @@ def shell(tmp_path):
     import subprocess
 
     def call(*arguments, timeout=120, **kwargs):
-        command = [sys.executable, "-c", "from fastprobe.cli import main; main()", *map(str, arguments)]
+        command = [sys.executable, "-c", "from fastprobe.cli.app import main; main()", *map(str, arguments)]
         return subprocess.run(command, capture_output=True, text=True, timeout=timeout, cwd=kwargs.pop("cwd", tmp_path), **kwargs)
 
     return call

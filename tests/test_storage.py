@@ -13,12 +13,12 @@ import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.memory import MemoryFileSystem
 
-from fastprobe import run
-from fastprobe.embeddings import EmbeddingTable
 from fastprobe.errors import InputError, StoreError
+from fastprobe.runs import run
+from fastprobe.runs.store import ResultStore, read_manifest
 from fastprobe.storage import Folder, RemoteFolder, absolute, is_url, open_folder, write_atomically
-from fastprobe.store import ResultStore, read_manifest
-from runs import experiment, finish, rows, same_rows, save_tables, sized, tables
+from fastprobe.tables.embeddings import EmbeddingTable
+from support.small_runs import experiment, finish, rows, same_rows, save_tables, sized, tables
 
 
 @pytest.fixture
@@ -145,8 +145,8 @@ def test_identity_has_no_path(tmp_path):
 FULL = """
 import resource, signal, sys
 sys.path.insert(0, sys.argv[2])
-from runs import *
-from fastprobe import run
+from support.small_runs import *
+from fastprobe.runs import run
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 exp = experiment(4000, splits=1)
 store = run.open_store(exp, sys.argv[1])

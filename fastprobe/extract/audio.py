@@ -21,8 +21,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..embeddings import EmbeddingTable
 from ..errors import InputError
+from ..tables.embeddings import EmbeddingTable
 from .audio_models import load_model
 from .cache import VectorCache, file_digest
 from .datasets import Clip

@@ -20,8 +20,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..embeddings import first_few
 from ..errors import InputError
+from ..tables.embeddings import first_few
 from .names import fsd50k_vocabulary
 from .sounds import AUDIO_SUFFIXES
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from ..embeddings import first_few
 from ..errors import InputError
+from ..tables.embeddings import first_few
 from .model import AudioModel
 from .provenance import PUBLISHED, Provenance, of_checkpoint
 from .sounds import pad_to, spread_windows

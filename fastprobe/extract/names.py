@@ -8,9 +8,9 @@ from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from ..embeddings import SUFFIXES, EmbeddingTable, first_few
 from ..errors import InputError
-from ..vocabulary import read_csv
+from ..tables.embeddings import SUFFIXES, EmbeddingTable, first_few
+from ..tables.vocabulary import read_csv
 
 
 class ClassName(NamedTuple):

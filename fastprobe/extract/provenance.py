@@ -6,8 +6,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from ..embeddings import first_few
 from ..errors import InputError
+from ..tables.embeddings import first_few
 from .names import fsd50k_vocabulary, natural_name
 
 # Heads of published classifiers, by their width.

@@ -12,8 +12,8 @@ from typing import IO
 
 import numpy as np
 
-from ..embeddings import first_few
 from ..errors import InputError
+from ..tables.embeddings import first_few
 from .spec import TextSpec
 
 _WORD = re.compile(r"[^\W_]+(?:['\-][^\W_]+)*")

@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..embeddings import EmbeddingTable, first_few
 from ..errors import InputError
+from ..tables.embeddings import EmbeddingTable, first_few
 from .hub_models import complete, fetched
 from .meta import origin
 from .model import choose_device, seeded

@@ -13,8 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from ..embeddings import first_few
 from ..errors import InputError
+from ..tables.embeddings import first_few
 
 
 @contextlib.contextmanager

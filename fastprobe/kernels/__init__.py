@@ -96,7 +96,7 @@ BACKENDS = {b.name: b for b in (
     Backend("reference", "reference", lambda: None, ("ieee", "tf32x3", "tf32", "bf16")),
     Backend("torch", "torch_backend", _torch_missing, ("ieee", "tf32")),
     Backend("cpp", "cpp_backend", _cpp_missing, ("ieee", "bf16")),
-    Backend("triton", "triton_backend", _triton_missing, ("ieee", "tf32x3", "tf32", "bf16")),
+    Backend("triton", "gpu.backend", _triton_missing, ("ieee", "tf32x3", "tf32", "bf16")),
 )}
 
 
@@ -197,7 +197,7 @@ def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tens
         One loss per probe.
     """
     if text.is_cuda or _interpreted():
-        from .triton_loss import contrastive_loss as implementation
+        from .gpu.loss import contrastive_loss as implementation
     else:
         from .torch_backend import contrastive_loss as implementation
     return implementation(text, audio, labels, temperature)

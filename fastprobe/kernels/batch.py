@@ -7,10 +7,10 @@ from functools import cached_property
 
 import numpy as np
 
-from ..compression import PairData
-from ..config import ProbeConfig
 from ..errors import BackendUnavailableError
-from ..plan import Split, sample_clips, start_heads
+from ..protocol.config import ProbeConfig
+from ..protocol.features import PairData
+from ..protocol.plan import Split, sample_clips, start_heads
 
 
 @dataclass(frozen=True, eq=False)

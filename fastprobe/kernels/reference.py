@@ -11,7 +11,7 @@ from __future__ import annotations
 import numpy as np
 from scipy.special import logsumexp
 
-from ..config import ProbeConfig
+from ..protocol.config import ProbeConfig
 from .batch import BatchResult, ProbeBatch, check_cpu
 
 EPS = 1e-12

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from ..config import ProbeConfig
 from ..errors import BackendUnavailableError, OutOfMemoryError
+from ..protocol.config import ProbeConfig
 from .batch import BatchResult, ProbeBatch
 from .reference import BETA1, BETA2_ADAM, BETA2_MINI, EPS, EPS_ADAM
 

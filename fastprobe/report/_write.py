@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
-from ..comparison import Comparison, compare_many
-from ..plan import BOOTSTRAP, generator
+from ..randomness import BOOTSTRAP, generator
+from ..statistics.comparison import Comparison, compare_many
 from ..storage import write_atomically
 from . import compare_page, page, tables
 from .data import RunData, load_run, n_classes_of, procrustes_of

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from ..comparison import Comparison
+from ..statistics.comparison import Comparison
 from . import figures, methods, tables
 from .data import RunData
 from .page import Page, add_results, sign_flip_note

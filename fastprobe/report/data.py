@@ -9,15 +9,16 @@ from typing import Any
 
 import numpy as np
 
-from ..embeddings import EmbeddingTable
 from ..errors import InputError, StoreError
-from ..inference import layers
-from ..metrics import LOWER_IS_BETTER, column_of, statistic_ks
-from ..plan import BOOTSTRAP, JobPlan, generator, train_count
-from ..procrustes import ProcrustesTest, centroids, protest
-from ..significance import Interval
-from ..store import ResultStore, read_manifest
-from ..vocabulary import read_csv
+from ..protocol.metrics import LOWER_IS_BETTER, column_of, statistic_ks
+from ..protocol.plan import JobPlan, train_count
+from ..randomness import BOOTSTRAP, generator
+from ..runs.store import ResultStore, read_manifest
+from ..runs.summary import layers
+from ..statistics.significance import Interval
+from ..tables.embeddings import EmbeddingTable
+from ..tables.vocabulary import read_csv
+from .procrustes import ProcrustesTest, centroids, protest
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,7 +259,7 @@ def _observed(path: Path, identity: dict[str, Any], k: int, notes: list[str]) ->
 
 
 def _intervals(observed: Observed, seed: int) -> list[Interval]:
-    from ..intervals import class_bootstraps
+    from ..statistics.intervals import class_bootstraps
     return class_bootstraps(observed.accuracy, resamples=2000, rng=generator(seed, BOOTSTRAP))
 
 

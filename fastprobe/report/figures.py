@@ -225,7 +225,7 @@ def _hull(points: np.ndarray) -> np.ndarray | None:
 @rc_context(STYLE)
 def procrustes(test, names: np.ndarray, category: dict[str, str], title: str) -> Figure:
     """Text and audio centroids on one plane after the rotation, by category, and a zoom into the densest part."""
-    from ..procrustes import principal_plane
+    from .procrustes import principal_plane
     text, audio, share = principal_plane(test.x, test.y)
     groups = np.array([category.get(str(n), "") for n in names])
     common = [g for g, _ in sorted(((g, np.sum(groups == g)) for g in set(groups) - {""}), key=lambda p: -p[1])][:len(PALETTE)]

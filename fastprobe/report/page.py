@@ -7,7 +7,7 @@ import re
 from html import escape
 from typing import Any
 
-from ..comparison import Comparison
+from ..statistics.comparison import Comparison
 from . import figures, methods, tables
 from .data import RunData, n_classes_of
 from .text import between, number, plural, pvalue, sentence

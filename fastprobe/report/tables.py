@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ..comparison import Comparison, compare_many
-from ..plan import BOOTSTRAP, generator
+from ..randomness import BOOTSTRAP, generator
+from ..statistics.comparison import Comparison, compare_many
 from .data import RunData, n_classes_of
 from .text import number, pvalue
 
@@ -81,7 +81,7 @@ COMPARISON_HEADER = ["first", "second", "difference", "low", "high", "se_naive",
 
 def comparison_rows(found: Sequence[Comparison]) -> Rows:
     """Rows under COMPARISON_HEADER; Holm over all of them."""
-    from ..multiplicity import holm
+    from ..statistics.multiplicity import holm
     tested = [c for c in found if c.t_test is not None]
     adjusted = dict(zip(map(id, tested), holm(np.array([c.t_test.pvalue for c in tested])) if tested else []))
     rows: Rows = []

@@ -1,0 +1,377 @@
+"""The shell's door: arguments in, the library called, exit code out. Nothing heavy is imported before a command runs."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import sys
+import time
+import typing
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .. import __version__
+from ..errors import InputError
+from ..protocol import config as _config
+from . import query as cli_query
+from . import runs as cli_runs
+from .embed import app as _embed
+from .options import choice, plain
+
+app = typer.Typer(name="fastprobe", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
+                  context_settings={"help_option_names": ["-h", "--help"]},
+                  help="Millions of small contrastive linear probes, trained as one job, with p-values that hold up.")
+
+
+app.add_typer(_embed, name="embed")
+app.add_typer(cli_query.app, name="index")
+
+
+Optimizer, Schedule = choice("Optimizer", _config.OPTIMIZERS), choice("Schedule", _config.SCHEDULES)
+Sampling, Basis = choice("Sampling", _config.SAMPLINGS), choice("Basis", _config.BASES)
+Precision = choice("Precision", _config.PRECISIONS)
+Backend = choice("Backend", ("auto", "reference", "torch", "cpp", "triton"))
+Classes = choice("Classes", ("strict", "common"))
+Control = choice("Control", ("permute", "permute-within", "frozen", "gaussian"))
+Retrieval = choice("Retrieval", ("fused", "faiss"))
+
+Engine = choice("Engine", ("local", "ray"))
+
+_PROBE, _RUN, _SCALE = "The probe", "The run", "Many devices and machines"
+
+
+def _probe(help: str, *names: str, **kwargs: Any):
+    return typer.Option(*names, help=help, rich_help_panel=_PROBE, **kwargs)
+
+
+# Every field of ProbeConfig, once, with its own default; commands that train take them all.
+ProbeOptions = {
+    "dim": Annotated[int, _probe("Width d of the shared space.")],
+    "temperature": Annotated[float, _probe("tau of the contrastive loss.")],
+    "steps": Annotated[int, _probe("Optimiser steps.")],
+    "lr": Annotated[float | None, _probe("Step size.", show_default="1; sgd 3; adam 0.003")],
+    "schedule": Annotated[Schedule, _probe("Of the step size.")],
+    "optimizer": Annotated[Optimizer, _probe("adam-mini and sgd commute with rotations.")],
+    "momentum": Annotated[float, _probe("For sgd.")],
+    "weight_decay": Annotated[float, _probe("Decoupled for adam-mini.")],
+    "sampling": Annotated[Sampling, _probe("A clip of each class per step, or the class means.")],
+    "clips_per_class": Annotated[int, _probe("Clips of each class per step.")],
+    "symmetric": Annotated[bool, _probe("Add the text-to-sound loss.")],
+    "bias": Annotated[bool, _probe("A bias on both heads.")],
+    "basis": Annotated[Basis | None, _probe("Lossless svd, or raw.", show_default="svd; adam raw")],
+    "energy": Annotated[float | None, _probe("Keep this share of the variance (lossy).")],
+    "precision": Annotated[Precision, _probe("Of the matrix products.")],
+}
+
+
+_Control = Annotated[Control, typer.Option(help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts "
+                                                 "of a probe trained once, or Gaussian texts.")]
+_Groups = Annotated[str | None, typer.Option(help="For permute-within: CSV with a column label, or fsd50k.")]
+_Within = Annotated[str | None, typer.Option(help="For permute-within: the column to stay within.")]
+_Stop = Annotated[str | None, typer.Option(help="End early: besag-clifford:h=10 or anytime:alpha=0.05.")]
+
+
+def with_probe_options(command):
+    """Add an option for every field of ProbeConfig to a command that takes `probe_fields`."""
+    hints = typing.get_type_hints(command, include_extras=True)
+    kept = [inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default, annotation=hints[p.name])
+            for p in inspect.signature(command).parameters.values() if p.name != "probe_fields"]
+    added = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=getattr(_config.ProbeConfig, n), annotation=a)
+             for n, a in ProbeOptions.items()]
+
+    @functools.wraps(command)
+    def wrapped(**kwargs: Any):
+        fields = {n: plain(kwargs.pop(n)) for n in ProbeOptions}
+        return command(**kwargs, probe_fields=fields)
+
+    wrapped.__signature__ = inspect.Signature(kept + added)
+    wrapped.__annotations__ = {p.name: p.annotation for p in kept + added}
+    del wrapped.__wrapped__  # typer would look through it to the bare command
+    return wrapped
+
+
+def _whole_numbers(name: str, values: Any) -> list[int] | None:
+    """["1,3", "5"] or [1, 3, 5] or 3 as a list of int; None when nothing was given."""
+    items = values if isinstance(values, list) else [] if values is None else [values]
+    try:
+        return [int(part) for item in items for part in str(item).split(",")] or None
+    except ValueError:
+        raise InputError(f"`{name}` must be whole numbers, as 1,3,5; got {', '.join(map(str, items))}.") from None
+
+
+def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
+    try:
+        import tomllib
+    except ModuleNotFoundError:  # Python 3.10
+        import tomli as tomllib
+    try:
+        data = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise InputError(f"`config` {path}: cannot be read: {error.strerror}.") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"`config` {path}: not TOML: {error}.") from None
+    flat: dict[str, Any] = {}
+    for key, value in data.items():
+        for name, inner in (value if key in ("probe", "run") and isinstance(value, dict) else {key: value}).items():
+            name = name.replace("-", "_")
+            if name in flat:
+                raise InputError(f"`config` {path}: `{name}` is given twice. Keep one.")
+            flat[name] = inner
+    if unknown := sorted(set(flat) - known):
+        raise InputError(f"`config` {path}: unknown names {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
+    return flat
+
+
+@app.command()
+@with_probe_options
+def run(
+    ctx: typer.Context,
+    *,
+    text: Annotated[list[str] | None, typer.Option(
+        help="Text table (.npz, .safetensors, .parquet), a file or a URL; repeatable.")] = None,
+    audio: Annotated[list[str] | None, typer.Option(help="Audio table; repeatable: all pairs are tested.")] = None,
+    out: Annotated[str | None, typer.Option(help="Run directory, or its URL (s3://, gs://, ...).",
+                                            show_default="runs/DATE-TIME")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    config: Annotated[Path | None, typer.Option(help="TOML file with the names of these options; the shell wins.")] = None,
+    permutations: Annotated[int, typer.Option(help="Controls: text rows permuted, probe trained again.")] = 1000,
+    splits: Annotated[int, typer.Option(help="Random partitions of the classes.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
+    train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
+    k: Annotated[list[str] | None, typer.Option(help="k to store: 1,3 or repeated.", metavar="INT", show_default="1,3,5,10")] = None,
+    statistic: Annotated[str, typer.Option(help="Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")] = "acc@3",
+    classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
+    control: _Control = "permute",
+    groups: _Groups = None,
+    within: _Within = None,
+    stop: _Stop = None,
+    backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    engine: Annotated[Engine, typer.Option(help="Who executes: this machine, or a Ray cluster.", rich_help_panel=_SCALE)] = "local",
+    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster: auto, HOST:PORT, ray://HOST:PORT.",
+                                                rich_help_panel=_SCALE)] = None,
+    devices: Annotated[str | None, typer.Option(help="GPUs of this machine, a process each: 0,1.", rich_help_panel=_SCALE,
+                                                show_default="all")] = None,
+    shard: Annotated[str | None, typer.Option(help="Only part I of N, as 3/10; `merge` joins them.", metavar="I/N",
+                                              rich_help_panel=_SCALE)] = None,
+    log_json: Annotated[str | None, typer.Option(help="JSON lines about the run to FILE, or - for stderr.", metavar="FILE",
+                                                 rich_help_panel=_SCALE)] = None,
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    retrieval: Annotated[Retrieval, typer.Option(help="What serves the stored top-k lists; ranks are the backend's.")] = "fused",
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+    probe_fields: dict,
+) -> None:
+    """Test all pairs of text and audio tables: a p-value each, with its evidence in a run directory."""
+    given = {
+        "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
+        "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": plain(classes),
+        "control": plain(control), "groups": groups, "within": within, "stop": stop,
+        "backend": plain(backend), "device": device, "seed": seed, "retrieval": plain(retrieval),
+        "engine": plain(engine), "address": address,
+        "devices": devices, "shard": shard, "log_json": log_json, "resume": resume, "quiet": quiet, **probe_fields}
+    if config is not None:
+        for name, value in _read_toml(config, set(given)).items():
+            if ctx.get_parameter_source(name).name != "COMMANDLINE":
+                given[name] = value
+    # What no library function checks, because only a file can hold another type.
+    for name in ("out", "within", "address", "devices", "shard", "log_json"):
+        if not isinstance(given[name], str | None):
+            raise InputError(f"`{name}` must be text, written as in the shell; got {given[name]!r}.")
+    for name in ("resume", "quiet"):
+        if not isinstance(given[name], bool):
+            raise InputError(f"`{name}` must be true or false; got {given[name]!r}.")
+    out = given.pop("out") or time.strftime("runs/%Y%m%d-%H%M%S")
+    how = {name: given.pop(name) for name in ("resume", "quiet", "engine", "address", "devices", "shard", "log_json")}
+    if how["engine"] not in ("local", "ray"):
+        raise InputError(f"`engine` must be local or ray; got {how['engine']!r}.")
+    for side in ("text", "audio"):
+        if isinstance(given[side], str):
+            given[side] = [given[side]]
+        if not given[side]:
+            raise InputError(f"`{side}` is missing: give --{side} FILE (repeatable), or `{side}` in --config.")
+        if not (isinstance(given[side], list) and all(isinstance(p, str) for p in given[side])):
+            raise InputError(f"`{side}` must be a file or a list of files; got {given[side]!r}.")
+    given["k"] = _whole_numbers("k", given["k"])
+    probe = _config.ProbeConfig(**{n: given.pop(n) for n in list(probe_fields)})
+    cli_runs.carry_out(given, probe, out, **how)
+
+
+@app.command()
+def demo(
+    out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/demo-DATE-TIME")] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    permutations: Annotated[int, typer.Option(help="Controls.")] = 200,
+    splits: Annotated[int, typer.Option(help="Partitions of the classes.")] = 5,
+    backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
+) -> None:
+    """Try the whole job on simulated embeddings: one pair with a weak planted alignment, one with none."""
+    from ..tables.simulate import fsd50k_leaf_names, simulate_pair
+    names = fsd50k_leaf_names()
+    typer.echo(f"SIMULATED embeddings over the names of {len(names)} FSD50K classes: in 'planted' the sounds follow the texts "
+               "weakly, in 'null' not at all. No model and no recording is involved.\n", err=True)
+    text, planted = simulate_pair(names, alignment=0.5, seed=seed, number=0)
+    null = simulate_pair(names, alignment=0.0, seed=seed, number=2)[1]
+    for table, name in ((text, "simulated"), (planted, "planted"), (null, "null")):
+        table.meta["name"] = name
+    out = out or Path(time.strftime("runs/demo-%Y%m%d-%H%M%S"))
+    cli_runs.carry_out({"text": [text], "audio": [planted, null], "permutations": permutations, "splits": splits,
+                        "backend": plain(backend), "seed": seed}, _config.ProbeConfig(), str(out), resume=resume, quiet=quiet)
+
+
+for _command in (cli_runs.status, cli_runs.merge, cli_runs.verify):
+    app.command()(_command)
+
+
+@app.command()
+@with_probe_options
+def fit(
+    *,
+    text: Annotated[str, typer.Option(help="Text table, a file or a URL.")],
+    audio: Annotated[str, typer.Option(help="Audio table.")],
+    out: Annotated[str, typer.Option(help="The probe, a .safetensors file.")],
+    train_fraction: Annotated[float | None, typer.Option(
+        help="Hold out the other classes and print acc@k on them; by default all are trained on.")] = None,
+    k: Annotated[int, typer.Option(help="For acc@k.")] = 3,
+    backend: Annotated[Backend, typer.Option(help="What trains the probe.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    probe_fields: dict,
+) -> None:
+    """Train one probe and save it."""
+    from ..protocol.metrics import check_ks
+    from ..protocol.plan import split_classes
+    from ..retrieval.probe import ContrastiveProbe, check_probe_file
+    from ..tables.embeddings import EmbeddingTable
+    check_probe_file(out)
+    texts = EmbeddingTable.load(text)
+    names = sorted(set(texts.labels.tolist()))
+    check_ks((k,), len(names))
+    train = None
+    if train_fraction is not None:
+        train = [names[i] for i in split_classes(seed, 0, len(names), train_fraction).train]
+    probe = ContrastiveProbe(_config.ProbeConfig(**probe_fields), backend=plain(backend), device=device, seed=seed)
+    probe.fit(texts, audio, classes=train)
+    probe.save(out)
+    which = "unseen classes" if train else "the classes it was trained on"
+    typer.echo(f"{out}: trained on {len(probe.train_classes_)} classes with {probe.meta['backend']}; "
+               f"acc@{k} {probe.score(k):.3f} on {which}")
+
+
+app.command()(cli_query.query)
+
+
+@app.command()
+@with_probe_options
+def plan(
+    *,
+    text: Annotated[list[str], typer.Option(help="Text table; repeatable.")],
+    audio: Annotated[list[str], typer.Option(help="Audio table; repeatable.")],
+    permutations: Annotated[int, typer.Option(help="Controls.")] = 1000,
+    splits: Annotated[int, typer.Option(help="Random partitions of the classes.")] = 5,
+    seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
+    train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
+    statistic: Annotated[str, typer.Option(help="Metric to test.")] = "acc@3",
+    classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
+    control: _Control = "permute",
+    groups: _Groups = None,
+    within: _Within = None,
+    stop: _Stop = None,
+    effect: Annotated[float | None, typer.Option(help="Expected gain over the control, for the power.",
+                                                 show_default="twice the null's sd")] = None,
+    alpha: Annotated[float, typer.Option(help="Level of the test.")] = 0.05,
+    seconds: Annotated[float, typer.Option(help="Time to spend on the calibration.")] = 5.0,
+    backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
+    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
+    probe_fields: dict,
+) -> None:
+    """What a run can show, how long it takes here, what it needs: measured in a few seconds, nothing stored."""
+    from ..runs import forecast as planning
+    from ..runs import run as _run
+    experiment = _run.prepare(text, audio, probe=_config.ProbeConfig(**probe_fields), permutations=permutations, splits=splits,
+                              seeds=seeds, train_fraction=train_fraction, statistic=statistic, classes=plain(classes),
+                              control=plain(control), groups=groups, within=within, stop=stop, backend=plain(backend),
+                              device=device, seed=seed)
+    found = planning.plan_run(experiment, effect, alpha, seconds)
+    if as_json:
+        from ..runs.manifest import to_json
+        typer.echo(to_json(found.to_dict()), nl=False)
+        return
+    for line in planning.describe(found):
+        typer.echo(line)
+
+
+@app.command()
+def report(
+    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directory; two are compared.")],
+    out: Annotated[Path | None, typer.Option(help="The page.", show_default="RUN/report.html")] = None,
+    categories: Annotated[Path | None, typer.Option(help="CSV with columns label, category.")] = None,
+) -> None:
+    """One page that answers in a sentence per pair, with figures (SVG, PDF) and tables (CSV, LaTeX) beside it."""
+    from ..report import write_report
+    typer.echo(str(write_report(runs, out, categories)))
+
+
+@app.command()
+def bench(
+    shape: Annotated[list[str] | None, typer.Option(help="A, B, ... or train,r_text,r_audio,d; repeatable.", show_default="A B")] = None,
+    optimizer: Annotated[list[Optimizer] | None, typer.Option(help="Repeatable.", show_default="adam-mini")] = None,
+    rounds: Annotated[int, typer.Option(help="Turns each method takes.")] = 7,
+    as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
+) -> None:
+    """What this machine trains per second: every backend beside a large torch.mm, interleaved, after a check."""
+    from ..kernels.bench import main as measure
+    typer.echo(measure(tuple(shape or ("A", "B")), tuple(plain(o) for o in optimizer or ("adam-mini",)), rounds, as_json))
+
+
+@app.command()
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False) -> None:
+    """What this machine has, what fastprobe uses of it, and what would help."""
+    from .doctor import examine
+    found = examine()
+    if as_json:
+        typer.echo(json.dumps(found, indent=2))
+        return
+    for name, number in found["versions"].items():
+        typer.echo(f"  {name:<16} {number or '-':<14} {found['purposes'].get(name, '')}".rstrip())
+    typer.echo("devices: " + ", ".join(found["devices"]))
+    faiss = found["faiss"]
+    typer.echo("faiss: " + (f"{faiss['version']} ({', '.join(faiss['packages']) or 'built by hand'}), "
+                            + (f"uses {faiss['gpus']} GPUs" if faiss["gpu_build"] else "CPU build") if faiss["version"] else "none"))
+    typer.echo("backends: " + ", ".join(n + ("" if why is None else " (no)") for n, why in found["backends"].items())
+               + f"; auto takes {found['auto']}")
+    for line in found["advice"]:
+        typer.echo("  - " + line)
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Entry point: 0 done, 1 a check that failed, 2 bad input or usage, 130 interrupted, 143 terminated."""
+    try:
+        app()
+    except InputError as error:
+        print(f"fastprobe: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except MemoryError:
+        print("fastprobe: out of memory. Lower `permutations` per run or `dim`, or use a machine with more.", file=sys.stderr)
+        sys.exit(2)
+    except BrokenPipeError:  # `fastprobe ... | head`
+        sys.exit(0)
+    except OSError as error:  # a disk that fills up, a folder that may not be entered: nobody needs a traceback for these
+        where = f"{error.filename}: " if error.filename else ""
+        print(f"fastprobe: {where}{error.strerror or error}. Everything finished is kept.", file=sys.stderr)
+        sys.exit(2)

@@ -1,0 +1,165 @@
+"""What the shell shows while a run goes on and when it is done. Everything but results goes to stderr."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, TypeVar
+
+if TYPE_CHECKING:
+    from ..runs.run import Progress
+
+T = TypeVar("T")
+
+
+def _duration(seconds: float) -> str:
+    hours, rest = divmod(int(seconds + 0.5), 3600)
+    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
+
+
+def show_progress(steps: Iterable[Progress], quiet: bool = False) -> Iterator[Progress]:
+    """The steps of a run, as `follow` shows them."""
+    return follow(steps, "training", "probes", lambda step, _: (step.done, step.total, step.resumed), quiet)
+
+
+def follow(steps: Iterable[T], verb: str, noun: str, count: Callable[[T, int], tuple[int, int, int]], quiet: bool = False) -> Iterator[T]:
+    """Pass steps through and show done, rate and time left on stderr: a bar on a terminal, else a line every 10 s.
+
+    Parameters
+    ----------
+    count : callable (step, its number from 1) -> (done, total, of these done before the start)
+    """
+    if quiet:
+        yield from steps
+        return
+    start = time.monotonic()
+    bar = _bar(verb, noun) if sys.stderr.isatty() else None
+    shown = start
+    with bar or nullcontext():
+        for number, step in enumerate(steps, start=1):
+            now, (done, total, before) = time.monotonic(), count(step, number)
+            rate = (done - before) / max(now - start, 1e-9)
+            speed = f"{rate:,.{0 if rate >= 100 else 1}f}/s" if rate else ""
+            left = f"ETA {_duration((total - done) / rate)}" if rate else ""
+            if bar is not None:
+                bar.update(bar.task_ids[0], completed=done, total=total, rate=speed, eta=left)
+            elif now - shown >= 10:
+                shown = now
+                print(", ".join(filter(None, (f"{verb} {done:,}/{total:,} {noun}", speed, left))), file=sys.stderr, flush=True)
+            yield step
+
+
+def _bar(verb: str, noun: str):
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
+    from rich.progress import Progress as Bar
+    bar = Bar(TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn(noun), TextColumn("{task.fields[rate]}"),
+              TimeElapsedColumn(), TextColumn("{task.fields[eta]}"), console=Console(stderr=True))
+    bar.add_task("", total=None, rate="", eta="")
+    return bar
+
+
+def show_status(found: dict[str, Any]) -> None:
+    """What `audit.examine` found: the run's state on the first lines, then workers, estimates and damage."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+    console = output()
+    part = "" if found["part"][1] == 1 else f" (part {found['part'][0]}/{found['part'][1]})"
+    console.print(f"{found['run']}: {found['state']}; {found['done']:,} of {found['total']:,} probes stored{part} "
+                  f"({found['done'] / max(found['total'], 1):.1%}), {found['pairs_total']} pairs, {found['permutations']:,} "
+                  f"permutations, backend {found['backend']}", markup=False, highlight=False, soft_wrap=True)
+    if found["holder"]:
+        rate = found["jobs_per_second"]
+        eta = f", {rate:,.0f} probes/s, ETA {_duration(found['eta_seconds'])}" if rate else ""
+        console.print(f"held by {found['holder']}{eta}", markup=False, highlight=False, soft_wrap=True)
+    for name, w in sorted(found["workers"].items()):
+        console.print(f"  {name}: {w['jobs']:,.0f} probes in {w['units']:,.0f} units, {w['jobs_per_second']:,.0f}/s while at work",
+                      markup=False, highlight=False)
+    if found["stopped_early"]:
+        console.print("stopped early, as its rule allows; the p-values that are valid then are in summary.json", highlight=False)
+    elif found.get("pairs"):
+        table = Table(box=box.SIMPLE_HEAD, caption="from what is stored so far; p with its 95% interval, not adjusted for the "
+                      "number of pairs", caption_justify="left")
+        for name in ("text", "audio"):
+            table.add_column(name, overflow="fold")
+        for name in (found["pairs"][0]["metric"], "permutations", "p", ""):
+            table.add_column(name, justify="right", no_wrap=True)
+        for r in found["pairs"]:
+            known = r["pvalue"] == r["pvalue"]
+            table.add_row(escape(_printable(r["text"])), escape(_printable(r["audio"])), _number(r["statistic"]),
+                          f"{r['permutations']:,}", _pvalue(r["pvalue"]) if known else "",
+                          f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}" if known else "")
+        console.print(table)
+    for entry in found.get("damaged", ()):
+        console.print(f"DAMAGED {entry['shard']}: {entry['why']}", markup=False, highlight=False, soft_wrap=True)
+    for shard in found.get("twice", ()):
+        console.print(f"TWICE {shard}: some of its jobs are in another shard too", markup=False, highlight=False, soft_wrap=True)
+    for line in found.get("inputs", ()):
+        console.print(f"TABLES {line}", markup=False, highlight=False, soft_wrap=True)
+    if "damaged" in found and not (found["damaged"] or found["twice"] or found["inputs"]):
+        console.print("every shard has the digest it was written with, and the tables are unchanged", highlight=False)
+    if found.get("damaged"):
+        console.print("`fastprobe run ... --resume` computes just these again", markup=False, highlight=False)
+    elif found["done"] < found["total"] and not found["state"].startswith("running") and not found["stopped_early"]:
+        console.print("continue it with the command that began it and --resume", markup=False, highlight=False)
+
+
+def _printable(name: str) -> str:
+    """A name from a file, without control characters that a terminal would obey."""
+    return "".join(c if c.isprintable() else "?" for c in name)
+
+
+def output():
+    """The console of results: a terminal's own width, and room for whole rows in a file or a pipe."""
+    from rich.console import Console
+    return Console() if sys.stdout.isatty() else Console(width=140)
+
+
+def results_table(records: list[dict[str, Any]]):
+    """The pairs of a summary as a rich table, for stdout."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+    first, several = records[0], len(records) > 1
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption_justify="left", caption=(
+        f"chance {_number(first['chance'])}; +-: standard error corrected for overlapping splits; "
+        + (f"p: valid under the rule {first['stop']}, declared beforehand, after {first['n_permutations']:,} permutations"
+           if first.get("stop") else
+           f"p = (1 + permutations at least as good) / (1 + {first['n_permutations']:,})") + ", with its 95% interval"
+        + ("; max-T: p adjusted for all pairs" if several else "")))
+    for name in ("text", "audio"):
+        table.add_column(name, overflow="fold", min_width=min(10, max(len(name), *(len(r[name]) for r in records))))
+    for name in (first["metric"], "+-", "null", "p", "95%", *(["max-T"] if several else [])):
+        table.add_column(name, justify="right", no_wrap=True)
+    for r in records:
+        number = [_number(r[k]) for k in ("statistic", "sem_corrected", "null_mean")]
+        table.add_row(escape(_printable(r["text"])), escape(_printable(r["audio"])), *number, _pvalue(r["pvalue"]),
+                      f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}", *([_pvalue(r["pvalue_maxT"])] if several else []))
+    return table
+
+
+def _number(value: float | None) -> str:
+    return "" if value is None or value != value else f"{value:.3f}"
+
+
+def _pvalue(value: float) -> str:
+    return f"{value:.3g}"
+
+
+def conclusion(record: dict[str, Any], control: str = "permute", level: float = 0.05) -> str:
+    """One sentence about one pair."""
+    name = f"{_printable(record['text'])} x {_printable(record['audio'])}"
+    if not record["n_permutations"]:
+        return f"{name}: {record['metric']} {_number(record['statistic'])} on unseen classes; no permutation was run, so nothing is tested."
+    null = f"the {'Gaussian' if control == 'gaussian' else 'permuted'} control's {_number(record['null_mean'])}"
+    value = f"{record['metric']} {_number(record['statistic'])} on unseen classes against {null}"
+    p = f"p = {_pvalue(record['pvalue_maxT'])}"
+    if record["pvalue_maxT"] <= level:
+        return f"{name}: the geometry carries over ({value}; {p})."
+    least = 1 / (1 + record["n_permutations"])
+    if least > level and not record.get("stop"):
+        p += f", which {record['n_permutations']} permutations cannot bring below {_pvalue(least)}"
+    return f"{name}: no evidence that the geometry carries over ({value}; {p})."

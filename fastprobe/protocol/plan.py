@@ -1,0 +1,255 @@
+"""Splits, seeds, permutations and clip draws: all randomness of a run is made here.
+
+Every draw is a pure function of the run's seed and the coordinates of the job,
+
+    rng(purpose, i, j, ...) = Philox(SeedSequence(seed, spawn_key=(purpose, i, j, ...)))
+
+and never of batch, order, thread, device, machine or the number of permutations asked for.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from ..randomness import AUDIO_START, CLIPS, PERMUTATION, SPLIT, TEXT_START, generator
+
+# Beyond these no run is planned, and nothing is allocated for a manifest from outside that says so.
+LIMITS = {"splits": 10**5, "seeds": 10**5, "permutations": 10**10}
+
+
+class Split(NamedTuple):
+    """One partition of the classes; both parts ascending, int64."""
+
+    train: np.ndarray
+    test: np.ndarray
+
+
+def train_count(n_classes: int, train_fraction: float) -> int:
+    """Number of train classes: `train_fraction` of all, rounded half up (101 of 144 at 0.7).
+
+    Raises
+    ------
+    InputError
+        Unless at least 2 classes remain on either side.
+    """
+    if not isinstance(train_fraction, (int, float)) or not 0 < train_fraction < 1:
+        raise InputError(f"`train_fraction` must lie between 0 and 1; got {train_fraction!r}.")
+    n_train = int(np.floor(train_fraction * n_classes + 0.5))
+    if n_classes - n_train < 2:
+        raise InputError(f"`train_fraction` must leave at least 2 test classes; got {train_fraction:g} of "
+                         f"{n_classes} classes. Lower it or add classes.")
+    if n_train < 2:
+        raise InputError(f"`train_fraction` must leave at least 2 train classes; got {train_fraction:g} of "
+                         f"{n_classes} classes. Raise it or add classes.")
+    return n_train
+
+
+def split_classes(seed: int, split: int, n_classes: int, train_fraction: float) -> Split:
+    """Split number `split`: a uniformly random set of train classes, the rest for testing."""
+    n_train = train_count(n_classes, train_fraction)
+    order = generator(seed, SPLIT, split).permutation(n_classes)
+    return Split(np.sort(order[:n_train]), np.sort(order[n_train:]))
+
+
+def permutation(seed: int, number: int, n_classes: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Relabelling number `number` of the text rows: class c receives the text of class ``out[c]``.
+
+    Number 0 is the identity, the observed run. The others are drawn uniformly and independently,
+    identity included (Hemerik & Goeman, arXiv 1411.7565), from all permutations or, with `groups`
+    ((n_classes,) of labels), from those that move rows only within a group.
+
+    Returns
+    -------
+    int64 (n_classes,)
+    """
+    if number == 0:
+        return np.arange(n_classes, dtype=np.int64)
+    rng = generator(seed, PERMUTATION, number)
+    if groups is None:
+        return rng.permutation(n_classes).astype(np.int64, copy=False)
+    out = np.arange(n_classes, dtype=np.int64)
+    for group in np.unique(groups):
+        rows = np.flatnonzero(groups == group)
+        out[rows] = rows[rng.permutation(len(rows))]
+    return out
+
+
+def permutations(seed: int, start: int, stop: int, n_classes: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Relabellings `start` ... `stop`-1, int64 (stop - start, n_classes)."""
+    out = np.empty((stop - start, n_classes), np.int64)
+    for i in range(start, stop):
+        out[i - start] = permutation(seed, i, n_classes, groups)
+    return out
+
+
+def sample_clips(seed: int, split: int, repeat: int, first: np.ndarray, count: np.ndarray,
+                 steps: int, clips_per_class: int) -> np.ndarray:
+    """The audio rows of every step: `clips_per_class` clips of each train class, with replacement.
+
+    Parameters
+    ----------
+    repeat : int
+        Number of the seed r. Permutations do not enter: every one sees the same clips.
+    first, count : int64 (n_train,)
+        Row of each train class's first clip (clips of a class are contiguous), and how many there are.
+
+    Returns
+    -------
+    int64 (steps, n_train * clips_per_class)
+        Row i of a step is a clip of train class ``i // clips_per_class``.
+    """
+    first, count = (np.repeat(a, clips_per_class) for a in (first, count))
+    uniform = generator(seed, CLIPS, split, repeat).random((steps, len(first)))
+    return first + np.minimum((uniform * count).astype(np.int64), count - 1)
+
+
+def start_heads(seed: int, split: int, repeat: int, r_text: int, r_audio: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
+    """Random starts of both heads, N(0, 1/r): float64 (r_text, dim) and (r_audio, dim)."""
+    return tuple(generator(seed, purpose, split, repeat).standard_normal((r, dim)) / np.sqrt(r)
+                 for purpose, r in ((TEXT_START, r_text), (AUDIO_START, r_audio)))
+
+
+class Job(NamedTuple):
+    """One probe to train."""
+
+    pair: int
+    split: int
+    seed: int
+    permutation: int
+
+
+class Unit(NamedTuple):
+    """The smallest thing that is computed and stored as a whole: all splits and seeds of one pair
+    for permutations `start` ... `stop`-1."""
+
+    pair: int
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class JobPlan:
+    """All jobs of a run: pairs x splits x seeds x (the observed run and `n_permutations` more).
+
+    Attributes
+    ----------
+    n_pairs, n_splits, n_seeds : int
+    n_permutations : int
+        Controls; number 0, the observed run, comes on top.
+    """
+
+    n_pairs: int
+    n_splits: int
+    n_seeds: int
+    n_permutations: int
+
+    def __post_init__(self) -> None:
+        for name, low in (("n_pairs", 1), ("n_splits", 1), ("n_seeds", 1), ("n_permutations", 0)):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
+                raise InputError(f"`{name[2:]}` must be a whole number of at least {low}; got {value!r}.")
+            if value > LIMITS.get(name[2:], value):
+                raise InputError(f"`{name[2:]}` must be at most {LIMITS[name[2:]]:,}; got {value:,}. Lower it.")
+
+    @property
+    def jobs_per_replicate(self) -> int:
+        """Splits x seeds."""
+        return self.n_splits * self.n_seeds
+
+    @property
+    def n_jobs(self) -> int:
+        """All probes of the run."""
+        return self.n_pairs * self.jobs_per_replicate * (self.n_permutations + 1)
+
+    def __iter__(self) -> Iterator[Job]:
+        """Every job, in storage order."""
+        for pair in range(self.n_pairs):
+            for b in range(self.n_permutations + 1):
+                for split in range(self.n_splits):
+                    for seed in range(self.n_seeds):
+                        yield Job(pair, split, seed, b)
+
+    def part(self, index: int, count: int) -> list[Unit]:
+        """Part `index` of `count`: a partition of the plan that depends on the plan and `count` alone.
+
+        Replicates are numbered b * n_pairs + pair, permutations first; a part is one stretch of these
+        numbers, so that parts differ by one replicate at most.
+
+        Returns
+        -------
+        list of Unit
+            One range of permutations for each pair that the part touches.
+
+        Raises
+        ------
+        InputError
+            Unless 0 <= index < count.
+        """
+        if not 0 <= index < count:
+            raise InputError(f"`shard` I/N must have 0 <= I < N; got {index}/{count}.")
+        total = self.n_pairs * (self.n_permutations + 1)
+        low, high = index * total // count, (index + 1) * total // count
+        ranges = (Unit(p, -((p - low) // self.n_pairs), -((p - high) // self.n_pairs)) for p in range(self.n_pairs))
+        return [u for u in ranges if u.stop > u.start]
+
+    def gaps(self, done: Iterable[Unit], wanted: list[Unit] | None = None) -> list[Unit]:
+        """The set difference `wanted` (by default the whole plan) minus `done`, as the widest ranges."""
+        by_pair: dict[int, list[Unit]] = {}
+        for unit in done:
+            by_pair.setdefault(unit.pair, []).append(unit)
+        out = []
+        for pair, at, end in wanted if wanted is not None else self.part(0, 1):
+            for unit in sorted(by_pair.get(pair, ())):
+                if unit.start >= end:
+                    break
+                if unit.start > at:
+                    out.append(Unit(pair, at, unit.start))
+                at = max(at, unit.stop)
+            if at < end:
+                out.append(Unit(pair, at, end))
+        return out
+
+    def missing(self, done: Iterable[Unit], size: int, wanted: list[Unit] | None = None) -> list[Unit]:
+        """The gaps, cut into units of at most `size` permutations, in the order of `Work`."""
+        work, out = Work(self.gaps(done, wanted)), []
+        while unit := work.take(size):
+            out.append(unit)
+        return out
+
+
+class Work:
+    """What is left of a plan, handed out in pieces of any size.
+
+    The order runs over permutations first and pairs second, so that an interrupted run of many pairs
+    holds the same replicates of each. It holds the gaps only, so a million units cost no memory.
+
+    Parameters
+    ----------
+    gaps : list of Unit
+        Disjoint ranges.
+    """
+
+    def __init__(self, gaps: Iterable[Unit]) -> None:
+        self._heap = [(u.start, u.pair, u.stop) for u in gaps]
+        heapq.heapify(self._heap)
+        self.replicates = sum(stop - start for start, _, stop in self._heap)
+
+    def __bool__(self) -> bool:
+        return bool(self._heap)
+
+    def take(self, size: int) -> Unit | None:
+        """The next unit, of at most `size` permutations; None when nothing is left."""
+        if not self._heap:
+            return None
+        start, pair, stop = heapq.heappop(self._heap)
+        end = min(start + max(int(size), 1), stop)
+        if end < stop:
+            heapq.heappush(self._heap, (end, pair, stop))
+        self.replicates -= end - start
+        return Unit(pair, start, end)

@@ -1,0 +1,1 @@
+"""A trained probe in use: projecting, ranking, indexing a gallery, answering queries."""

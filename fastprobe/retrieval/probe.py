@@ -1,0 +1,331 @@
+"""`ContrastiveProbe`: one trained pair of heads, to project, score, retrieve with, and keep on disk."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..kernels import make_batch, select_backend
+from ..kernels.reference import norm, ranks
+from ..protocol.config import ProbeConfig
+from ..protocol.features import PairData, Preprocessing, make_pair
+from ..protocol.plan import Split
+from ..storage import local_copy, new_file
+from ..tables.embeddings import EmbeddingTable, first_few
+
+__all__ = ["ContrastiveProbe", "ProbeConfig"]
+
+_FORMAT = 1
+
+
+class ContrastiveProbe:
+    """Two linear heads that bring a class's text and its sounds together.
+
+        a_c = norm(W' t_c)        b_i = norm(V' x_i)        s(c, i) = <a_c, b_i>
+
+    Parameters
+    ----------
+    config : ProbeConfig, optional
+    backend, device, seed
+        As in `permutation_test`.
+
+    Attributes
+    ----------
+    classes_ : str (C,)
+        Texts of the gallery, ascending.
+    train_classes_ : str (n_train,)
+        Those the probe was trained on; the others are unseen.
+    text_head_, audio_head_ : float64 (r_text, d), (r_audio, d)
+        W and V.
+    loss_ : float
+        Training loss of the last step.
+    """
+
+    def __init__(self, config: ProbeConfig | None = None, *, backend: str = "auto", device: str | None = None,
+                 seed: int = 0) -> None:
+        self.config = ProbeConfig() if config is None else config
+        if not isinstance(self.config, ProbeConfig):
+            raise InputError(f"`config` must be a ProbeConfig; got {type(config).__name__}.")
+        self.backend, self.device, self.seed = backend, device, seed
+        self.meta: dict[str, Any] = {}
+
+    # ---- training --------------------------------------------------------------------------------
+
+    def fit(self, text: Any, audio: Any, classes: Sequence[str] | None = None) -> ContrastiveProbe:
+        """Train on the clips of `classes` (all classes by default) against their texts.
+
+        Parameters
+        ----------
+        text, audio : EmbeddingTable, path, or (vectors, labels)
+        classes : sequence of str, optional
+            Labels to train on; the rest stays unseen, for `score`.
+
+        Returns
+        -------
+        self
+
+        Raises
+        ------
+        InputError
+            Tables that do not belong together, unknown classes, fewer than two.
+        """
+        text, audio = EmbeddingTable.coerce(text, "text"), EmbeddingTable.coerce(audio, "audio")
+        pair = make_pair(text, audio, self.config)
+        if classes is None:
+            train = np.arange(len(pair.classes))
+        else:
+            wanted = np.unique(np.asarray(list(classes), dtype=str))
+            if unknown := sorted(set(wanted.tolist()) - set(pair.classes.tolist())):
+                raise InputError(f"`classes` has {len(unknown)} labels that the tables lack: {first_few(unknown)}.")
+            train = np.flatnonzero(np.isin(pair.classes, wanted))
+        if len(train) < 2:
+            raise InputError(f"`classes` must name at least 2 classes to train on; got {len(train)}.")
+        test = np.setdiff1d(np.arange(len(pair.classes)), train)
+        identity = np.arange(len(pair.classes))[None]
+        batch = make_batch(pair, self.config, Split(train, test), self.seed, 0, 0, identity)
+        chosen = select_backend(self.backend, self.config.precision, self.device)
+        result = chosen.load()(batch, self.device, heads=True)
+        self.text_head_, self.audio_head_ = (h[0].astype(np.float64) for h in (result.text_heads, result.audio_heads))
+        self.loss_ = float(result.loss[0])
+        self.classes_, self.train_classes_ = pair.classes, pair.classes[train]
+        self.text_preprocessing, self.audio_preprocessing = pair.text_preprocessing, pair.audio_preprocessing
+        self.gallery_ = norm(pair.text @ self.text_head_)[0]
+        self._fitted_on: PairData | None = pair
+        self.meta = {"text": text.meta, "audio": audio.meta, "text_digest": text.digest, "audio_digest": audio.digest,
+                     "backend": chosen.name, "seed": self.seed, "loss": self.loss_}
+        return self
+
+    def _check_fitted(self) -> None:
+        if not hasattr(self, "text_head_"):
+            raise InputError("this probe is not fitted. Call `fit(text, audio)` or `ContrastiveProbe.load(path)` first.")
+
+    # ---- using it --------------------------------------------------------------------------------
+
+    def project_text(self, vectors: Any) -> np.ndarray:
+        """a = norm(W' t) of text embeddings (n, D_t) or a table: float64 (n, d), unit rows."""
+        self._check_fitted()
+        return norm(self.text_preprocessing.apply(_vectors(vectors)) @ self.text_head_)[0]
+
+    def project_audio(self, vectors: Any) -> np.ndarray:
+        """b = norm(V' x) of audio embeddings (n, D_a) or a table: float64 (n, d), unit rows."""
+        self._check_fitted()
+        return norm(self.audio_preprocessing.apply(_vectors(vectors)) @ self.audio_head_)[0]
+
+    def rank(self, audio: Any = None) -> np.ndarray:
+        """Rank of the true class of each clip among all texts, int32 (n,); 1 is best, ties count against.
+
+        Parameters
+        ----------
+        audio : table, path or (vectors, labels), optional
+            By default the clips of the unseen classes it was fitted with (all clips, when it saw all classes),
+            grouped by class.
+        """
+        return self._ranks(audio)[0]
+
+    def _ranks(self, audio: Any) -> tuple[np.ndarray, np.ndarray]:
+        self._check_fitted()
+        if audio is None:
+            pair = self._fitted_on
+            if pair is None:
+                raise InputError("a loaded probe has no clips. Give `audio`.")
+            unseen = ~np.isin(pair.classes, self.train_classes_)
+            rows = np.flatnonzero(unseen[pair.labels]) if unseen.any() else np.arange(len(pair.labels))
+            queries, y = norm(pair.audio[rows] @ self.audio_head_)[0], pair.labels[rows]
+        else:
+            table = EmbeddingTable.coerce(audio, "audio")
+            if unknown := sorted(set(table.labels.tolist()) - set(self.classes_.tolist())):
+                raise InputError(f"`audio` has {len(unknown)} labels that the probe's texts lack: {first_few(unknown)}.")
+            queries, y = self.project_audio(table.vectors), np.searchsorted(self.classes_, table.labels)
+        return ranks(self.gallery_, queries, y), y
+
+    def score(self, k: int = 3, audio: Any = None) -> float:
+        """acc@k, the mean over classes of the share of clips whose true text is among the k nearest.
+
+        Parameters
+        ----------
+        k : int
+        audio : optional
+            As in `rank`.
+        """
+        from ..protocol.metrics import check_ks
+        self._check_fitted()
+        (k,) = check_ks((k,), len(self.classes_))
+        rank, y = self._ranks(audio)
+        _, position = np.unique(y, return_inverse=True)
+        return float(np.mean(np.bincount(position, rank <= k) / np.bincount(position)))
+
+    def retrieve(self, audio: Any, k: int = 3, gallery: Any = None) -> tuple[np.ndarray, np.ndarray]:
+        """The k nearest texts of each clip, best first.
+
+        Parameters
+        ----------
+        audio : table, path, or float (n, D_a)
+        k : int
+            1 ... rows of the gallery.
+        gallery : table, path, `GalleryIndex`, or None
+            Texts embedded by the model the probe was trained on; by default the probe's own classes. Equal scores
+            go by the gallery's order.
+
+        Returns
+        -------
+        str (n, k)
+            Labels.
+        float32 (n, k)
+            Scores s(c, i).
+
+        Raises
+        ------
+        InputError
+            Another width than the probe's, k above the gallery's size; see `check_model` for tables of other models.
+        """
+        from ..kernels.topk import top_k
+        from .gallery import GalleryIndex
+        self._check_fitted()
+        queries = self.project_audio(audio)
+        if gallery is None:
+            labels, scores_rows = self.classes_, top_k(queries, self.gallery_, k)
+        elif isinstance(gallery, GalleryIndex):
+            gallery.check_probe(self.digest)
+            found = gallery.search(queries, k)
+            return gallery.texts(found[1]), found[0]
+        else:
+            table = EmbeddingTable.coerce(gallery, "gallery")
+            labels, scores_rows = table.labels, top_k(queries, self.project_text(table), k)
+        scores, rows = scores_rows
+        return labels[rows], scores
+
+    # ---- files -----------------------------------------------------------------------------------
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over heads and preprocessing: what decides where a text or a sound lands."""
+        self._check_fitted()
+        h = hashlib.sha256(json.dumps([self.config.bias, self.config.dim]).encode())
+        for head, pre in ((self.text_head_, self.text_preprocessing), (self.audio_head_, self.audio_preprocessing)):
+            for array in (head, pre.mean, np.array([pre.scale]), *(() if pre.basis is None else (pre.basis,))):
+                h.update(f"{array.shape};".encode() + np.ascontiguousarray(array, "<f8").tobytes())
+        return h.hexdigest()
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write heads, preprocessing, gallery and meta as one .safetensors file, local or by URL, whole or not at all."""
+        from safetensors.numpy import save
+        self._check_fitted()
+        check_probe_file(path)
+        tensors = {"text_head": self.text_head_, "audio_head": self.audio_head_, "gallery": self.gallery_}
+        for side, pre in (("text", self.text_preprocessing), ("audio", self.audio_preprocessing)):
+            tensors[f"{side}_mean"], tensors[f"{side}_scale"] = pre.mean, np.array([pre.scale])
+            if pre.basis is not None:
+                tensors[f"{side}_basis"] = pre.basis
+        header = {"format": "fastprobe-probe", "version": _FORMAT, "config": self.config.to_dict(), "meta": self.meta,
+                  "classes": self.classes_.tolist(), "train_classes": self.train_classes_.tolist()}
+        with new_file(path) as file:
+            file.write(save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata={"fastprobe": json.dumps(header)}))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> ContrastiveProbe:
+        """Read a saved probe.
+
+        Raises
+        ------
+        InputError
+            A missing, foreign or damaged file, or one from a newer version.
+        """
+        from safetensors import SafetensorError, safe_open
+        try:
+            with local_copy(path) as source, safe_open(source, framework="numpy") as file:
+                header = json.loads((file.metadata() or {})["fastprobe"])
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            if header["format"] != "fastprobe-probe":
+                raise KeyError("format")
+            if header["version"] > _FORMAT:
+                raise InputError(f"{path}: written by a newer fastprobe. Upgrade fastprobe.")
+            probe = cls(ProbeConfig(**header["config"]))
+            probe.meta, probe.loss_ = header["meta"], header["meta"]["loss"]
+            probe.classes_, probe.train_classes_ = np.array(header["classes"]), np.array(header["train_classes"])
+            probe.text_head_, probe.audio_head_, probe.gallery_ = (tensors[n] for n in ("text_head", "audio_head", "gallery"))
+            probe.text_preprocessing, probe.audio_preprocessing = (
+                Preprocessing(tensors[f"{s}_mean"], float(tensors[f"{s}_scale"][0]), tensors.get(f"{s}_basis"), probe.config.bias)
+                for s in ("text", "audio"))
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+            if isinstance(error, InputError):
+                raise
+            raise InputError(f"{path}: not a saved probe, or a damaged one ({error}).") from None
+        probe._fitted_on = None
+        return probe
+
+
+def check_probe_file(path: str | os.PathLike) -> None:
+    """Refuse a name that a probe cannot be saved under; to be asked before it is trained.
+
+    Raises
+    ------
+    InputError
+        A suffix other than .safetensors.
+    """
+    if Path(path).suffix != ".safetensors":
+        raise InputError(f"{path}: a probe is saved as .safetensors; got the suffix {Path(path).suffix!r}.")
+
+
+# What makes two tables' vectors comparable, as `fastprobe embed` records it.
+_MODEL_KEYS = ("kind", "weights", "model", "layer", "pooling", "template", "mode")
+
+
+def model_difference(made: Mapping[str, Any], given: Mapping[str, Any]) -> str | None:
+    """How the models behind two tables differ by their meta, in words; None when nothing speaks against them.
+
+    Equal digests of the weights settle the model, wherever its files lie now. What one of them does not say is not compared.
+    """
+    same_weights = made.get("weights") is not None and made.get("weights") == given.get("weights")
+    for key in _MODEL_KEYS:
+        a, b = made.get(key), given.get(key)
+        if a is None or b is None or a == b or (key == "model" and same_weights):
+            continue
+        if key == "weights":
+            if made.get("model") == given.get("model"):
+                return f"the same model name with other weights ({str(a)[:12]}... and {str(b)[:12]}...)"
+            continue  # the name says it better
+        return f"`{key}` is {a!r} there and {b!r} here"
+    return None
+
+
+def check_model(probe: ContrastiveProbe, side: str, meta: Mapping[str, Any], width: int, what: str,
+                any_model: bool = False) -> None:
+    """Refuse vectors of another model than the one that a probe was trained on.
+
+    Parameters
+    ----------
+    side : {"text", "audio"}
+    meta, width
+        Of the table at hand.
+    what : str
+        Its name, for the message.
+    any_model : bool
+        Compare the width only.
+
+    Raises
+    ------
+    InputError
+        Another width, or another model, layer, pooling, template, mode or weights by the two metas.
+    """
+    probe._check_fitted()
+    expected = len((probe.text_preprocessing if side == "text" else probe.audio_preprocessing).mean)
+    made = probe.meta.get(side) or {}
+    if width != expected:
+        raise InputError(f"{what}: its vectors have width {width}; the probe was trained on {side} embeddings of width {expected} "
+                         f"({made.get('model') or made.get('name', 'unknown model')}). Embed it with that model.")
+    if not any_model and (difference := model_difference(made, meta)):
+        raise InputError(f"{what}: embedded by another model than the probe's {side} side: {difference}. Embed it with the "
+                         "probe's model, or say `any_model` (in the shell --any-model) if the vectors are alike all the same.")
+
+
+def _vectors(value: Any) -> np.ndarray:
+    if isinstance(value, (str, os.PathLike)):
+        value = EmbeddingTable.load(value)
+    return value.vectors if isinstance(value, EmbeddingTable) else np.asarray(value)

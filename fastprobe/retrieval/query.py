@@ -1,0 +1,222 @@
+"""What stands behind `fastprobe query` and `fastprobe index search`: sounds in, the nearest texts out.
+
+Sounds are decoded and embedded by the model named in the probe's meta, so a probe file is all one needs to keep.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from ..tables.embeddings import SUFFIXES, EmbeddingTable, first_few
+from .gallery import GalleryIndex
+from .probe import ContrastiveProbe, check_model, model_difference
+
+
+class Queries(NamedTuple):
+    """Named sounds, projected by the probe: vectors (n, d)."""
+
+    names: list[str]
+    vectors: np.ndarray
+
+
+class Found(NamedTuple):
+    """The texts nearest to one query, best first."""
+
+    query: str
+    texts: list[str]
+    scores: list[float]
+
+
+def query(probe: Any, inputs: Sequence[str | os.PathLike], gallery: str | os.PathLike | None = None, k: int = 5, *,
+          device: str | None = None, any_model: bool = False, audio_checkpoint: str | None = None,
+          text_model: str | None = None) -> list[Found]:
+    """The k texts nearest to each sound.
+
+    Parameters
+    ----------
+    probe : ContrastiveProbe or path
+        A saved probe names the models that its tables came from.
+    inputs : sequence of path
+        Sound files, embedded by the probe's audio model; or audio tables, of which every row is a query.
+    gallery : path, optional
+        A text table, a text file with one text per line (embedded by the probe's text model), or the folder of an index.
+        By default the probe's own classes.
+    k : int
+    device : str, optional
+        For the embedding models.
+    any_model : bool
+        Accept tables of other models, if their width fits.
+    audio_checkpoint, text_model : str, optional
+        Where the weights lie now, when they have moved since the tables were made.
+
+    Returns
+    -------
+    list of Found
+        One per query, in the order of the inputs.
+
+    Raises
+    ------
+    InputError
+        A probe, table or index that does not fit; a file that is not a sound; k above the gallery's size; an empty gallery.
+    """
+    if not isinstance(probe, ContrastiveProbe):
+        probe = ContrastiveProbe.load(probe)
+    index = open_gallery(probe, gallery, device=device, any_model=any_model, text_model=text_model)
+    if isinstance(k, int) and k > len(index):  # before any sound is decoded
+        raise InputError(f"`k` must be at most the size of the gallery, {len(index):,}; got {k:,}. Lower it.")
+    queries = project_inputs(probe, inputs, device=device, any_model=any_model, audio_checkpoint=audio_checkpoint)
+    return lookup(index, queries, k)
+
+
+def lookup(index: GalleryIndex, queries: Queries, k: int, exact: bool = False) -> list[Found]:
+    """Search and name what was found."""
+    scores, rows = index.search(queries.vectors, k, exact=exact)
+    texts = index.texts(rows)
+    return [Found(name, t.tolist(), [round(float(v), 6) for v in s]) for name, t, s in zip(queries.names, texts, scores)]
+
+
+def search_index(path: str | os.PathLike, inputs: Sequence[str | os.PathLike], k: int = 5, *, exact: bool = False,
+                 device: str | None = None, any_model: bool = False) -> list[Found]:
+    """Look inputs up in an index on disk.
+
+    An index that was built with a probe carries it and takes sound files and audio tables; one without takes tables of
+    the model that embedded its texts.
+
+    Raises
+    ------
+    InputError
+        As `query`.
+    """
+    path = Path(path)
+    index = GalleryIndex.load(path)
+    if (path / "probe.safetensors").is_file():
+        probe = ContrastiveProbe.load(path / "probe.safetensors")
+        index.check_probe(probe.digest)
+        queries = project_inputs(probe, inputs, device=device, any_model=any_model)
+    else:
+        names, vectors = [], []
+        for file in map(Path, inputs):
+            if file.suffix.lower() not in SUFFIXES:
+                raise InputError(f"{file}: this index was built without a probe, so only tables can be looked up in it. Build "
+                                 "it with --probe to look up sounds.")
+            table = EmbeddingTable.load(file)
+            if not any_model and (difference := model_difference(index.meta["source"], table.meta)):
+                raise InputError(f"{file}: embedded by another model than the index: {difference}. Embed it with the index's "
+                                 "model, or say --any-model if the vectors are alike all the same.")
+            if table.width != index.meta["width"]:
+                raise InputError(f"{file}: its vectors have width {table.width}, those of the index {index.meta['width']}. Embed "
+                                 "it with the index's model.")
+            names += table.ids.tolist()
+            vectors.append(table.vectors)
+        queries = Queries(names, np.concatenate(vectors))
+    return lookup(index, queries, k, exact)
+
+
+def open_gallery(probe: ContrastiveProbe, gallery: str | os.PathLike | None, *, device: str | None = None,
+                 any_model: bool = False, text_model: str | None = None) -> GalleryIndex:
+    """The gallery of a query, projected by the probe and ready to be searched; see `query`."""
+    if gallery is None:
+        return GalleryIndex(probe.gallery_, probe.classes_, "exact")
+    path = Path(gallery)
+    if path.is_dir():
+        index = GalleryIndex.load(path)
+        index.check_probe(probe.digest)
+        return index
+    if path.suffix.lower() in SUFFIXES:
+        table = EmbeddingTable.load(path)
+        check_model(probe, "text", table.meta, table.width, str(path), any_model)
+        return GalleryIndex(probe.project_text(table), table.labels, "exact")
+    texts = read_texts(path)
+    vectors = _embed_texts(texts, _made_by(probe, "text"), text_model, device)
+    check_model(probe, "text", {}, vectors.shape[1], str(path))
+    return GalleryIndex(probe.project_text(vectors), texts, "exact")
+
+
+def read_texts(path: Path) -> list[str]:
+    """The texts of a file, one per line; empty lines are skipped.
+
+    Raises
+    ------
+    InputError
+        No such file, not UTF-8, no text in it.
+    """
+    try:
+        lines = path.read_text("utf-8-sig").splitlines()
+    except OSError as error:
+        raise InputError(f"`gallery` {path}: cannot be read: {error.strerror}. Give a text table ({', '.join(SUFFIXES)}), a text "
+                         "file with one text per line, or the folder of an index.") from None
+    except UnicodeDecodeError as error:
+        raise InputError(f"`gallery` {path}: not UTF-8 text (byte {error.start}). Give a text file with one text per line, or "
+                         f"a table ({', '.join(SUFFIXES)}).") from None
+    texts = [line.strip() for line in lines if line.strip()]
+    if not texts:
+        raise InputError(f"`gallery` {path}: an empty gallery. Write one text per line.")
+    return texts
+
+
+def project_inputs(probe: ContrastiveProbe, inputs: Sequence[str | os.PathLike], *, device: str | None = None,
+                   any_model: bool = False, audio_checkpoint: str | None = None) -> Queries:
+    """Sound files and audio tables, in their order, in the probe's space; see `query`."""
+    paths = [Path(p) for p in inputs]
+    if not paths:
+        raise InputError("`inputs` must name at least one sound file or audio table; got none.")
+    if missing := [str(p) for p in paths if not p.is_file()]:
+        raise InputError(f"`inputs`: {len(missing)} are not there: {first_few(missing)}.")
+    parts: list[tuple[list[str], np.ndarray]] = [([], np.empty(0))] * len(paths)
+    sounds = [i for i, p in enumerate(paths) if p.suffix.lower() not in SUFFIXES]
+    for i in sorted(set(range(len(paths))) - set(sounds)):
+        table = EmbeddingTable.load(paths[i])
+        check_model(probe, "audio", table.meta, table.width, str(paths[i]), any_model)
+        parts[i] = table.ids.tolist(), probe.project_audio(table)
+    if sounds:
+        vectors = _embed_files([paths[i] for i in sounds], _made_by(probe, "audio"), audio_checkpoint, device)
+        check_model(probe, "audio", {}, vectors.shape[1], str(paths[sounds[0]]))
+        for i, row in zip(sounds, probe.project_audio(vectors)):
+            parts[i] = [str(inputs[i])], row[None]
+    return Queries([n for names, _ in parts for n in names], np.concatenate([v for _, v in parts]))
+
+
+def _made_by(probe: ContrastiveProbe, side: str) -> dict[str, Any]:
+    """The meta of the probe's text or audio table, which must name the model that could embed more of them."""
+    meta = probe.meta.get(side) or {}
+    if not meta.get("spec"):
+        what, give = ("sounds", "audio tables instead of sound files") if side == "audio" else ("texts", "a text table as gallery")
+        raise InputError(f"the probe does not name a model that could embed {what}: its {side} table "
+                         f"({meta.get('name', 'unnamed')}) was not made by `fastprobe embed {side}`. Give {give}.")
+    return meta
+
+
+def _embed_files(paths: Sequence[Path], meta: dict[str, Any], checkpoint: str | None, device: str | None) -> np.ndarray:
+    from ..extract.audio import AudioSpec, embed_files
+    return embed_files(paths, AudioSpec.from_meta(meta, checkpoint), device)
+
+
+def _embed_texts(texts: Sequence[str], meta: dict[str, Any], model: str | None, device: str | None) -> np.ndarray:
+    from ..extract.text import TextSpec, embed_texts
+    return embed_texts(texts, TextSpec.from_meta(meta, model), device)
+
+
+def to_json(found: Sequence[Found]) -> str:
+    """A list with one object per query: query, texts, scores."""
+    return json.dumps([f._asdict() for f in found], indent=2, ensure_ascii=False)
+
+
+def to_table(found: Sequence[Found]):
+    """For a terminal: a rich table, one line per text."""
+    from rich import box
+    from rich.table import Table
+    table = Table(box=box.SIMPLE_HEAD)
+    for name, options in (("query", {"overflow": "fold"}), ("", {"justify": "right"}), ("text", {"overflow": "fold"}),
+                          ("score", {"justify": "right", "no_wrap": True})):
+        table.add_column(name, **options)
+    for f in found:
+        for i, (text, score) in enumerate(zip(f.texts, f.scores)):
+            table.add_row(f.query if i == 0 else "", str(i + 1), text, f"{score:.3f}", end_section=i + 1 == len(f.texts))
+    return table

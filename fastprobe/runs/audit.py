@@ -1,0 +1,288 @@
+"""Looking at a run from outside: how far it is, whether it is whole, whether another backend agrees."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..protocol.features import PairData, Preprocessing
+from ..protocol.config import ProbeConfig
+from ..errors import InputError, StoreError
+from ..kernels import select_backend
+from .lock import describe, is_dead, is_here, read_lock
+from .manifest import describe_difference, read_manifest
+from ..protocol.metrics import LOWER_IS_BETTER, column_of
+from ..protocol.plan import JobPlan, Unit
+from ..randomness import check_seed
+from .progress import NAME as PROGRESS
+from .run import Experiment, prepare
+from ..statistics.sequential import parse_stop
+from ..statistics.significance import add_one_pvalue, exceedances, pvalue_interval
+from .store import ResultStore
+
+
+def plan_of(manifest: dict[str, Any]) -> JobPlan:
+    """The plan that a manifest describes."""
+    identity = manifest["identity"]
+    try:
+        return JobPlan(len(identity["pairs"]), identity["splits"], identity["seeds"],
+                       manifest.get("permutations_at_most", manifest["permutations"]))
+    except KeyError as error:
+        raise StoreError(f"the manifest lacks {error}: it is damaged, or no run's.") from None
+
+
+def part_of(manifest: dict[str, Any]) -> tuple[int, int]:
+    """The part of the plan that a run directory is for: (0, 1) is all of it."""
+    part = manifest.get("part", [0, 1])
+    if not (isinstance(part, list) and len(part) == 2 and all(type(x) is int for x in part) and 0 <= part[0] < part[1] <= 10**9):
+        raise StoreError(f"the manifest's `part` must be [I, N] with 0 <= I < N; got {str(part)[:60]}.")
+    return part[0], part[1]
+
+
+def stored_experiment(manifest: dict[str, Any]) -> Experiment:
+    """The experiment of a manifest without its vectors: enough to analyse what is stored, not to train.
+
+    Raises
+    ------
+    StoreError
+        A manifest that lacks what an analysis needs.
+    """
+    identity = manifest["identity"]
+    try:
+        n = manifest["n_classes"]
+        if type(n) is not int or not 2 <= n <= 10**7:
+            raise ValueError(f"n_classes {n!r}"[:60])
+        none = Preprocessing(np.zeros(0), 1.0, None, False)
+        classes = np.array([""] * n)
+        pairs = tuple(PairData(t, a, classes, np.zeros((n, 0)), np.zeros((0, 0)), np.zeros(0, np.int64), np.zeros(n, np.int64),
+                               np.zeros(n, np.int64), np.zeros(0, str), none, none) for t, a in identity["pairs"])
+        meta = {k: identity[k] for k in identity if k not in
+                ("pairs", "inputs", "probe", "splits", "seeds", "train_fraction", "k", "seed", "backend")}
+        groups = identity.get("groups")
+        return Experiment(pairs, ProbeConfig(**identity["probe"]), plan_of(manifest), identity["seed"],
+                          float(identity["train_fraction"]), tuple(identity["k"]), manifest["statistic"], identity["backend"],
+                          None, tuple(identity["inputs"]), identity.get("control", "permute"),
+                          None if groups is None else np.array(groups), bool(identity.get("enumerated", False)),
+                          parse_stop(identity["stop"]) if "stop" in identity else None, {}, meta, {})
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise StoreError(f"the manifest is damaged, or no run's ({type(error).__name__}: {str(error)[:80]}).") from None
+
+
+def prepare_again(manifest: dict[str, Any], text: list[str] | None = None, audio: list[str] | None = None,
+                  device: str | None = None) -> Experiment:
+    """The experiment of a stored run, from the tables it was made from.
+
+    Parameters
+    ----------
+    text, audio : list of paths or URLs, optional
+        Where the tables are now; by default where the manifest says they were.
+
+    Raises
+    ------
+    InputError
+        A table that is not there any more, or has changed since the run began.
+    """
+    identity = manifest["identity"]
+    paths = manifest.get("paths") if isinstance(manifest.get("paths"), dict) else {}
+    inputs = [t for t in identity.get("inputs", []) if isinstance(t, dict)]
+    given = {"text": text, "audio": audio}
+    for side in ("text", "audio"):
+        if not given[side]:
+            names = [t.get("name") for t in inputs if t.get("side") == side]
+            if lacking := [n for n in names if not isinstance(paths.get(f"{side}/{n}"), str)]:
+                raise InputError(f"the run does not say where its {side} table {lacking[0]!r} is: it was given as arrays. "
+                                 f"Save it to a file and name it with `--{side}`.")
+            given[side] = [paths[f"{side}/{n}"] for n in names]
+    stored = stored_experiment(manifest)
+    options = manifest.get("options") if isinstance(manifest.get("options"), dict) else {}
+    # The backend only labels the experiment here; `verify` chooses what trains.
+    experiment = prepare(given["text"], given["audio"], probe=stored.config, permutations=stored.plan.n_permutations,
+                         splits=stored.plan.n_splits, seeds=stored.plan.n_seeds, train_fraction=stored.train_fraction,
+                         statistic=stored.statistic, k=list(stored.ks), backend="reference", device=device, seed=stored.seed,
+                         classes=options.get("classes", "strict"), control=stored.control,
+                         groups=None if stored.groups is None else stored.groups.tolist(), within=identity.get("within"))
+    mine = {k: v for k, v in experiment.identity().items() if k in ("pairs", "inputs")}
+    theirs = {k: identity.get(k) for k in mine}
+    if difference := describe_difference(theirs, mine, "in the run"):
+        raise InputError(f"{difference}. The run cannot be computed again from it.")
+    return experiment
+
+
+def estimates(store: ResultStore, manifest: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Running estimate of each pair's p from what is stored so far, with its Clopper-Pearson interval.
+
+    Yields
+    ------
+    dict
+        text, audio, statistic (NaN before the observed run is stored), permutations, pvalue, pvalue_low, pvalue_high.
+    """
+    plan = plan_of(manifest)
+    column = column_of(manifest["statistic"], tuple(manifest["identity"]["k"]))
+    sign = -1.0 if column in LOWER_IS_BETTER else 1.0
+    replicates = store.replicates([column], plan, damaged="skip")[0][column]  # what is damaged is named with --check
+    for (text, audio), values in zip(store.pairs, replicates):
+        t0, t = float(values[0]), values[1:][np.isfinite(values[1:])]
+        known = np.isfinite(t0) and len(t) > 0
+        more = exceedances(sign * t0, sign * t) if known else 0
+        low, high = pvalue_interval(more, len(t)) if known else (float("nan"), float("nan"))
+        yield {"text": text, "audio": audio, "metric": manifest["statistic"], "statistic": t0, "permutations": len(t),
+               "pvalue": add_one_pvalue(more, len(t)) if known else float("nan"), "pvalue_low": low, "pvalue_high": high}
+
+
+def examine(run_dir: str | os.PathLike, check: bool = False, estimate: bool = True) -> dict[str, Any]:
+    """What `fastprobe status` shows.
+
+    Parameters
+    ----------
+    check : bool
+        Read every shard and compare it with its digest; look whether the tables are still what they were.
+
+    Returns
+    -------
+    dict
+        run, state ("running", "interrupted", "done", ...), holder, done, total, jobs_per_second, eta_seconds, workers, pairs
+        (from `estimates`), and with `check` damaged (list of {shard, why}) and inputs (list of str: what is wrong).
+    """
+    manifest, store = read_manifest(run_dir), ResultStore.open(run_dir)
+    plan, part = plan_of(manifest), part_of(manifest)
+    wanted, units = plan.part(*part), store.done(plan)
+    total = plan.jobs_per_replicate * sum(u.stop - u.start for u in wanted)
+    left = plan.jobs_per_replicate * sum(u.stop - u.start for u in plan.gaps(units, wanted))
+    holder = read_lock(store.folder)
+    beat = _progress(store)
+    state = str(manifest.get("status", "?"))[:40]
+    if state == "running" and (holder is None or is_dead(holder)):
+        state = "interrupted"
+    elif holder is not None and state == "running":
+        state = "running" if is_here(holder) else "running, by its lock"
+    rate = beat.get("jobs_per_second") if state.startswith("running") else None
+    stopped = manifest.get("stopped") is True
+    out = {"run": str(run_dir), "state": state, "holder": describe(holder) if holder and state.startswith("running") else None,
+           "done": total - left, "total": total, "part": list(part), "pairs_total": plan.n_pairs, "stopped_early": stopped,
+           "permutations": plan.n_permutations, "backend": str(manifest["identity"].get("backend"))[:40],
+           "jobs_per_second": rate, "eta_seconds": left / rate if rate else None,
+           "workers": beat.get("workers", {}) if rate else {}}
+    if estimate:
+        out["pairs"] = list(estimates(store, manifest))
+    if check:
+        out["damaged"] = [{"shard": store.shard_name(u), "why": why} for u in units if (why := store.damage(u))]
+        out["twice"] = [store.shard_name(u) for u in overlapping(units)]
+        out["inputs"] = []
+        try:
+            prepare_again(manifest)
+        except InputError as error:
+            out["inputs"].append(str(error))
+    return out
+
+
+def overlapping(units: list[Unit]) -> Iterator[Unit]:
+    """Those of sorted units that hold permutations which an earlier one holds too."""
+    pair, at = -1, 0
+    for unit in units:
+        at = at if unit.pair == pair else 0
+        if unit.start < at:
+            yield unit
+        pair, at = unit.pair, max(at, unit.stop)
+
+
+def _progress(store: ResultStore) -> dict[str, Any]:
+    try:
+        value = json.loads(store.read_file(PROGRESS) or b"{}")
+        rate = value.get("jobs_per_second")
+        workers = {str(n)[:60]: {k: float(w[k]) for k in ("units", "jobs", "jobs_per_second")} for n, w in value["workers"].items()}
+        return {"jobs_per_second": float(rate) if rate else None, "workers": workers}
+    except (StoreError, ValueError, KeyError, TypeError, AttributeError, RecursionError):
+        return {}
+
+
+def verify(run_dir: str | os.PathLike, *, sample: int = 50, backend: str = "reference", device: str | None = None,
+           seed: int | None = None, text: list[str] | None = None, audio: list[str] | None = None,
+           loss_tolerance: float | None = None, hits_tolerance: float | None = None) -> dict[str, Any]:
+    """Train a random sample of stored jobs again and compare.
+
+        loss:  max |l - l'| / max(|l'|, 1e-3) <= loss_tolerance
+        hits:  mean over jobs and k of |h - h'| / n_queries <= hits_tolerance
+
+    Parameters
+    ----------
+    sample : int
+        Jobs, drawn uniformly from all that are stored.
+    backend : str
+        What trains them again; ``auto`` or the run's own is allowed. With the run's own the default tolerances are 0.
+    seed : int, optional
+        Of the sample; random by default, and returned.
+    text, audio : list of paths, optional
+        Where the tables are now.
+    loss_tolerance, hits_tolerance : float, optional
+        By default 0.001 and 0.002 (0.05 and 0.02 for the precisions below float32).
+
+    Returns
+    -------
+    dict
+        agrees (bool), jobs, backend, stored_backend, seed, loss_difference, hits_difference, equal_hits (share of jobs
+        whose hits are the same for every k), tolerances, worst (the job with the largest difference of losses).
+
+    Raises
+    ------
+    InputError
+        Nothing stored, a table that has changed, a backend that is not available here.
+    """
+    if isinstance(sample, bool) or not isinstance(sample, int) or sample < 1:
+        raise InputError(f"`sample` must be a whole number of at least 1; got {sample!r}.")
+    for name, value in (("loss_tolerance", loss_tolerance), ("hits_tolerance", hits_tolerance)):
+        if value is not None and not value >= 0:
+            raise InputError(f"`{name}` must be at least 0; got {value!r}.")
+    manifest, store = read_manifest(run_dir), ResultStore.open(run_dir)
+    experiment = prepare_again(manifest, text, audio, device)
+    plan, stored_by = experiment.plan, manifest["identity"].get("backend")
+    chosen = select_backend(backend, experiment.config.precision, device)
+    train = chosen.load()
+    units = store.done(plan)
+    sizes = np.array([u.stop - u.start for u in units], np.int64) * plan.jobs_per_replicate
+    if not len(units):
+        raise InputError(f"{run_dir}: nothing is stored yet, so nothing can be verified.")
+    seed = int(np.random.SeedSequence().entropy % (1 << 32)) if seed is None else check_seed(seed)
+    rng = np.random.default_rng(seed)
+    picked = np.sort(rng.choice(int(sizes.sum()), min(sample, int(sizes.sum())), replace=False))
+    ends, hits = np.cumsum(sizes), [f"hits@{k}" for k in experiment.ks]
+    rows, at, start = [], None, time.monotonic()
+    for row in picked:
+        i = int(np.searchsorted(ends, row, side="right"))
+        if i != at:
+            at, stored = i, store.read(units[i], ["split", "seed", "permutation", "loss", "n_queries", *hits])
+        r = int(row - (ends[i] - sizes[i]))
+        split, repeat, b = (int(stored[n][r]) for n in ("split", "seed", "permutation"))
+        if not (0 <= split < plan.n_splits and 0 <= repeat < plan.n_seeds and units[i].start <= b < units[i].stop):
+            raise StoreError(f"{store.shard_path(units[i])}: row {r} is of no job of this run. See `fastprobe status --check`.")
+        loss, ranks, _ = experiment.outcomes(train, units[i].pair, split, repeat, b, b + 1)
+        again = np.array([(ranks[0] <= k).sum() for k in experiment.ks])
+        kept = np.array([stored[h][r] for h in hits])
+        job = (units[i].pair, split, repeat, b)
+        rows.append((float(stored["loss"][r]), float(loss[0]), np.abs(again - kept), ranks.shape[1], job))
+    exact = chosen.name == stored_by
+    low = experiment.config.precision not in ("ieee", "tf32x3")
+    tolerances = {"loss": loss_tolerance if loss_tolerance is not None else 0.0 if exact else 0.05 if low else 1e-3,
+                  "hits": hits_tolerance if hits_tolerance is not None else 0.0 if exact else 0.02 if low else 2e-3}
+    losses = np.array([_relative(a, b) for a, b, *_ in rows])
+    apart = float(np.mean([d.mean() / n for _, _, d, n, _ in rows]))
+    worst = rows[int(np.argmax(losses))]
+    pair, split, repeat, b = worst[4]
+    return {"agrees": bool(losses.max() <= tolerances["loss"] and apart <= tolerances["hits"]), "jobs": len(rows),
+            "backend": chosen.name, "stored_backend": stored_by, "seed": seed, "loss_difference": float(losses.max()),
+            "hits_difference": apart, "equal_hits": float(np.mean([not d.any() for _, _, d, _, _ in rows])),
+            "tolerances": tolerances, "seconds": round(time.monotonic() - start, 3),
+            "worst": {"text": store.pairs[pair][0], "audio": store.pairs[pair][1], "split": split, "seed": repeat,
+                      "permutation": b, "loss": worst[0], "again": worst[1]}}
+
+
+def _relative(a: float, b: float) -> float:
+    if a == b or (a != a and b != b):
+        return 0.0
+    return abs(a - b) / max(abs(b), 1e-3) if np.isfinite(a) and np.isfinite(b) else float("inf")

@@ -1,0 +1,271 @@
+"""One experiment: the inputs checked, and all that decides its results, ready to compute any unit of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+from typing import Any
+
+import numpy as np
+
+from ..protocol.features import PairData, make_pair, table_features
+from ..protocol.config import ProbeConfig
+from ..protocol.controls import frozen_permutation, frozen_ranks, gaussian_texts, group_of, listed, permutation_source, say_count
+from ..tables.embeddings import EmbeddingTable, check_labels, keep_common
+from ..errors import InputError
+from ..kernels import ProbeBatch, make_batch, select_backend
+from ..protocol.metrics import check_ks, column_of, statistic_ks, summarise
+from .observed import check_retrieval
+from ..protocol.plan import JobPlan, Split, Unit, permutations, split_classes, train_count
+from ..randomness import CONTROL, check_seed, generator
+from ..statistics.sequential import StopRule, parse_stop
+from ..storage import absolute
+
+__all__ = ["Experiment", "prepare"]
+
+DEFAULT_KS = (1, 3, 5, 10)
+# The first unit of a worker, before its rate is measured: about this much arithmetic, a few seconds.
+UNIT_FLOPS = {"reference": 4e9, "torch": 1e11, "cpp": 4e11, "triton": 1e14}
+UNIT_BYTES = 128 << 20
+MAX_UNIT = 16384
+FIRST_UNIT = 256  # small: the arithmetic says little about tiny probes, and the pace grows fourfold each time
+
+
+@dataclass(frozen=True, eq=False)
+class Experiment:
+    """All that decides the results of a run, ready to compute any unit of it. Picklable.
+
+    Attributes
+    ----------
+    pairs : tuple of PairData
+    config : ProbeConfig
+    plan : JobPlan
+    seed : int
+    train_fraction : float
+    ks : tuple of int
+    statistic : str
+    backend : str
+        Chosen; never ``auto``.
+    device : str or None
+    inputs : tuple of dict
+        Name, rows, width and digest of every table.
+    control : {"permute", "permute-within", "frozen", "gaussian"}
+        What the permutations number 1, 2, ... destroy; see `controls`.
+    groups : str (C,) or None
+        Blocks within which texts are permuted.
+    enumerated : bool
+        Every distinct relabelling is trained once, instead of random draws.
+    stop : StopRule or None
+        Declared before the first permutation.
+    paths : dict
+        File of each table that came from one, by "side/name". Recorded, but no part of the identity.
+    options : dict
+        Arguments of `prepare` that the rest of a manifest does not tell, to prepare it again.
+    retrieval : {"fused", "faiss"}
+        What serves the top-k lists of the observed run. Ranks are the backend's in either case.
+    """
+
+    pairs: tuple[PairData, ...]
+    config: ProbeConfig
+    plan: JobPlan
+    seed: int
+    train_fraction: float
+    ks: tuple[int, ...]
+    statistic: str
+    backend: str
+    device: str | None
+    inputs: tuple[dict[str, Any], ...]
+    control: str = "permute"
+    groups: np.ndarray | None = None
+    enumerated: bool = False
+    stop: StopRule | None = None
+    paths: dict[str, str] = field(default_factory=dict)
+    meta: dict[str, Any] = field(default_factory=dict)
+    options: dict[str, Any] = field(default_factory=dict)
+    retrieval: str = "fused"
+
+    @property
+    def n_classes(self) -> int:
+        """C, the same for all pairs."""
+        return len(self.pairs[0].classes)
+
+    @property
+    def names(self) -> list[tuple[str, str]]:
+        """(text, audio) of every pair."""
+        return [(p.text_name, p.audio_name) for p in self.pairs]
+
+    def split(self, number: int) -> Split:
+        """Split `number` of the classes."""
+        return split_classes(self.seed, number, self.n_classes, self.train_fraction)
+
+    def batch(self, pair: int, split: int, repeat: int, start: int, stop: int) -> ProbeBatch:
+        """Permutations `start` ... `stop`-1 at one (pair, split, seed)."""
+        relabel = listed(self.groups)[start:stop] if self.enumerated else \
+            _permutations(self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
+        return make_batch(self.pairs[pair], self.config, self.split(split), self.seed, split, repeat, relabel)
+
+    def outcomes(self, train: Callable[..., Any], pair: int, split: int, repeat: int, start: int,
+                 stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Loss (P,), ranks (P, Q) and classes of the queries (Q,), under the control of the run."""
+        if self.control == "frozen":
+            batch = self.batch(pair, split, repeat, 0, 1)
+            result = train(batch, self.device, heads=True)
+            a, b = (x @ h[0] for x, h in ((batch.text, result.text_heads), (batch.audio[batch.queries], result.audio_heads)))
+            a /= np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
+            test, classes = self.split(split).test, batch.labels[batch.queries]
+            orders = np.stack([frozen_permutation(self.seed, split, number, test) for number in range(start, stop)])
+            return np.repeat(result.loss, stop - start), frozen_ranks(b @ a.T, classes, test, orders), classes
+        if self.control == "gaussian":
+            batch = self.batch(pair, split, repeat, 0, 1)
+            # The same draw for every text table, so that the replicates of all pairs go together, as max-T needs.
+            results = [train(batch if number == 0 else replace(
+                batch, text=gaussian_texts(batch.text, generator(self.seed, CONTROL, number))), self.device)
+                for number in range(start, stop)]
+            loss, ranks = (np.concatenate([getattr(r, name) for r in results]) for name in ("loss", "ranks"))
+            return loss, ranks, batch.labels[batch.queries]
+        batch = self.batch(pair, split, repeat, start, stop)
+        result = train(batch, self.device)
+        return result.loss, result.ranks, batch.labels[batch.queries]
+
+    def compute(self, unit: Unit) -> dict[str, np.ndarray]:
+        """Train and rank all jobs of a unit: columns of one row per job, by (permutation, split, seed)."""
+        train = select_backend(self.backend, self.config.precision, self.device).load()
+        shape = (unit.stop - unit.start, self.plan.n_splits, self.plan.n_seeds)
+        out: dict[str, np.ndarray] = {}
+        for split in range(shape[1]):
+            for repeat in range(shape[2]):
+                loss, ranks, classes = self.outcomes(train, unit.pair, split, repeat, unit.start, unit.stop)
+                values = summarise(ranks, classes, self.ks, self.n_classes)
+                for name, column in {"loss": loss, **values}.items():
+                    out.setdefault(name, np.empty(shape, column.dtype))[:, split, repeat] = column
+        keys = dict(zip(("permutation", "split", "seed"),
+                        np.meshgrid(np.arange(unit.start, unit.stop), np.arange(shape[1]), np.arange(shape[2]), indexing="ij")))
+        order = {"split": keys["split"].astype(np.int32), "seed": keys["seed"].astype(np.int32),
+                 "permutation": keys["permutation"].astype(np.int64), **out}
+        return {name: column.reshape(-1) for name, column in order.items()}
+
+    def flops_per_permutation(self) -> float:
+        """Arithmetic of one replicate of the largest pair: training and ranking, all splits and seeds."""
+        c, per_split = self.config, 0.0
+        n_train = train_count(self.n_classes, self.train_fraction)
+        n = n_train * (c.clips_per_class if c.sampling == "clip" else 1)
+        for p in self.pairs:
+            queries = len(p.labels) * (1 - n_train / self.n_classes)
+            (rt, ra), d = (p.text.shape[1], p.audio.shape[1]), c.dim
+            steps = c.steps * (4.0 * (n_train * rt + n * ra) * d + 6.0 * n * n_train * d)
+            per_split = max(per_split, steps + 2.0 * queries * (ra + self.n_classes) * d + 2.0 * self.n_classes * rt * d)
+        return per_split * self.plan.jobs_per_replicate
+
+    def largest_unit(self) -> int:
+        """Permutations of one unit at most: ranks that fit UNIT_BYTES."""
+        by_memory = UNIT_BYTES / (12 * max(len(p.labels) for p in self.pairs))
+        if self.stop is not None:  # look about fifty times, or there is little to save
+            by_memory = min(by_memory, max(64, self.plan.n_permutations // 50))
+        return int(np.clip(by_memory, 1, MAX_UNIT))
+
+    def unit_size(self) -> int:
+        """Permutations of the first unit: a few seconds of work by the arithmetic alone."""
+        by_time = MAX_UNIT if self.control == "frozen" else UNIT_FLOPS.get(self.backend, 4e9) / self.flops_per_permutation()
+        return int(np.clip(by_time, 1, min(FIRST_UNIT, self.largest_unit())))
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides results: what a resumed run must share. More permutations may be added later."""
+        return {"pairs": [list(n) for n in self.names], "inputs": list(self.inputs), "probe": self.config.to_dict(),
+                "splits": self.plan.n_splits, "seeds": self.plan.n_seeds, "train_fraction": self.train_fraction,
+                "k": list(self.ks), "seed": self.seed, "backend": self.backend, **self.meta}
+
+
+@lru_cache(maxsize=1)
+def _permutations(seed: int, start: int, stop: int, n_classes: int, groups: tuple[str, ...] | None) -> np.ndarray:
+    """The relabellings of a unit, drawn once for all its splits and seeds (and for the next pair's)."""
+    return permutations(seed, start, stop, n_classes, None if groups is None else np.array(groups))
+
+
+def _as_list(value: Any) -> list[Any]:
+    return list(value) if isinstance(value, list) else [value]
+
+
+def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutations: int = 1000, splits: int = 5,
+            seeds: int = 1, train_fraction: float = 0.7, statistic: str = "acc@3", k: Sequence[int] | None = None,
+            backend: str = "auto", device: str | None = None, seed: int = 0, classes: str = "strict",
+            control: str = "permute", groups: Any = None, within: str | None = None,
+            stop: str | StopRule | None = None, retrieval: str = "fused") -> Experiment:
+    """Check all inputs and build the experiment; nothing is trained yet.
+
+    Parameters
+    ----------
+    text, audio : table, path, (vectors, labels), or a list of these
+        All pairs of the two lists are tested.
+    classes : {"strict", "common"}
+        What to do with labels that some table lacks: an error, or leave them out.
+    control, groups, within, stop
+        See `permutation_test`.
+
+    Raises
+    ------
+    InputError
+        Anything wrong with an argument; see DESIGN, "Errors".
+    """
+    config = ProbeConfig() if probe is None else probe
+    if not isinstance(config, ProbeConfig):
+        raise InputError(f"`probe` must be a ProbeConfig; got {type(config).__name__}.")
+    if classes not in ("strict", "common"):
+        raise InputError(f"`classes` must be strict or common; got {classes!r}.")
+    seed = check_seed(seed)
+    if not isinstance(statistic, str):
+        raise InputError(f"`statistic` must name a stored metric, as \"acc@3\"; got {statistic!r}.")
+    rule = parse_stop(stop) if isinstance(stop, str) else stop
+    if not isinstance(rule, StopRule | None):
+        raise InputError(f"`stop` must be besag-clifford:h=N or anytime:alpha=A; got {stop!r}.")
+    check_retrieval(retrieval)
+    chosen = select_backend(backend, config.precision, device)
+    texts = [EmbeddingTable.coerce(t, "text") for t in _as_list(text)]
+    audios = [EmbeddingTable.coerce(a, "audio") for a in _as_list(audio)]
+    for side, tables in (("text", texts), ("audio", audios)):
+        names = [t.name for t in tables]
+        if not tables:
+            raise InputError(f"`{side}` needs at least one table.")
+        if len(set(names)) < len(names):
+            raise InputError(f"`{side}` tables must have different names, which results go by; got {', '.join(names)}. "
+                             "Rename a file or set meta[\"name\"].")
+    if classes == "common":
+        kept = keep_common([*texts, *audios])
+        texts, audios = kept[:len(texts)], kept[len(texts):]
+    for t in texts:
+        for a in audios:
+            check_labels(t, a)
+    n_classes = len(texts[0])
+    train_count(n_classes, train_fraction)
+    plan = JobPlan(len(texts) * len(audios), splits, seeds, permutations)
+    own = statistic_ks(statistic)
+    wanted = [x for x in DEFAULT_KS if x <= n_classes] if k is None else [k] if np.ndim(k) == 0 else list(k)
+    ks = check_ks([*wanted, *own], n_classes)
+    column_of(statistic, ks)
+    if statistic == "loss" and not config.steps:
+        raise InputError("`statistic`=\"loss\" needs `steps` of at least 1: without a step there is no training loss. Choose another.")
+    if statistic.startswith("hits@"):
+        raise InputError(f"`statistic`={statistic!r} counts clips; test its average, \"acc@{own[0]}_micro\".")
+    text_features = [table_features(t, config) for t in texts]
+    audio_features = [table_features(a, config) for a in audios]
+    pairs = tuple(make_pair(t, a, config, tf, af) for a, af in zip(audios, audio_features)
+                  for t, tf in zip(texts, text_features))
+    inputs = tuple({"side": side, "name": t.name, "rows": len(t), "width": t.width, "digest": t.digest, "meta": t.meta}
+                   for side, tables in (("text", texts), ("audio", audios)) for t in tables)
+    blocks = group_of(control, groups, within, pairs[0].classes, splits)
+    meta: dict[str, Any] = {} if control == "permute" else {"control": control}
+    enumerated = False
+    if control == "permute-within":
+        source = permutation_source(control, seed, n_classes, permutations, blocks)
+        enumerated, plan = source.enumerated, JobPlan(plan.n_pairs, splits, seeds, source.n_permutations)
+        meta |= {"within": within, "groups": blocks.tolist(), "distinct_permutations": say_count(source.distinct), "enumerated": enumerated}
+    if rule is not None:
+        if enumerated:
+            raise InputError(f"`stop` is of no use with all {plan.n_permutations + 1} distinct permutations listed. Leave it out.")
+        meta |= {"stop": str(rule), "stop_limit": permutations, "stop_statistic": statistic}
+    paths = {f"{side}/{table.name}": absolute(given) for side, values, tables in
+             (("text", _as_list(text), texts), ("audio", _as_list(audio), audios))
+             for given, table in zip(values, tables) if isinstance(given, (str, os.PathLike))}
+    return Experiment(pairs, config, plan, seed, float(train_fraction), ks, statistic, chosen.name, device, inputs,
+                      control, blocks, enumerated, rule, paths, meta, {"classes": classes}, retrieval)

@@ -1,0 +1,207 @@
+"""Before a long run: what it can show, how long it takes here, what it needs. Nothing is stored."""
+
+from __future__ import annotations
+
+import io
+import time
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError
+from ..protocol.metrics import column_of
+from ..protocol.plan import Unit
+from ..randomness import generator
+from ..statistics.power import Power, permutations_for, simulate_power, smallest_pvalue
+from .run import Experiment
+
+# Purpose of the stream that simulates power; it decides nothing that is stored.
+_POWER = 101
+
+
+@dataclass(frozen=True)
+class RunPlan:
+    """Result of `plan_run`.
+
+    Attributes
+    ----------
+    n_pairs, n_splits, n_seeds, n_permutations, n_classes : int
+    n_probes : int
+        Probes to train, the observed ones included.
+    smallest_pvalue : float
+        1/(1 + B). The family-wise adjusted p cannot be smaller either.
+    permutations_for_alpha : int
+        The fewest permutations with which p <= alpha can be reached at all.
+    alpha : float
+    backend, device : str
+    seconds_per_probe, probes_per_second : float
+        Measured here, after a warm-up.
+    seconds : float
+        Expected for the whole run.
+    calibration_probes : int
+    memory_bytes : int
+        Expected peak of this process: what the calibration reached, and the replicates in the end.
+    disk_bytes : int
+        Expected size of the run directory.
+    observed, null_mean, null_sd : float
+        Of the first pair in the calibration, from `calibration_permutations` permutations; rough.
+    calibration_permutations : int
+    effect : float
+        For which the power is given: as asked, or twice the null sd.
+    power : Power or None
+        None where the calibration gave no null sd.
+    control : str
+    stop : str or None
+        The declared rule. Probes, time and disk are then the most it can come to; smallest p and power are those without it.
+    """
+
+    n_pairs: int
+    n_splits: int
+    n_seeds: int
+    n_permutations: int
+    n_classes: int
+    n_probes: int
+    smallest_pvalue: float
+    permutations_for_alpha: int
+    alpha: float
+    backend: str
+    device: str
+    seconds_per_probe: float
+    probes_per_second: float
+    seconds: float
+    calibration_probes: int
+    memory_bytes: int
+    disk_bytes: int
+    observed: float
+    null_mean: float
+    null_sd: float
+    calibration_permutations: int
+    effect: float
+    power: Power | None
+    control: str = "permute"
+    stop: str | None = None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        return asdict(self)
+
+
+def plan_run(experiment: Experiment, effect: float | None = None, alpha: float = 0.05, seconds: float = 5.0) -> RunPlan:
+    """Calibrate on this machine and extrapolate.
+
+    Trains a growing number of replicates of every pair's first permutations until `seconds` have passed or 100
+    permutations are done; time grows with probes, so the rate of the last and largest block is taken.
+
+    Parameters
+    ----------
+    experiment : Experiment
+        As `run.prepare` gives it.
+    effect : float, optional
+        Expected observed value minus null mean, in the statistic's unit; by default twice the null sd.
+    alpha : float
+    seconds : float
+        Time to spend. At least two blocks are trained whatever it says.
+
+    Raises
+    ------
+    InputError
+        No permutations planned; alpha, seconds or effect out of range.
+    """
+    plan = experiment.plan
+    if plan.n_permutations < 1:
+        raise InputError("`permutations` must be at least 1 to plan a test; got 0.")
+    if not 0 < alpha < 1:
+        raise InputError(f"`alpha` must lie between 0 and 1; got {alpha!r}.")
+    if not seconds > 0:
+        raise InputError(f"`seconds` must be above 0; got {seconds!r}.")
+    if effect is not None and not np.isfinite(effect):
+        raise InputError(f"`effect` must be a finite number; got {effect!r}.")
+    column = column_of(experiment.statistic, experiment.ks)
+    experiment.compute(Unit(0, 0, 1))  # warm-up: compilation, caches, the observed value
+    begin, at, size, blocks = time.monotonic(), 0, 1, []
+    rates: list[float] = []
+    limit = min(plan.n_permutations, 100)
+    while at <= limit and (len(rates) < 2 or time.monotonic() - begin < seconds):
+        start = time.monotonic()
+        stop = min(at + size, plan.n_permutations + 1)
+        if stop <= at:
+            break
+        blocks.append(experiment.compute(Unit(0, at, stop)))
+        rates.append((time.monotonic() - start) / ((stop - at) * plan.jobs_per_replicate))
+        at, size = stop, min(size * 4, experiment.unit_size())
+    t = np.concatenate([b[column].astype(np.float64) for b in blocks]).reshape(-1, plan.jobs_per_replicate).mean(axis=1)
+    per_pair = [rates[-1] * _work(experiment, pair) / _work(experiment, 0) for pair in range(plan.n_pairs)]
+    seconds_per_probe = float(np.mean(per_pair))
+    null_sd = float(t[1:].std(ddof=1)) if len(t) > 2 else float("nan")
+    effect = 2 * null_sd if effect is None else float(effect)
+    power = simulate_power(effect, null_sd, plan.n_permutations, alpha, plan.n_pairs,
+                           rng=generator(experiment.seed, _POWER)) if null_sd > 0 else None
+    return RunPlan(plan.n_pairs, plan.n_splits, plan.n_seeds, plan.n_permutations, experiment.n_classes, plan.n_jobs,
+                   smallest_pvalue(plan.n_permutations), permutations_for(alpha), alpha, experiment.backend,
+                   experiment.device or "auto", seconds_per_probe, 1 / seconds_per_probe, seconds_per_probe * plan.n_jobs,
+                   len(t) * plan.jobs_per_replicate, _memory(plan.n_pairs, plan.n_permutations),
+                   int(_bytes_per_row(blocks[-1]) * plan.n_jobs) + 64 * sum(len(p.labels) for p in experiment.pairs) * plan.n_splits,
+                   float(t[0]), float(t[1:].mean()) if len(t) > 1 else float("nan"), null_sd, len(t) - 1, effect, power,
+                   experiment.control, str(experiment.stop) if experiment.stop else None)
+
+
+def _work(experiment: Experiment, pair: int) -> float:
+    """Relative cost of a probe: training and ranking, by the sizes of the tables."""
+    p, steps = experiment.pairs[pair], experiment.config.steps
+    return steps * (p.text.shape[1] + p.audio.shape[1] + len(p.classes)) * len(p.classes) + len(p.labels) * p.audio.shape[1]
+
+
+def _memory(n_pairs: int, n_permutations: int) -> int:
+    import resource
+    import sys
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    # In the end every replicate of the statistic is in memory, with what max-T makes of it.
+    return int(peak + 6 * 8 * n_pairs * (n_permutations + 1))
+
+
+def _bytes_per_row(block: dict[str, np.ndarray]) -> float:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    buffer = io.BytesIO()
+    pq.write_table(pa.table(block), buffer, compression="zstd")
+    rows = len(block["permutation"])
+    fixed = io.BytesIO()
+    pq.write_table(pa.table({k: v[:0] for k, v in block.items()}), fixed, compression="zstd")
+    return max((buffer.tell() - fixed.tell()) / rows, 8.0)
+
+
+def describe(plan: RunPlan) -> list[str]:
+    """The plan in sentences."""
+    lines = [f"{plan.n_pairs} pairs x {plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} permutations) = "
+             f"{plan.n_probes:,} probes",
+             f"smallest p within reach: {plan.smallest_pvalue:.2g} (p <= {plan.alpha:g} needs at least {plan.permutations_for_alpha} "
+             f"permutations{'; so does the p adjusted for all pairs' if plan.n_pairs > 1 else ''})",
+             f"time: about {_duration(plan.seconds)} on this machine with backend {plan.backend} "
+             f"({plan.probes_per_second:,.0f} probes/s, measured on {plan.calibration_probes:,})",
+             f"memory: about {_bytes(plan.memory_bytes)}; disk: about {_bytes(plan.disk_bytes)}"]
+    if plan.control != "permute":
+        lines.append(f"control: {plan.control}")
+    if plan.stop:
+        lines.append(f"stop: {plan.stop}; probes, time and disk are the most there can be; smallest p and power are those without it")
+    if plan.power is None:
+        return [*lines, "power: unknown, because the control did not vary in the calibration"]
+    p = plan.power
+    return [*lines, f"power: {p.power:.0%} for an effect of {p.effect:.3g} above the control at level {p.alpha:g}"
+            + (f", adjusted for {p.n_tests} pairs" if p.n_tests > 1 else "")
+            + f" (null sd {p.null_sd:.3g}, from {plan.calibration_permutations} permutations of the first pair)"]
+
+
+def _duration(seconds: float) -> str:
+    for unit, length in (("days", 86400.0), ("hours", 3600.0), ("minutes", 60.0)):
+        if seconds >= 1.5 * length:
+            return f"{seconds / length:.1f} {unit}"
+    return f"{seconds:.1f} seconds"
+
+
+def _bytes(n: float) -> str:
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000 or unit == "GB":
+            return f"{n:.0f} {unit}" if unit == "B" else f"{n:.1f} {unit}"
+        n /= 1000
+    raise AssertionError("unreachable")

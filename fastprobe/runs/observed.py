@@ -1,0 +1,169 @@
+"""What the observed run retrieved: the rank of every query, and the texts that stood nearest to it.
+
+    observed.parquet    text, audio, split, seed, query, label, rank
+    retrieved.parquet   text, audio, split, seed, query, label, position (1 is best), retrieved, score
+
+The probes of permutation 0 are trained once more, with their heads kept; the ranks are the backend's own,
+bit for bit those behind the stored metrics. A list has the rivals by score (equal scores: the class that
+comes first in the alphabet first) and the true class at its rank, so the true class is in the first k
+positions exactly when its rank is at most k, with ties too: they count against it in both.
+"""
+
+from __future__ import annotations
+
+import mmap
+import tempfile
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from ..kernels import select_backend
+from ..kernels.reference import norm
+from ..kernels.topk import faiss_gpus, load_faiss, top_k
+
+RETRIEVALS = ("fused", "faiss")
+_QUERY_BLOCK = 16384
+_ROW_GROUP = 1 << 17
+_IN_MEMORY = 64 << 20
+
+
+def check_retrieval(retrieval: str) -> str:
+    """`fused` or `faiss`, and FAISS must be there when it is asked for.
+
+    Raises
+    ------
+    InputError
+        Otherwise; the message says what to install.
+    """
+    from ..errors import InputError
+    if retrieval not in RETRIEVALS:
+        raise InputError(f"`retrieval` must be fused or faiss; got {retrieval!r}.")
+    if retrieval == "faiss":
+        load_faiss()
+    return retrieval
+
+
+def top_lists(gallery: np.ndarray, queries: np.ndarray, y: np.ndarray, ranks: np.ndarray, k: int,
+              path: str = "numpy", device: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+    """The k nearest classes of each query, with the true class at the position that its rank says.
+
+    Parameters
+    ----------
+    gallery, queries : float32 (C, d), (n, d)
+    y, ranks : int (n,)
+        True class of each query, and its rank.
+    k : int
+        1 ... C.
+    path, device
+        As in `top_k`.
+
+    Returns
+    -------
+    int64 (n, k)
+        Classes, best first.
+    float32 (n, k)
+        Their scores.
+    """
+    scores, rows = top_k(queries, gallery, min(k + 1, len(gallery)), path=path, device=device)
+    order = np.argsort(rows == y[:, None], axis=1, kind="stable")  # rivals first, in their order
+    position = np.arange(k)
+    at = np.minimum(position - (position >= ranks[:, None]), max(rows.shape[1] - 2, 0))
+    at = np.take_along_axis(order, at, 1)
+    rows, scores = np.take_along_axis(rows, at, 1), np.take_along_axis(scores, at, 1)
+    seen = np.flatnonzero(ranks <= k)
+    rows[seen, ranks[seen] - 1] = y[seen]
+    scores[seen, ranks[seen] - 1] = np.einsum("ij,ij->i", queries[seen], gallery[y[seen]])
+    return rows, scores
+
+
+def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
+    """Columns of observed.parquet and retrieved.parquet, a block of queries of one (pair, split, seed) at a time.
+
+    Parameters
+    ----------
+    experiment : fastprobe.runs.experiment.Experiment
+    """
+    import pyarrow as pa
+    train = select_backend(experiment.backend, experiment.config.precision, experiment.device).load()
+    path = "faiss" if experiment.retrieval == "faiss" else "numpy"
+    device = "cuda:0" if path == "faiss" and faiss_gpus() and _cuda() else None
+    k = max(experiment.ks)
+    for i, pair in enumerate(experiment.pairs):
+        classes, clips = pa.array(pair.classes.tolist()), pa.array(pair.clip_ids.tolist())
+        for split in range(experiment.plan.n_splits):
+            for repeat in range(experiment.plan.n_seeds):
+                batch = experiment.batch(i, split, repeat, 0, 1)
+                result = train(batch, experiment.device, heads=True)
+                gallery = norm(pair.text @ result.text_heads[0].astype(np.float64))[0].astype(np.float32)
+                head = result.audio_heads[0].astype(np.float64)
+                for start in range(0, len(batch.queries), _QUERY_BLOCK):
+                    rows = batch.queries[start:start + _QUERY_BLOCK]
+                    ranks = result.ranks[0, start:start + _QUERY_BLOCK].astype(np.int32)
+                    queries = norm(pair.audio[rows] @ head)[0].astype(np.float32)
+                    found, scores = top_lists(gallery, queries, pair.labels[rows], ranks, k, path, device)
+
+                    def columns(copies: int, pair=pair, split=split, repeat=repeat, rows=rows, clips=clips, classes=classes):
+                        n = len(rows) * copies
+                        return {"text": pa.repeat(pair.text_name, n), "audio": pa.repeat(pair.audio_name, n),
+                                "split": np.full(n, split, np.int32), "seed": np.full(n, repeat, np.int32),
+                                "query": clips.take(pa.array(np.repeat(rows, copies))),
+                                "label": classes.take(pa.array(np.repeat(pair.labels[rows], copies)))}
+
+                    yield ({**columns(1), "rank": ranks},
+                           {**columns(k), "position": np.tile(np.arange(1, k + 1, dtype=np.int32), len(rows)),
+                            "retrieved": classes.take(pa.array(found.reshape(-1))), "score": scores.reshape(-1)})
+
+
+def write_observed(experiment: Any, store: Any) -> None:
+    """Write both files of a run directory, each whole or not at all, with a bounded amount in memory."""
+    with _Spool() as ranks, _Spool() as lists:
+        for rank_columns, list_columns in observed(experiment):
+            ranks.add(rank_columns)
+            lists.add(list_columns)
+        store.write_file("retrieved.parquet", lists.data())
+        store.write_file("observed.parquet", ranks.data())
+
+
+def _cuda() -> bool:
+    import torch
+    return torch.cuda.is_available()
+
+
+class _Spool:
+    """A Parquet file that grows in a temporary file, part by part."""
+
+    def __enter__(self) -> _Spool:
+        self.file, self.writer, self.waiting = tempfile.TemporaryFile(), None, []
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.writer is not None:
+            self.writer.close()
+        self.file.close()
+
+    def add(self, columns: dict[str, Any]) -> None:
+        """Append rows; they are written once a row group is full."""
+        import pyarrow as pa
+        self.waiting.append(pa.table(columns))
+        if sum(len(t) for t in self.waiting) >= _ROW_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+        if not self.waiting:
+            return
+        table, self.waiting = pa.concat_tables(self.waiting), []
+        if self.writer is None:
+            self.writer = pq.ParquetWriter(self.file, table.schema, compression="zstd")
+        self.writer.write_table(table)
+
+    def data(self) -> bytes | mmap.mmap:
+        """The whole file."""
+        self._flush()
+        self.writer.close()
+        self.file.flush()
+        size = self.file.seek(0, 2)
+        self.file.seek(0)
+        return self.file.read() if size <= _IN_MEMORY else mmap.mmap(self.file.fileno(), 0, access=mmap.ACCESS_READ)

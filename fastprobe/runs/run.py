@@ -1,0 +1,326 @@
+"""The composer: plan minus stored -> batches -> store -> significance. No module below knows the whole."""
+
+from __future__ import annotations
+
+import os
+import platform
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..protocol.config import ProbeConfig
+from .engines import local
+from .engines import Finished, Pace, Task
+from ..errors import InputError
+from .experiment import Experiment, prepare
+from .summary import extend, replay
+from ..kernels import device_name
+from .lock import RunLock
+from .manifest import read_manifest
+from ..protocol.metrics import LOWER_IS_BETTER, chance, column_of
+from .observed import write_observed
+from ..protocol.plan import Unit, Work, train_count
+from .progress import Heartbeat
+from ..statistics.sequential import SequentialFamily, StopRule
+from ..statistics.significance import PermutationTestResult, analyse_pairs
+from .store import ResultStore
+
+__all__ = ["Experiment", "Progress", "analyse", "execute", "is_complete", "manifest", "open_store", "permutation_test", "prepare",
+           "summary"]
+
+OBSERVED = ("observed.parquet", "retrieved.parquet")
+
+
+class Progress(NamedTuple):
+    """How far a run is, after a unit.
+
+    Attributes
+    ----------
+    done, total, resumed : int
+        Probes stored, of how many, and how many of them this call found stored.
+    unit : Unit or None
+        What was just stored; None for the first.
+    worker : str or None
+        Who computed it.
+    seconds : float
+        How long that took there.
+    mended : tuple of (str, str)
+        With the first: shards that were removed to be computed again, and why.
+    """
+
+    done: int
+    total: int
+    resumed: int
+    unit: Unit | None = None
+    worker: str | None = None
+    seconds: float = 0.0
+    mended: tuple[tuple[str, str], ...] = ()
+
+
+@cache
+def _versions() -> dict[str, str]:
+    out = {"python": platform.python_version()}
+    for name in ("fastprobe", "numpy", "scipy", "torch", "triton", "pyarrow", "faiss-cpu", "faiss-gpu"):
+        try:
+            out[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return out
+
+
+def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bool = False,
+               part: tuple[int, int] = (0, 1)) -> ResultStore:
+    """Create the run directory, or open the one that is to be continued; `out` None stays in memory.
+
+    Raises
+    ------
+    InputError
+        What cannot be run here, before anything is created; otherwise as `ResultStore.create`.
+    """
+    _check_part(experiment, part)
+    return ResultStore.create(out, manifest(experiment, "running", part=part), resume)
+
+
+def _check_part(experiment: Experiment, part: tuple[int, int]) -> None:
+    if experiment.stop is not None and part[1] > 1:
+        raise InputError(f"`stop` must see all permutations in order; got `shard` {part[0]}/{part[1]}. Leave one of them out.")
+
+
+def manifest(experiment: Experiment, status: str, seconds: float | None = None, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
+    """What manifest.json holds. Where the tables lie is said beside the identity, never in it."""
+    return {"status": status, "identity": experiment.identity(), "permutations": experiment.plan.n_permutations,
+            "statistic": experiment.statistic, "part": list(part), "paths": experiment.paths,
+            "options": experiment.options, "n_classes": experiment.n_classes,
+            "backend": experiment.backend, "config": experiment.config.to_dict(), "inputs": list(experiment.inputs),
+            "device": device_name(experiment.backend, experiment.device, experiment.config.precision),
+            "precision": experiment.config.precision, "retrieval": experiment.retrieval, "versions": _versions(),
+            "machine": platform.platform(), "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "wall_seconds": seconds}
+
+
+def execute(experiment: Experiment, store: ResultStore, engine: Callable[..., Iterator[Finished]] = local.execute,
+            part: tuple[int, int] = (0, 1), workers_write: bool = False) -> Iterator[Progress]:
+    """Compute what the store lacks. Yields after every unit; stopping the iteration keeps all finished ones.
+
+    Parameters
+    ----------
+    engine : callable
+        See `fastprobe.runs.engines`.
+    part : (int, int)
+        I and N: only part I of N of the plan (``--shard I/N``).
+    workers_write : bool
+        Workers store what they compute, which needs a store that all of them reach.
+
+    Raises
+    ------
+    StoreError
+        Another run holds the directory, or the store cannot be written.
+    """
+    if store.folder is None:
+        yield from _execute(experiment, store, engine, part, workers_write, None)
+        return
+    with RunLock(store.folder) as lock:
+        yield from _execute(experiment, store, engine, part, workers_write, lock)
+
+
+def _execute(experiment: Experiment, store: ResultStore, engine: Callable[..., Iterator[Finished]], part: tuple[int, int],
+             workers_write: bool, lock: RunLock | None) -> Iterator[Progress]:
+    plan, start, per = experiment.plan, time.monotonic(), experiment.plan.jobs_per_replicate
+    _check_part(experiment, part)
+    wanted = plan.part(*part)
+    earlier = None if store.folder is None else read_manifest(store.folder).get("wall_seconds")
+    earlier = float(earlier) if isinstance(earlier, int | float) else 0.0  # of the sessions that came to an end before
+    store.write_manifest(manifest(experiment, "running", earlier or None, part))
+    mended = tuple((store.shard_name(unit), why) for unit, why in store.mend())
+    work = Work(plan.gaps(store.done(plan), wanted))
+    total = per * sum(u.stop - u.start for u in wanted)
+    resumed = done = total - per * work.replicates
+    watch = None if experiment.stop is None else _Watch(experiment, store)
+    if watch is not None and watch.done:
+        work = Work([])
+    heartbeat = Heartbeat(store, done, total, per)
+    yield Progress(done, total, resumed, mended=mended)
+    pace = Pace(experiment.unit_size(), experiment.largest_unit())
+    task = Task(experiment, store if workers_write else None)
+    finished = engine(task, work, pace)
+    try:
+        for unit, columns, worker, seconds in finished:
+            if lock is not None:
+                lock.check()
+            if columns is not None:
+                store.write(unit, columns)
+            done += per * (unit.stop - unit.start)
+            heartbeat.unit(unit, worker, seconds)
+            yield Progress(done, total, resumed, unit, worker, seconds)
+            if watch is not None and watch.take(unit, columns or store.read(unit)):
+                break
+    finally:
+        finished.close()  # its workers end now, not when the garbage is collected
+        heartbeat.write()
+    if part[0] == 0 and store.folder is not None and any(store.read_file(n) is None for n in OBSERVED):
+        write_observed(experiment, store)
+    final = manifest(experiment, "done" if part[1] == 1 else "part done", round(earlier + time.monotonic() - start, 3), part)
+    if watch is not None:
+        final |= {"permutations": watch.used, "permutations_at_most": plan.n_permutations,
+                  "stopped": watch.family.done if watch.family else False}
+    store.write_manifest(final)
+
+
+class _Watch:
+    """Applies the stopping rule to the permutations that are complete for all pairs, in order of their numbers."""
+
+    def __init__(self, experiment: Experiment, store: ResultStore) -> None:
+        self.column = column_of(experiment.statistic, experiment.ks)
+        self.sign = -1.0 if self.column in LOWER_IS_BETTER else 1.0
+        self.rule, self.limit = experiment.stop, experiment.plan.n_permutations
+        self.t = self.sign * store.replicates([self.column], experiment.plan)[0][self.column]
+        self.family: SequentialFamily | None = None
+        self.fed = 0
+        self._feed()
+
+    @property
+    def done(self) -> bool:
+        """Whether the family has stopped."""
+        return self.family is not None and self.family.done
+
+    @property
+    def used(self) -> int:
+        """Permutations that count."""
+        return self.family.seen if self.done else self.limit
+
+    def take(self, unit: Unit, columns: dict[str, np.ndarray]) -> bool:
+        """One more unit; True when the run may end."""
+        stop = min(unit.stop, self.t.shape[1])
+        values = columns[self.column].astype(np.float64).reshape(unit.stop - unit.start, -1).mean(axis=1)
+        self.t[unit.pair, unit.start:stop] = self.sign * values[:stop - unit.start]
+        self._feed()
+        return self.done
+
+    def _feed(self) -> None:
+        complete = np.isfinite(self.t[:, self.fed:]).all(axis=0)
+        upto = self.fed + (len(complete) if complete.all() else int(np.argmin(complete)))
+        if upto == self.fed:
+            return
+        if self.family is None:
+            self.family = SequentialFamily(self.rule, self.t[:, 0], self.limit)
+        self.family.update(self.t[:, max(self.fed, 1):upto])
+        self.fed = upto
+
+
+def is_complete(experiment: Experiment, store: ResultStore) -> bool:
+    """Whether every job of the plan is stored."""
+    return not experiment.plan.gaps(store.done(experiment.plan))
+
+
+def analyse(experiment: Experiment, store: ResultStore) -> list[PermutationTestResult]:
+    """Significance of every pair, from what is stored."""
+    column = column_of(experiment.statistic, experiment.ks)
+    found, per_split = store.replicates([column], experiment.plan)
+    replicates = found[column]
+    n_train = train_count(experiment.n_classes, experiment.train_fraction)
+    family = None
+    if experiment.stop is not None:
+        family = replay(experiment.stop, -replicates if column in LOWER_IS_BETTER else replicates)
+        replicates = replicates[:, :(family.seen if family.done else experiment.plan.n_permutations) + 1]
+    results = analyse_pairs(replicates, per_split, experiment.names, metric=experiment.statistic,
+                         chance=chance(column, experiment.n_classes), lower_is_better=column in LOWER_IS_BETTER,
+                         n_train=n_train, n_test=experiment.n_classes - n_train, n_seeds=experiment.plan.n_seeds)
+    if family is not None:
+        return [replace(r, pvalue=float(p), pvalue_max_t=float(q), drawn="stopped", n_counted=own.permutations)
+                for r, p, q, own in zip(results, family.unadjusted, family.pvalues, family.own)]
+    return [replace(r, drawn="all") for r in results] if experiment.enumerated else results
+
+
+def summary(experiment: Experiment, results: list[PermutationTestResult], store: ResultStore) -> dict[str, Any]:
+    """What summary.json holds; no times, so that equal runs have equal bytes."""
+    pairs, families = extend(results, store, plan=experiment.plan, statistic=experiment.statistic, ks=experiment.ks,
+                             seed=experiment.seed, inputs=list(experiment.inputs), stop=experiment.stop)
+    return {"pairs": pairs, "families": families, "statistic": experiment.statistic, "n_classes": experiment.n_classes,
+            "n_jobs": experiment.plan.n_jobs, "pvalue_rule": experiment.stop.pvalue_rule if experiment.stop else PVALUE_RULE,
+            "null": NULLS[experiment.control], "control": experiment.control,
+            **({"stop": str(experiment.stop)} if experiment.stop else {}), "backend": experiment.backend,
+            "precision": experiment.config.precision}
+
+
+PVALUE_RULE = "(1 + #{b >= 1: T_b >= T_0}) / (1 + B), ties count against"
+NULLS = {"permute": "text rows permuted uniformly, the probe trained again",
+         "permute-within": "text rows permuted within groups, the probe trained again",
+         "frozen": "the probe trained once, the texts of the held-out classes permuted",
+         "gaussian": "texts replaced by Gaussian draws of the same mean and covariance, the probe trained again"}
+
+
+def permutation_test(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutations: int = 10_000, splits: int = 5,
+                     seeds: int = 1, train_fraction: float = 0.7, statistic: str = "acc@3", k: Sequence[int] | None = None,
+                     backend: str = "auto", device: str | None = None, seed: int = 0, classes: str = "strict",
+                     control: str = "permute", groups: Any = None, within: str | None = None,
+                     stop: str | StopRule | None = None, retrieval: str = "fused",
+                     out: str | os.PathLike | None = None, resume: bool = False):
+    """Does the geometry of the texts carry over to the sounds? A probe's accuracy on unseen classes, against
+    the same probe trained again on permuted text rows.
+
+        p = (1 + #{b >= 1 : T_b >= T_0}) / (1 + B),    T_b = mean over splits and seeds
+
+    Parameters
+    ----------
+    text : EmbeddingTable, path, (vectors, labels), or a list of these
+        One row per class.
+    audio : likewise
+        Clips; their labels are the classes.
+    probe : ProbeConfig, optional
+    permutations : int
+        B. Permutation b is the same for every pair and whatever the total.
+    splits, seeds : int
+        Random partitions of the classes; starts and clip draws of each.
+    train_fraction : float
+        Share of the classes to train on.
+    statistic : str
+        A stored metric: "acc@3" (macro), "acc@3_micro", "mrr", "mean_rank", "mean_log_rank", ...
+    k : sequence of int, optional
+        Further k to store, by default 1, 3, 5 and 10.
+    backend, device : str
+        See `fastprobe.kernels`.
+    seed : int
+        Of all randomness.
+    classes : {"strict", "common"}
+        Labels that a table lacks are an error, or are left out.
+    control : {"permute", "permute-within", "frozen", "gaussian"}
+        The null: all text rows shuffled and the probe trained again; shuffled within groups only; the probe
+        trained once and the held-out texts shuffled (one split); texts drawn from a Gaussian of the same covariance.
+    groups : path, mapping or sequence, optional
+        For ``permute-within``: a CSV with a column `label` (or "fsd50k"), a mapping from label to group, or the
+        groups in ascending order of the labels.
+    within : str, optional
+        The column of that CSV.
+    stop : str, optional
+        "besag-clifford:h=10" or "anytime:alpha=0.05"; `permutations` is then the most that are run.
+    retrieval : {"fused", "faiss"}
+        What serves the top-k lists of the observed run (``retrieved.parquet``). Ranks are counted by the backend.
+    out : path-like, optional
+        Run directory; by default nothing is written.
+    resume : bool
+        Continue what is in `out`.
+
+    Returns
+    -------
+    PermutationTestResult
+        Or a list, when `text` or `audio` is a list: one for each pair, audio by audio.
+
+    Raises
+    ------
+    InputError
+        Bad input; the message names the argument, the rule, the value and the way out.
+    """
+    experiment = prepare(text, audio, probe=probe, permutations=permutations, splits=splits, seeds=seeds,
+                         train_fraction=train_fraction, statistic=statistic, k=k, backend=backend, device=device,
+                         seed=seed, classes=classes, control=control, groups=groups, within=within, stop=stop, retrieval=retrieval)
+    store = open_store(experiment, out, resume)
+    for _ in execute(experiment, store):
+        pass
+    results = analyse(experiment, store)
+    store.write_summary(summary(experiment, results, store))
+    return results if isinstance(text, list) or isinstance(audio, list) else results[0]

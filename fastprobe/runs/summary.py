@@ -1,0 +1,105 @@
+"""What summary.json says beyond one pair's p: families, adjustments, selectivity, tails, the sequential outcome."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import numpy as np
+
+from ..protocol.plan import JobPlan
+from ..randomness import SIMULATION, generator
+from ..protocol.controls import selectivity
+from ..protocol.metrics import LOWER_IS_BETTER, column_of
+from ..statistics.multiplicity import best_of, family, max_t, step_down
+from ..statistics.sequential import SequentialFamily, StopRule
+from ..statistics.significance import PermutationTestResult
+from .store import ResultStore
+from ..statistics.tail import is_continuous, tail_pvalue
+
+
+def replay(rule: StopRule, t: np.ndarray) -> SequentialFamily:
+    """Apply a stopping rule to stored replicates, float (pairs, B+1), larger is better; NaN where nothing is stored."""
+    outcome = SequentialFamily(rule, t[:, 0], t.shape[1] - 1)
+    missing = np.flatnonzero(~np.isfinite(t).all(axis=0))
+    outcome.update(t[:, 1:missing[0] if len(missing) else t.shape[1]])
+    return outcome
+
+
+def layers(inputs: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
+    """(model, layer) of each text table that states its layer, by name; tables of one model form a layer curve.
+
+    The layer is ``meta["layer"]`` and the model ``meta["model"]``; a name that ends in "-layer7", "_L7" or the like
+    does as well.
+    """
+    out: dict[str, tuple[str, int]] = {}
+    for table in inputs:
+        if table["side"] != "text":
+            continue
+        meta, name = table.get("meta") or {}, table["name"]
+        found = re.fullmatch(r"(.+?)[-_.@ ]+(?:layer|[lL])[-_.]?(\d+)", name)
+        layer = meta.get("layer", found.group(2) if found else None)
+        try:
+            out[name] = (str(meta.get("model") or (found.group(1) if found else name)), int(layer))
+        except (TypeError, ValueError):
+            continue
+    return out
+
+
+def _oriented(store: ResultStore, plan: JobPlan, column: str) -> np.ndarray:
+    t = store.replicates([column], plan)[0][column]
+    return -t if column in LOWER_IS_BETTER else t
+
+
+def extend(results: list[PermutationTestResult], store: ResultStore, *, plan: JobPlan, statistic: str,
+           ks: tuple[int, ...], seed: int, inputs: list[dict[str, Any]],
+           stop: StopRule | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Records of the pairs, with every adjustment, and the families they were adjusted in.
+
+    Families: all pairs; all pairs and all stored k (for acc@k); the best layer of each model, where layers are given.
+    """
+    records = [r.to_dict() for r in results]
+    for record, r in zip(records, results):
+        sign = -1.0 if r.lower_is_better else 1.0
+        record["selectivity"] = sign * selectivity(r.statistic, r.null_mean)
+    if stop is not None:
+        for record in records:
+            record["stop"] = str(stop)
+        return records, [{"name": f"all pairs, {statistic}, {stop}", "n_tests": len(records),
+                          "n_permutations": results[0].n_permutations,
+                          "tests": [{"test": _name(r), "pvalue": r.pvalue, "pvalue_maxT": r.pvalue_max_t} for r in results]}]
+    if plan.n_permutations == 0:
+        return records, []
+    sign = -1.0 if results[0].lower_is_better else 1.0
+    t = sign * np.stack([np.r_[r.statistic, r.null_distribution] for r in results])
+    names = [_name(r) for r in results]
+    pairs = family(f"all pairs, {statistic}", names, t, np.array([r.pvalue for r in results]))
+    for record, down, holm, bh in zip(records, pairs.step_down, pairs.holm, pairs.bh):
+        record.update(pvalue_stepdown=float(down), pvalue_holm=float(holm), pvalue_bh=float(bh))
+    if is_continuous(statistic):
+        for i, record in enumerate(records):
+            fit = tail_pvalue(t[i], record["pvalue"], generator(seed, SIMULATION, i))
+            record["tail"] = None if fit is None else {
+                "pvalue": fit.pvalue, "low": fit.low, "high": fit.high, "shape": fit.shape, "n_exceedances": fit.n_exceedances,
+                "check_pvalue": fit.check_pvalue, "good": fit.good}
+    families = [pairs.to_dict()]
+    own = re.fullmatch(r"acc@\d+(_micro)?", statistic)
+    if own and len(ks) > 1:
+        columns = [column_of(f"acc@{k}{own.group(1) or ''}", ks) for k in ks]
+        rows = np.concatenate([_oriented(store, plan, c) for c in columns])
+        members = [f"{name}, acc@{k}" for k in ks for name in names]
+        families.append(family("all pairs and all k", members, rows).to_dict())
+    of = layers(inputs)
+    groups = [f"{of[r.text][0]} x {r.audio}" if r.text in of else None for r in results]
+    if len(set(groups) - {None}) < sum(g is not None for g in groups):
+        rows = [i for i, g in enumerate(groups) if g is not None]
+        models, winners, maxima = best_of(t[rows], [groups[i] for i in rows])
+        families.append({"name": "best layer of each model", "n_tests": len(models), "n_permutations": t.shape[1] - 1,
+                         "tests": [{"test": model, "best_layer": of[results[rows[w]].text][1], "pair": names[rows[w]],
+                                    "pvalue_maxT": float(p), "pvalue_stepdown": float(q)}
+                                   for model, w, p, q in zip(models, winners, max_t(maxima), step_down(maxima))]})
+    return records, families
+
+
+def _name(r: PermutationTestResult) -> str:
+    return f"{r.text} x {r.audio}"

@@ -1,0 +1,1 @@
+"""From replicates to claims: p-values, intervals, families, stopping rules, power."""

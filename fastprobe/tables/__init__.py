@@ -1,0 +1,1 @@
+"""Labelled vectors, on disk and in memory."""

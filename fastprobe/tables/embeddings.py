@@ -1,0 +1,369 @@
+"""`EmbeddingTable`: labelled vectors, in memory and on disk (.npz, .safetensors, .parquet).
+
+Nothing here unpickles: arrays of objects are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+import numpy as np
+
+from ..errors import InputError
+from ..storage import is_url, local_copy, local_path, new_file
+
+SUFFIXES = (".npz", ".safetensors", ".parquet")
+
+
+def first_few(names: Sequence[str], limit: int = 5) -> str:
+    """The first names and the count of the rest, for messages."""
+    shown = ", ".join(repr(str(n)) for n in names[:limit])
+    return shown + (f" and {len(names) - limit} more" if len(names) > limit else "")
+
+
+@dataclass(frozen=True, eq=False)
+class EmbeddingTable:
+    """Labelled vectors: one row per class (a text table) or many (an audio table).
+
+    Attributes
+    ----------
+    vectors : float32 (n, D)
+        Finite, no row all zero.
+    labels : str (n,)
+        Class name of each row, not empty.
+    ids : str (n,)
+        Name of each row; by default its number.
+    meta : dict
+        Where the vectors come from (model, layer, pooling, ...), JSON-serialisable. ``meta["name"]`` is
+        what the table is called in results; `load` sets it to the file's stem when absent.
+
+    Raises
+    ------
+    InputError
+        NaN, infinite or zero vectors, wrong shapes or types, empty labels, with file, row and label.
+    """
+
+    vectors: np.ndarray
+    labels: np.ndarray
+    ids: np.ndarray | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        where = self._where()
+        vectors = np.asarray(self.vectors)
+        if vectors.dtype == object or not (np.issubdtype(vectors.dtype, np.floating)
+                                           or np.issubdtype(vectors.dtype, np.integer)):
+            raise InputError(f"`vectors`{where} must be numbers; got dtype {vectors.dtype}.")
+        if vectors.ndim != 2 or vectors.shape[0] == 0 or vectors.shape[1] == 0:
+            raise InputError(f"`vectors`{where} must have shape (rows, width), neither zero; got {vectors.shape}.")
+        n = len(vectors)
+        labels = self._strings("labels", self.labels, n, where)
+        ids = np.arange(n).astype(str) if self.ids is None else self._strings("ids", self.ids, n, where)
+        with np.errstate(over="ignore"):
+            vectors = np.ascontiguousarray(vectors, dtype=np.float32)
+        self._check_rows(vectors, labels, where)
+        if not isinstance(self.meta, Mapping):
+            raise InputError(f"`meta`{where} must be a mapping; got {type(self.meta).__name__}.")
+        for name, value in (("vectors", vectors), ("labels", labels), ("ids", ids), ("meta", dict(self.meta))):
+            object.__setattr__(self, name, value)
+
+    def _where(self) -> str:
+        source = self.meta.get("source") if isinstance(self.meta, Mapping) else None
+        return f" of {source}" if source else ""
+
+    @staticmethod
+    def _strings(name: str, values: Any, n: int, where: str) -> np.ndarray:
+        array = np.asarray(values)
+        if array.dtype == object:  # a list of str subclasses, a pandas column: strings only, nothing else
+            if not all(isinstance(v, str) for v in array.ravel()):
+                raise InputError(f"`{name}`{where} must be strings; got objects of other types.")
+            array = array.astype(str)
+        if array.dtype.kind == "S":
+            try:
+                array = np.char.decode(array, "utf-8")
+            except UnicodeDecodeError as error:
+                raise InputError(f"`{name}`{where} must be UTF-8 where they are bytes; got {error.object!r}. Save them as "
+                                 "strings.") from None
+        if array.dtype.kind in "iu":
+            array = array.astype(str)
+        if array.dtype.kind != "U":
+            raise InputError(f"`{name}`{where} must be strings; got dtype {array.dtype}.")
+        if array.shape != (n,):
+            raise InputError(f"`{name}`{where} must have one entry for each of the {n} vectors; got shape {array.shape}.")
+        if name == "labels" and (empty := np.flatnonzero(np.char.strip(array) == "")).size:
+            raise InputError(f"`labels`{where} has an empty label in row {empty[0]} ({empty.size} in all). "
+                             "Name the class or drop the row.")
+        return array
+
+    @staticmethod
+    def _check_rows(vectors: np.ndarray, labels: np.ndarray, where: str) -> None:
+        # One pass in blocks: a boolean copy of a large table would double its memory.
+        for start in range(0, len(vectors), 65536):
+            block = vectors[start:start + 65536]
+            finite = np.isfinite(block).all(axis=1)
+            if not finite.all():
+                row = start + int(np.flatnonzero(~finite)[0])
+                raise InputError(f"`vectors`{where} must be finite; row {row} (label {str(labels[row])!r}) holds NaN or "
+                                 "infinity. Embed that row again or drop it.")
+            alive = block.any(axis=1)
+            if not alive.all():
+                row = start + int(np.flatnonzero(~alive)[0])
+                raise InputError(f"`vectors`{where} must not be zero, which has no direction; row {row} (label "
+                                 f"{str(labels[row])!r}) is. Embed that row again or drop it.")
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    def __repr__(self) -> str:
+        return (f"EmbeddingTable({self.name!r}, {len(self)} rows, width {self.width}, "
+                f"{len(np.unique(self.labels))} classes)")
+
+    @property
+    def width(self) -> int:
+        """D, the number of columns."""
+        return self.vectors.shape[1]
+
+    @property
+    def name(self) -> str:
+        """What results call this table."""
+        return str(self.meta.get("name", "table"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 over vectors, labels and ids, the same for every file format and byte order."""
+        h = hashlib.sha256(np.asarray(self.vectors.shape, "<i8").tobytes())
+        h.update(self.vectors.astype("<f4", copy=False).data)
+        h.update("\0".join([*self.labels, *self.ids]).encode())
+        return h.hexdigest()
+
+    def select(self, rows: np.ndarray) -> EmbeddingTable:
+        """The table with some of its rows (indices or a boolean mask)."""
+        return EmbeddingTable(self.vectors[rows], self.labels[rows], self.ids[rows], self.meta)
+
+    @classmethod
+    def coerce(cls, value: Any, name: str) -> EmbeddingTable:
+        """A table, a path, or a pair (vectors, labels); `name` is the argument, and the default name."""
+        if isinstance(value, cls):
+            return value if "name" in value.meta else cls(value.vectors, value.labels, value.ids,
+                                                          {**value.meta, "name": name})
+        if isinstance(value, (str, os.PathLike)):
+            return cls.load(value)
+        if isinstance(value, tuple) and len(value) == 2:
+            return cls(value[0], value[1], meta={"name": name})
+        raise InputError(f"`{name}` must be an EmbeddingTable, a path, or a pair (vectors, labels); "
+                         f"got {type(value).__name__}.")
+
+    # ---- files -----------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> EmbeddingTable:
+        """Read a table; the format follows the suffix.
+
+        Raises
+        ------
+        InputError
+            A missing, truncated or foreign file, a missing array, pickled objects.
+        """
+        shown = str(path) if is_url(path) else str(local_path(path))
+        name = Path(shown.split("?", 1)[0] if is_url(path) else shown)
+        read = _FORMATS[_suffix(name, shown)].read
+        with local_copy(path) as file:
+            vectors, labels, ids, meta = read(file, shown)
+        table = cls(vectors, labels, ids, {"name": name.stem, **meta, "source": shown})
+        table.meta.pop("source")
+        return table
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the table, local or by URL, whole or not at all; the format follows the suffix."""
+        write = _FORMATS[_suffix(Path(path), str(path))].write
+        with new_file(path) as file:
+            write(self, file)
+
+
+def _suffix(name: Path, shown: str) -> str:
+    if name.suffix.lower() not in SUFFIXES:
+        raise InputError(f"{shown}: the suffix {name.suffix!r} is not one of {', '.join(SUFFIXES)}. Save the table as one of these.")
+    return name.suffix.lower()
+
+
+def _foreign(path: str, kind: str, error: object) -> InputError:
+    return InputError(f"{path}: not a readable {kind} file ({error}). It is truncated, or something else with this suffix: "
+                      "write it again, or give it the suffix of what it is.")
+
+
+def _missing(path: str, what: str, found: Sequence[str]) -> InputError:
+    return InputError(f"{path}: {what} is missing; found {', '.join(sorted(found)) or 'nothing'}.")
+
+
+def read_meta(path: object, text: str | None) -> dict[str, Any]:
+    """The meta of a table's file; InputError when it is not a JSON object."""
+    if not text:
+        return {}
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        raise _foreign(path, "embedding", f"its meta is not JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise _foreign(path, "embedding", "its meta is not an object")
+    return value
+
+
+def _read_npz(source: Path, path: str):
+    try:
+        archive = np.load(source, allow_pickle=False)
+        if not hasattr(archive, "files"):
+            raise InputError(f"{path}: a single array (.npy), not an .npz archive with `vectors` and `labels`.")
+        with archive as file:
+            for name in ("vectors", "labels"):
+                if name not in file.files:
+                    raise _missing(path, f"array `{name}`", file.files)
+            ids = file["ids"] if "ids" in file.files else None
+            meta = read_meta(path, str(file["meta"])) if "meta" in file.files else {}
+            return file["vectors"], file["labels"], ids, meta
+    except InputError:
+        raise
+    except ValueError as error:
+        if "allow_pickle" in str(error) or "pickle" in str(error).lower():
+            raise InputError(f"{path}: holds pickled objects, which are never unpickled here, or is not an .npz file. "
+                             "Save plain arrays: numbers for `vectors`, strings for `labels`.") from None
+        raise _foreign(path, "npz", error) from None
+    except (zipfile.BadZipFile, OSError, EOFError, KeyError, MemoryError, NotImplementedError, SyntaxError) as error:
+        raise _foreign(path, "npz", error) from None
+    except Exception as error:  # zlib.error and whatever else a damaged archive provokes
+        if type(error).__module__ in ("zlib", "struct", "tokenize"):
+            raise _foreign(path, "npz", error) from None
+        raise
+
+
+def _write_npz(table: EmbeddingTable, file) -> None:
+    np.savez(file, vectors=table.vectors, labels=table.labels, ids=table.ids, meta=json.dumps(table.meta))
+
+
+def _read_safetensors(source: Path, path: str):
+    from safetensors import SafetensorError, safe_open
+    try:
+        with safe_open(source, framework="numpy") as file:
+            names, header = list(file.keys()), file.metadata() or {}
+            if "vectors" not in names:
+                raise _missing(path, "tensor `vectors`", names)
+            vectors = file.get_tensor("vectors")
+    except SafetensorError as error:
+        raise _foreign(path, "safetensors", error) from None
+    except (OSError, TypeError) as error:  # TypeError: a dtype numpy lacks (bfloat16)
+        raise _foreign(path, "safetensors", error) from None
+    if "labels" not in header:
+        raise _missing(path, "`labels` (a JSON list in the file's metadata)", list(header))
+    try:
+        labels = json.loads(header["labels"])
+        ids = json.loads(header["ids"]) if "ids" in header else None
+    except json.JSONDecodeError as error:
+        raise _foreign(path, "safetensors", f"labels or ids are not JSON: {error}") from None
+    return vectors, np.asarray(labels), None if ids is None else np.asarray(ids), read_meta(path, header.get("meta"))
+
+
+def _write_safetensors(table: EmbeddingTable, file) -> None:
+    from safetensors.numpy import save
+    file.write(save({"vectors": table.vectors}, metadata={
+        "labels": json.dumps(table.labels.tolist()), "ids": json.dumps(table.ids.tolist()),
+        "meta": json.dumps(table.meta)}))
+
+
+def _read_parquet(source: Path, path: str):
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    try:
+        frame = pq.ParquetFile(source).read()  # not read_table, which takes folder names like a=b for columns
+    except (pa.ArrowException, OSError) as error:
+        raise _foreign(path, "parquet", str(error).splitlines()[0]) from None
+    for name in ("label", "vector"):
+        if name not in frame.column_names:
+            raise _missing(path, f"column `{name}`", frame.column_names)
+    column = frame["vector"].combine_chunks()
+    kind = column.type
+    check_vector_type(kind, path)
+    widths = Counter(column.value_lengths().to_pylist())
+    if len(widths) != 1 or None in widths or column.null_count:
+        raise InputError(f"{path}: all vectors must have one width; got {dict(widths)}.")
+    values = column.flatten()
+    if values.null_count or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
+        raise InputError(f"{path}: column `vector` must hold numbers without nulls; got {kind}.")
+    vectors = values.to_numpy(zero_copy_only=False).reshape(len(frame), -1) if len(frame) else np.empty((0, 0))
+    ids = None
+    if "id" in frame.column_names:
+        ids = np.asarray([str(v) for v in frame["id"].to_pylist()])
+    meta = read_meta(path, (frame.schema.metadata or {}).get(b"fastprobe", b"").decode())
+    return vectors, np.asarray([str(v) if v is not None else "" for v in frame["label"].to_pylist()], dtype=str), ids, meta
+
+
+def check_vector_type(kind: Any, path: object) -> None:
+    """Refuse a Parquet column of anything but lists."""
+    import pyarrow as pa
+    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
+        raise InputError(f"{path}: column `vector` must hold lists of numbers; got {kind}.")
+
+
+def _write_parquet(table: EmbeddingTable, file) -> None:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+    vector = pa.FixedSizeListArray.from_arrays(pa.array(table.vectors.ravel()), table.width)
+    frame = pa.table({"id": table.ids.tolist(), "label": table.labels.tolist(), "vector": vector})
+    pq.write_table(frame.replace_schema_metadata({"fastprobe": json.dumps(table.meta)}), file)
+
+
+class _Format(NamedTuple):
+    """A kind of file: read(file on this machine, name for messages) -> vectors, labels, ids, meta; write(table, open file)."""
+
+    read: Callable[[Path, str], tuple[Any, ...]]
+    write: Callable[[EmbeddingTable, BinaryIO], None]
+
+
+_FORMATS = {".npz": _Format(_read_npz, _write_npz), ".safetensors": _Format(_read_safetensors, _write_safetensors),
+            ".parquet": _Format(_read_parquet, _write_parquet)}
+
+
+def check_labels(text: EmbeddingTable, audio: EmbeddingTable) -> None:
+    """A text table has each class once, and both tables have the same classes.
+
+    Raises
+    ------
+    InputError
+        Duplicate text labels; labels in one table only, listed with their counts.
+    """
+    counts = Counter(text.labels.tolist())
+    clips = Counter(audio.labels.tolist())
+    if twice := [label for label, n in counts.items() if n > 1]:
+        swapped = "Are text and audio swapped?" if max(clips.values()) == 1 else "Keep one row of each."
+        raise InputError(f"text table {text.name!r} must have one row per class; duplicate labels: {first_few(twice)}. {swapped}")
+    unknown = sorted(set(clips) - set(counts))
+    if unknown:
+        raise InputError(f"audio table {audio.name!r} has {len(unknown)} labels that text table {text.name!r} lacks "
+                         f"({sum(clips[u] for u in unknown)} clips): {first_few(unknown)}. Add their text rows, or drop "
+                         "these clips (`classes=\"common\"`, in the shell `--classes common`).")
+    silent = sorted(set(counts) - set(clips))
+    if silent:
+        raise InputError(f"text table {text.name!r} has {len(silent)} classes without a clip in audio table "
+                         f"{audio.name!r}: {first_few(silent)}. Add clips, or drop these rows "
+                         "(`classes=\"common\"`, in the shell `--classes common`).")
+
+
+def keep_common(tables: Sequence[EmbeddingTable]) -> list[EmbeddingTable]:
+    """All tables, cut to the classes that every one of them has.
+
+    Raises
+    ------
+    InputError
+        When no class is common to all.
+    """
+    common = set.intersection(*(set(t.labels.tolist()) for t in tables))
+    if not common:
+        raise InputError(f"the tables {', '.join(repr(t.name) for t in tables)} have no class in common. "
+                         "Labels must be spelled alike in all of them.")
+    return [t.select(np.isin(t.labels, sorted(common))) for t in tables]

@@ -1,0 +1,1 @@
+"""What several tests share: strategies, small runs, tiny models, cases for the kernels."""
