@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := $(wildcard csrc/*.cpp csrc/*.h) CMakeLists.txt pyproject.toml constraints.txt
 PYTEST_WORKERS ?= 2
 
-.PHONY: setup demo test bench gpu lint clean wheel sanitize check-prerequisites
+.PHONY: setup demo test bench gpu lint format clean wheel sanitize check-prerequisites
 .DEFAULT_GOAL := setup
 
 check-prerequisites:
@@ -50,8 +50,15 @@ bench: $(VENV)/.bench  ## CPU benchmarks: peers side by side
 gpu:  ## on a machine with an NVIDIA GPU: CUDA tests and benchmarks, tables into benchmarks/results/
 	$(PYTHON) -m benchmarks.make_gpu
 
-lint: $(VENV)/.test  ## ruff
+lint: $(VENV)/.test  ## ruff, formatters, types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h
+
+format: $(VENV)/.test  ## put every file into the one format
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i csrc/*.cpp csrc/*.h
 
 sanitize: $(VENV)/.test  ## the extension under AddressSanitizer, UndefinedBehaviorSanitizer and ThreadSanitizer
 	csrc/sanitize.sh

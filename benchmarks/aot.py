@@ -38,9 +38,13 @@ from fastprobe.kernels.gpu.project import norm_blocks, project
 from fastprobe.kernels.gpu.rank import rank
 
 # Name in the table -> the architecture that configurations go by, and the compiler's target.
-TARGETS = {"cc8.0": ("sm80", GPUTarget("cuda", 80, 32)), "cc9.0": ("sm90", GPUTarget("cuda", 90, 32)),
-           "cc10.0": ("sm100", GPUTarget("cuda", 100, 32)), "gfx90a": ("gfx90a", GPUTarget("hip", "gfx90a", 64)),
-           "gfx942": ("gfx942", GPUTarget("hip", "gfx942", 64))}
+TARGETS = {
+    "cc8.0": ("sm80", GPUTarget("cuda", 80, 32)),
+    "cc9.0": ("sm90", GPUTarget("cuda", 90, 32)),
+    "cc10.0": ("sm100", GPUTarget("cuda", 100, 32)),
+    "gfx90a": ("gfx90a", GPUTarget("hip", "gfx90a", 64)),
+    "gfx942": ("gfx942", GPUTarget("hip", "gfx942", 64)),
+}
 ROOT = Path(__file__).resolve().parent.parent
 BUDGET = ROOT / "tests" / "data" / "triton_budget.json"
 TABLE = ROOT / "benchmarks" / "results" / "aot.md"
@@ -80,6 +84,7 @@ PROBES, STEPS, CLIPS, QUERIES, GALLERY = 64, 100, 10_000, 4096, 144
 
 def launches(shape: Shape, architecture: str) -> Iterator[tuple[JITFunction, tuple, dict[str, Any]]]:
     """Every kernel launch of training (one step, where steps are launches) and ranking at a shape."""
+
     def meta(*size: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.empty(size, dtype=dtype, device="meta")
 
@@ -92,16 +97,36 @@ def launches(shape: Shape, architecture: str) -> Iterator[tuple[JITFunction, tup
     w, v = meta(PROBES, r_text, width), meta(PROBES, r_audio, width)
     with _recorded(amd=architecture.startswith("gfx")) as calls:
         for trainer in [triton_resident.train_resident if resident else triton_tiled.train_tiled] + [triton_gram.train_gram] * fixed:
-            trainer(meta(gallery, r_text), meta(PROBES, n, dtype=torch.int32), meta(CLIPS, r_audio),
-                    meta(steps, n, dtype=torch.int32), w, v, meta(STEPS if resident else 1, 3),
-                    row_classes=meta(n, dtype=torch.int32), per_class=1, temperature=0.25, dim=shape.dim,
-                    optimizer=shape.optimizer, momentum=0.9, weight_decay=0.0, symmetric=shape.symmetric,
-                    precision=shape.precision, architecture=architecture)
+            trainer(
+                meta(gallery, r_text),
+                meta(PROBES, n, dtype=torch.int32),
+                meta(CLIPS, r_audio),
+                meta(steps, n, dtype=torch.int32),
+                w,
+                v,
+                meta(STEPS if resident else 1, 3),
+                row_classes=meta(n, dtype=torch.int32),
+                per_class=1,
+                temperature=0.25,
+                dim=shape.dim,
+                optimizer=shape.optimizer,
+                momentum=0.9,
+                weight_decay=0.0,
+                symmetric=shape.symmetric,
+                precision=shape.precision,
+                architecture=architecture,
+            )
         queries, texts = meta(1, QUERIES, dtype=torch.int32), meta(1, gallery, dtype=torch.int32)
         z, _ = project(meta(CLIPS, r_audio), queries, v, precision=shape.precision, norms=False)
         project(meta(gallery, r_text), texts, w, precision=shape.precision)
-        rank(z, meta(PROBES, gallery, width), meta(PROBES, gallery, norm_blocks(width)),
-             meta(PROBES, gallery, dtype=torch.int32), queries[0], precision=shape.precision)
+        rank(
+            z,
+            meta(PROBES, gallery, width),
+            meta(PROBES, gallery, norm_blocks(width)),
+            meta(PROBES, gallery, dtype=torch.int32),
+            queries[0],
+            precision=shape.precision,
+        )
         if shape.name == "large":
             text, audio = meta(PROBES, n, width), meta(PROBES, n, width)
             keys, up = meta(1, n, dtype=torch.int32), meta(PROBES)
@@ -171,19 +196,30 @@ def measure(source: ASTSource, options: dict[str, int], target: GPUTarget) -> di
 
         def count(pattern: str) -> int:
             return len(re.findall(rf"^\s*{pattern}", text, re.MULTILINE))
+
         mfma = count(r"v_mfma_")
-        return {"warps": options["num_warps"], "registers": int(re.findall(r"\.vgpr_count:\s+(\d+)", text)[0]),
-                "spill_loads": count("scratch_load"), "spill_stores": count("scratch_store"),
-                "shared": int(compiled.metadata.shared), "matrix": {"MFMA": mfma} if mfma else {},
-                "ffma": count(r"v_(?:pk_)?(?:fma|fmac)_f32"),
-                # Barriers that order device memory too, which those between phases of a kernel must.
-                "fences": compiled.asm["llir"].count('fence syncscope("workgroup") release')}
+        return {
+            "warps": options["num_warps"],
+            "registers": int(re.findall(r"\.vgpr_count:\s+(\d+)", text)[0]),
+            "spill_loads": count("scratch_load"),
+            "spill_stores": count("scratch_store"),
+            "shared": int(compiled.metadata.shared),
+            "matrix": {"MFMA": mfma} if mfma else {},
+            "ffma": count(r"v_(?:pk_)?(?:fma|fmac)_f32"),
+            # Barriers that order device memory too, which those between phases of a kernel must.
+            "fences": compiled.asm["llir"].count('fence syncscope("workgroup") release'),
+        }
     usage, listing = disassembled(compiled, "-res-usage"), disassembled(compiled, "-sass")
     matrix = {name: sum(1 for found in _MATRIX.findall(listing) if found == name) for name in set(_MATRIX.findall(listing))}
-    return {"warps": options["num_warps"], "registers": max(map(int, re.findall(r"REG:(\d+)", usage))),
-            "spill_loads": len(re.findall(r"\bLDL\b", listing)), "spill_stores": len(re.findall(r"\bSTL\b", listing)),
-            "shared": int(compiled.metadata.shared), "matrix": dict(sorted(matrix.items())),
-            "ffma": len(re.findall(r"\bFFMA\w*\b", listing))}
+    return {
+        "warps": options["num_warps"],
+        "registers": max(map(int, re.findall(r"REG:(\d+)", usage))),
+        "spill_loads": len(re.findall(r"\bLDL\b", listing)),
+        "spill_stores": len(re.findall(r"\bSTL\b", listing)),
+        "shared": int(compiled.metadata.shared),
+        "matrix": dict(sorted(matrix.items())),
+        "ffma": len(re.findall(r"\bFFMA\w*\b", listing)),
+    }
 
 
 def entries(wanted: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -208,19 +244,24 @@ def entries(wanted: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Any]]
 
 def table(measured: dict[str, dict[str, Any]]) -> str:
     """The measurements as Markdown."""
-    lines = ["# What the Triton kernels compile to", "",
-             f"Triton {triton.__version__}, `python -m benchmarks.aot`; no GPU was involved and nothing here is a speed.",
-             "Counts are of instructions in the program text, not of executions. Warps have 32 lanes on NVIDIA and 64 on AMD; registers "
-             "of AMD are vector and accumulator registers together. Shapes (train classes, r_text, r_audio, d; "
-             "tf32 and adam-mini unless named): "
-             + ", ".join(f"{s.name} ({s.classes}, {s.r_text}, {s.r_audio}, {s.dim})" for s in SHAPES) + ".", "",
-             "| shape | kernel | architecture | warps | registers | spill loads | spill stores | shared KiB | matrix instructions |",
-             "| --- | --- | --- | --- | --- | --- | --- | --- | --- |"]
+    lines = [
+        "# What the Triton kernels compile to",
+        "",
+        f"Triton {triton.__version__}, `python -m benchmarks.aot`; no GPU was involved and nothing here is a speed.",
+        "Counts are of instructions in the program text, not of executions. Warps have 32 lanes on NVIDIA and 64 on AMD; registers "
+        "of AMD are vector and accumulator registers together. Shapes (train classes, r_text, r_audio, d; "
+        "tf32 and adam-mini unless named): " + ", ".join(f"{s.name} ({s.classes}, {s.r_text}, {s.r_audio}, {s.dim})" for s in SHAPES) + ".",
+        "",
+        "| shape | kernel | architecture | warps | registers | spill loads | spill stores | shared KiB | matrix instructions |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
     for name, m in measured.items():
         shape, kernel, architecture = name.split("/")
         matrix = ", ".join(f"{k} {v}" for k, v in m["matrix"].items()) or f"none (FFMA {m['ffma']})"
-        lines.append(f"| {shape} | {kernel} | {architecture.removeprefix('cc')} | {m['warps']} | {m['registers']} | {m['spill_loads']} | "
-                     f"{m['spill_stores']} | {m['shared'] / 1024:.0f} | {matrix} |")
+        lines.append(
+            f"| {shape} | {kernel} | {architecture.removeprefix('cc')} | {m['warps']} | {m['registers']} | {m['spill_loads']} | "
+            f"{m['spill_stores']} | {m['shared'] / 1024:.0f} | {matrix} |"
+        )
     return "\n".join(lines) + "\n"
 
 

@@ -44,8 +44,13 @@ def scaling(rounds: int = 9) -> list[dict]:
                 turn.append(time.perf_counter() - start)
             turns.append(turn)
         turns = turns[1:]
-        records.append({"shape": name, "twice the probes": statistics.median(b / a for a, b, _ in turns),
-                        "two threads": statistics.median(c / a for a, _, c in turns)})
+        records.append(
+            {
+                "shape": name,
+                "twice the probes": statistics.median(b / a for a, b, _ in turns),
+                "two threads": statistics.median(c / a for a, _, c in turns),
+            }
+        )
     return records
 
 
@@ -66,17 +71,31 @@ def main() -> None:
     else:
         usual = ("cpp", "cpp, direct", "cpp, bf16", "torch.bmm", "torch.func.vmap")
         methods = PEERS if options.peers else [m for m in PEERS if m.name in usual]
-        new = bench.run([SHAPES[s] for s in options.peers or options.shapes], methods,
-                        ["adam-mini"] if options.peers else options.optimizers, options.rounds)
+        new = bench.run(
+            [SHAPES[s] for s in options.peers or options.shapes],
+            methods,
+            ["adam-mini"] if options.peers else options.optimizers,
+            options.rounds,
+        )
         done = {(r["shape"], r["optimizer"], r["method"]) for r in new}
         order = list(SHAPES)
-        stored["records"] = sorted([r for r in stored["records"] if (r["shape"], r["optimizer"], r["method"]) not in done] + new,
-                                   key=lambda r: (order.index(r["shape"]), r["optimizer"].startswith("adam ("), r["optimizer"]))
+        stored["records"] = sorted(
+            [r for r in stored["records"] if (r["shape"], r["optimizer"], r["method"]) not in done] + new,
+            key=lambda r: (order.index(r["shape"]), r["optimizer"].startswith("adam ("), r["optimizer"]),
+        )
     stored["environment"] = {**stored.get("environment", {}), **bench.environment()}
     path.write_text(json.dumps(stored, indent=1) + "\n")
-    text = ["# CPU", "", "`python benchmarks/cpu.py`; " + ", ".join(f"{k} {v}" for k, v in stored["environment"].items()) + ".", "",
-            "GFLOP/s counts the operations of the plain algorithm; `cpp` goes through the Gram matrix where that is less work, "
-            "`cpp, direct` never. Shares and ratios are medians over interleaved turns.", "", bench.table(stored["records"]), ""]
+    text = [
+        "# CPU",
+        "",
+        "`python benchmarks/cpu.py`; " + ", ".join(f"{k} {v}" for k, v in stored["environment"].items()) + ".",
+        "",
+        "GFLOP/s counts the operations of the plain algorithm; `cpp` goes through the Gram matrix where that is less work, "
+        "`cpp, direct` never. Shares and ratios are medians over interleaved turns.",
+        "",
+        bench.table(stored["records"]),
+        "",
+    ]
     if stored["scaling"]:
         text += ["| shape | twice the probes take | two threads give |", "| --- | ---: | ---: |"]
         text += [f"| {r['shape']} | {r['twice the probes']:.3f} x | {r['two threads']:.3f} x |" for r in stored["scaling"]] + [""]

@@ -37,8 +37,12 @@ class Nothing:
 
         def train(batch, device=None, heads=False):
             shapes = [(batch.n_probes, x.shape[1], batch.config.dim) for x in (batch.text, batch.audio)]
-            return BatchResult(np.zeros(batch.n_probes), np.ones((batch.n_probes, len(batch.queries)), np.int32),
-                               *([np.ones(s) for s in shapes] if heads else [None, None]))
+            return BatchResult(
+                np.zeros(batch.n_probes),
+                np.ones((batch.n_probes, len(batch.queries)), np.int32),
+                *([np.ones(s) for s in shapes] if heads else [None, None]),
+            )
+
         return train
 
 
@@ -47,6 +51,7 @@ def measure(jobs: int, clips: int) -> dict[str, float]:
     from fastprobe import kernels
     from fastprobe.runs import run
     from fastprobe.tables.simulate import fsd50k_leaf_names, simulate_pair
+
     kernels.BACKENDS["null"] = Nothing
     text, audio = simulate_pair(fsd50k_leaf_names(), alignment=0.5, clips=clips)
     exp = run.prepare(text, audio, permutations=jobs // SPLITS - 1, splits=SPLITS, backend="null")
@@ -67,10 +72,20 @@ def measure(jobs: int, clips: int) -> dict[str, float]:
         resumed = time.perf_counter() - again
         shards = len(store.done())
     n = exp.plan.n_jobs
-    return {"jobs": n, "queries": 43 * clips, "jobs_per_second": n / (end - start), "jobs_per_cpu_second": n / cpu,
-            "execute_per_second": n / (executed - start), "analyse_seconds": end - executed, "resume_per_second": n / resumed,
-            "bytes_per_job": size / n, "shards": shards, "mb_start": before / 1024, "mb_execute": during / 1024,
-            "mb_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024}
+    return {
+        "jobs": n,
+        "queries": 43 * clips,
+        "jobs_per_second": n / (end - start),
+        "jobs_per_cpu_second": n / cpu,
+        "execute_per_second": n / (executed - start),
+        "analyse_seconds": end - executed,
+        "resume_per_second": n / resumed,
+        "bytes_per_job": size / n,
+        "shards": shards,
+        "mb_start": before / 1024,
+        "mb_execute": during / 1024,
+        "mb_peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+    }
 
 
 def main() -> None:
@@ -84,8 +99,9 @@ def main() -> None:
         print(json.dumps(measure(given.one, given.clips)))
         return
     for jobs in given.jobs:
-        out = subprocess.run([sys.executable, __file__, "--one", str(jobs), "--clips", str(given.clips)], check=True,
-                             capture_output=True, text=True).stdout
+        out = subprocess.run(
+            [sys.executable, __file__, "--one", str(jobs), "--clips", str(given.clips)], check=True, capture_output=True, text=True
+        ).stdout
         print("  ".join(f"{k} {v:,.1f}" if isinstance(v, float) else f"{k} {v:,}" for k, v in json.loads(out).items()))
 
 

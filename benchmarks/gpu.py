@@ -24,8 +24,13 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).resolve().parent / "results"
-SHAPES = {"A": (100, 144, 144, 64, "centroid"), "B": (100, 144, 768, 64, "clip"), "esc50": (35, 50, 96, 32, "clip"),
-          "audioset": (222, 318, 128, 64, "clip"), "large": (500, 500, 512, 128, "clip")}
+SHAPES = {
+    "A": (100, 144, 144, 64, "centroid"),
+    "B": (100, 144, 768, 64, "clip"),
+    "esc50": (35, 50, 96, 32, "clip"),
+    "audioset": (222, 318, 128, 64, "clip"),
+    "large": (500, 500, 512, 128, "clip"),
+}
 TINY = {"A": (9, 11, 13, 8, "centroid"), "large": (17, 11, 13, 136, "clip")}
 # Relative error of the heads after ten steps, against float64, that a precision may have.
 GATE = {"ieee": 1e-4, "tf32x3": 2e-4, "tf32": 3e-2, "bf16": 2e-1}
@@ -34,14 +39,23 @@ SECONDS = 240
 # Configurations of the trainers of one program per probe: GramConfig's bs, bn, bk, warps, fold; ResidentConfig's bs, bk, bu, warps,
 # stages.
 CANDIDATES = {
-    "gram": ((128, 128, 128, 8, 8), (128, 128, 128, 8, 2), (128, 128, 128, 8, 32), (128, 128, 32, 8, 8), (32, 128, 128, 8, 8),
-             (64, 64, 64, 4, 8), (32, 64, 64, 4, 8)),
-    "resident": ((32, 32, 64, 8, 1), (32, 32, 64, 8, 2), (32, 32, 0, 8, 1), (32, 32, 0, 8, 2), (32, 32, 0, 4, 1), (64, 32, 64, 8, 1))}
+    "gram": (
+        (128, 128, 128, 8, 8),
+        (128, 128, 128, 8, 2),
+        (128, 128, 128, 8, 32),
+        (128, 128, 32, 8, 8),
+        (32, 128, 128, 8, 8),
+        (64, 64, 64, 4, 8),
+        (32, 64, 64, 4, 8),
+    ),
+    "resident": ((32, 32, 64, 8, 1), (32, 32, 64, 8, 2), (32, 32, 0, 8, 1), (32, 32, 0, 8, 2), (32, 32, 0, 4, 1), (64, 32, 64, 8, 1)),
+}
 
 
 def relative_error(got, want) -> float:
     """|got - want| / |want|; infinite when anything is NaN."""
     import numpy as np
+
     error = float(np.linalg.norm(got.double().cpu().numpy() - want) / np.linalg.norm(want))
     return error if error == error else float("inf")
 
@@ -55,6 +69,7 @@ class Clock:
     def __call__(self, run: Callable[[], Any]) -> float:
         """Seconds of one call, the device idle before and after."""
         import torch
+
         if self.cuda:
             torch.cuda.synchronize()
         start = time.perf_counter()
@@ -76,6 +91,7 @@ class Clock:
     def memory(self, run: Callable[[], Any]) -> tuple[Any, int]:
         """What a call gives, and the bytes PyTorch allocates at its peak beyond those before it; 0 on a CPU."""
         import torch
+
         if not self.cuda:
             return run(), 0
         torch.cuda.synchronize()
@@ -89,6 +105,7 @@ class Clock:
 def ceilings(clock: Clock, size: int) -> dict[str, float]:
     """Measured TFLOP/s of a large square product per precision, and TB/s of a large copy (read plus written)."""
     import torch
+
     out, flop = {}, 2 * size**3
     for precision, dtype in (("ieee", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)):
         torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
@@ -113,8 +130,16 @@ def guarded(report: dict, name: str, call: Callable[[], Any]) -> Any:
         return None
 
 
-def training(report: dict, clock: Clock, shapes: dict, steps: int, gate_steps: int, rounds: int, probes: int | None,
-             wanted: dict[str, tuple[str, ...]]) -> None:
+def training(
+    report: dict,
+    clock: Clock,
+    shapes: dict,
+    steps: int,
+    gate_steps: int,
+    rounds: int,
+    probes: int | None,
+    wanted: dict[str, tuple[str, ...]],
+) -> None:
     """Probe-steps per second of every method at every shape."""
     import torch
 
@@ -122,6 +147,7 @@ def training(report: dict, clock: Clock, shapes: dict, steps: int, gate_steps: i
     from fastprobe.kernels.gpu.backend import trainers
 
     from .gpu_peers import METHODS, flops, ours
+
     for shape_name, shape in shapes.items():
         rows, runs, batches, memory = {}, {}, {}, {}
         trainer = trainers(next(m for m in METHODS if m.name == "ours, tf32").batch(shape, steps, 1))[0]
@@ -146,6 +172,7 @@ def training(report: dict, clock: Clock, shapes: dict, steps: int, gate_steps: i
                 want = reference.train(method.batch(shape, gate_steps, 2), heads=True)
                 w, v = prepared(gate_steps, 2)()
                 return max(relative_error(w[:2], want.text_heads), relative_error(v[:2], want.audio_heads))
+
             error = guarded(report, key, gate)
             rows[method.name] |= {"error": error, "correct": error is not None and error <= GATE[method.precision]}
             if rows[method.name]["correct"]:
@@ -154,22 +181,37 @@ def training(report: dict, clock: Clock, shapes: dict, steps: int, gate_steps: i
                     run = prepared(steps)
                     run()
                     return run
+
                 run, peak = guarded(report, key, lambda ready=ready: clock.memory(ready)) or (None, 0)
                 if run is not None:
+
                     def with_setting(run=run, tf32=method.precision == "tf32"):
                         torch.backends.cuda.matmul.allow_tf32 = tf32
                         run()
+
                     runs[method.name], batches[method.name] = with_setting, method.probes
                     memory[method.name] = None if "JAX" in method.name else peak  # JAX has its own allocator
             print(f"{key}: error {error}", flush=True)
         for name, t in clock.interleaved(runs, rounds).items():
             rate = batches[name] * steps / t["median"]
             executed = executed_flops(shape) if name in through_gram else flops(*shape[:4])
-            rows[name] |= {"probes": batches[name], "seconds": t, "probe_steps_per_s": rate, "memory_bytes": memory[name],
-                           "TFLOP_per_s": rate * flops(*shape[:4]) / 1e12, "executed_flops_per_step": executed,
-                           "ceiling_share": rate * executed / 1e12 / report["ceilings"][rows[name]["precision"]]}
-        report["training"][shape_name] = {"shape": shape, "steps": steps, "flops_per_step": flops(*shape[:4]),
-                                          "bytes_per_step": moved(shape), "methods": rows, "trainer": trainer}
+            rows[name] |= {
+                "probes": batches[name],
+                "seconds": t,
+                "probe_steps_per_s": rate,
+                "memory_bytes": memory[name],
+                "TFLOP_per_s": rate * flops(*shape[:4]) / 1e12,
+                "executed_flops_per_step": executed,
+                "ceiling_share": rate * executed / 1e12 / report["ceilings"][rows[name]["precision"]],
+            }
+        report["training"][shape_name] = {
+            "shape": shape,
+            "steps": steps,
+            "flops_per_step": flops(*shape[:4]),
+            "bytes_per_step": moved(shape),
+            "methods": rows,
+            "trainer": trainer,
+        }
         torch.backends.cuda.matmul.allow_tf32 = False
 
 
@@ -190,12 +232,14 @@ def moved(shape: tuple) -> dict[str, float]:
     """
     n, r_text, r_audio, d, _ = shape
     heads = 4 * (r_text + r_audio) * d
-    return {"resident": 5 * heads + 2 * 4 * n * (r_text + r_audio) + 6 * 4 * n * d, "gram": 2 * 4 * (9.5 * n * d + n * n),
-            "least": 2 * heads / 100}
+    return {
+        "resident": 5 * heads + 2 * 4 * n * (r_text + r_audio) + 6 * 4 * n * d,
+        "gram": 2 * 4 * (9.5 * n * d + n * n),
+        "least": 2 * heads / 100,
+    }
 
 
-def sweep(report: dict, clock: Clock, shapes: dict, steps: int, probes: int, rounds: int, precision: str,
-          until: float) -> None:
+def sweep(report: dict, clock: Clock, shapes: dict, steps: int, probes: int, rounds: int, precision: str, until: float) -> None:
     """Both trainers of one program per probe under candidate configurations that fit and are right, as many as can be compiled
     before `until`."""
     from fastprobe.kernels import reference
@@ -203,6 +247,7 @@ def sweep(report: dict, clock: Clock, shapes: dict, steps: int, probes: int, rou
     from fastprobe.kernels.gpu import resident as triton_resident
 
     from .gpu_peers import fused, problem
+
     places = {"gram": (triton_gram, "gram_config"), "resident": (triton_resident, "resident_config")}
     for name in ("A", "B"):
         if name not in shapes:
@@ -234,14 +279,14 @@ def sweep(report: dict, clock: Clock, shapes: dict, steps: int, probes: int, rou
             def gate(run=run, few=few, want=want, trainer=trainer):
                 w, v = run(fused(few, clock.device, trainer))
                 return max(relative_error(w, want.text_heads), relative_error(v, want.audio_heads))
+
             notes = {}
             error = guarded(notes, label, gate)  # one that does not fit is left out, no failure of this run
             if error is not None and error <= GATE[precision]:
                 runs[label] = functools.partial(run, train[trainer])
             else:
                 print(f"sweep {name}, {label}: left out, {notes.get('errors', {}).get(label, f'error {error}')}", flush=True)
-        report["sweep"][f"{name}, {precision}"] = {k: probes * steps / t["median"]
-                                                  for k, t in clock.interleaved(runs, rounds).items()}
+        report["sweep"][f"{name}, {precision}"] = {k: probes * steps / t["median"] for k, t in clock.interleaved(runs, rounds).items()}
 
 
 def ranking(report: dict, clock: Clock, size: tuple[int, int, int, int, int], rounds: int) -> None:
@@ -252,6 +297,7 @@ def ranking(report: dict, clock: Clock, size: tuple[int, int, int, int, int], ro
     from fastprobe.kernels.gpu.common import padded_width
     from fastprobe.kernels.gpu.project import project
     from fastprobe.kernels.gpu.rank import rank
+
     n_probes, n_queries, n_gallery, r, d = size
     device = clock.device
     x, text = torch.randn(n_queries, r, device=device), torch.randn(n_gallery, r, device=device)
@@ -291,9 +337,13 @@ def ranking(report: dict, clock: Clock, size: tuple[int, int, int, int, int], ro
         least = 4 * (x.numel() + text.numel() + w.numel() + v.numel() + n_probes * n_queries)
         for name, t in clock.interleaved(good, rounds).items():
             tflops = flop / t["median"] / 1e12
-            table[name] |= {"seconds": t, "TFLOP_per_s": tflops, "least_TB_per_s": least / t["median"] / 1e12,
-                            "ceiling_share": tflops / report["ceilings"][name.split(", ")[1]],
-                            "queries_per_s": n_probes * n_queries / t["median"]}
+            table[name] |= {
+                "seconds": t,
+                "TFLOP_per_s": tflops,
+                "least_TB_per_s": least / t["median"] / 1e12,
+                "ceiling_share": tflops / report["ceilings"][name.split(", ")[1]],
+                "queries_per_s": n_probes * n_queries / t["median"],
+            }
     report["rank"] = {"probes, queries, gallery, r, d": size, "flop": flop, "least_bytes": least, "methods": table}
 
 
@@ -308,12 +358,15 @@ def loss_op(report: dict, clock: Clock, sizes: list[tuple[int, int, int, int]], 
     from fastprobe.kernels.gpu import loss as triton_loss
 
     from .gpu_losses import PUBLISHED
+
     compiled = torch.compile(torch_backend.contrastive_loss, dynamic=False)
     for size in sizes:
         n_probes, m, n, d = size
         for dtype in (torch.float32, torch.bfloat16):
-            text, audio = (torch.nn.functional.normalize(torch.randn(n_probes, k, d, device=clock.device), dim=-1).to(dtype)
-                           .requires_grad_() for k in (m, n))
+            text, audio = (
+                torch.nn.functional.normalize(torch.randn(n_probes, k, d, device=clock.device), dim=-1).to(dtype).requires_grad_()
+                for k in (m, n)
+            )
             labels = torch.randint(0, m, (n_probes, n), device=clock.device)
             precision = "tf32" if dtype == torch.float32 else "bf16"
 
@@ -325,8 +378,11 @@ def loss_op(report: dict, clock: Clock, sizes: list[tuple[int, int, int, int]], 
                 finally:
                     torch.backends.cuda.matmul.allow_tf32 = False
 
-            losses = {"eager": torch_backend.contrastive_loss, "torch.compile": compiled,
-                      "ours": functools.partial(triton_loss.contrastive_loss, precision=precision)}
+            losses = {
+                "eager": torch_backend.contrastive_loss,
+                "torch.compile": compiled,
+                "ours": functools.partial(triton_loss.contrastive_loss, precision=precision),
+            }
             peers = {p.package: p for p in PUBLISHED if n_probes == 1}
             wide = [x.detach()[:1].double().requires_grad_() for x in (text, audio)]
             torch_backend.contrastive_loss(*wide, labels[:1], 0.1).sum().backward()
@@ -342,6 +398,7 @@ def loss_op(report: dict, clock: Clock, sizes: list[tuple[int, int, int, int]], 
                 def gate(run=run, given=(text, audio), wide=wide):
                     run()
                     return max(relative_error(x.grad[:1], w.grad.cpu().numpy()) for x, w in zip(given, wide))
+
                 error = guarded(notes, f"loss {size} {precision} {name}", gate)
                 table[name] = {"error": error, "correct": error is not None and error < (5e-3 if precision == "tf32" else 5e-2)}
                 if error is None and name in peers:
@@ -359,6 +416,7 @@ def versions(device) -> dict[str, str]:
     from importlib.metadata import PackageNotFoundError, version
 
     import torch
+
     found = {"python": platform.python_version(), "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"}
     for package in ("torch", "triton", "numpy", "jax", "liger-kernel", "cut-cross-entropy", "inf-cl"):
         try:
@@ -379,28 +437,38 @@ def main() -> int:
     import torch
 
     from .gpu_tables import markdown
+
     if not options.dry_run and not torch.cuda.is_available():
         print("benchmarks.gpu needs an NVIDIA GPU, and PyTorch sees none. `--dry-run` checks the paths on a CPU.", file=sys.stderr)
         return 2
     tiny = options.dry_run
     device = torch.device("cpu" if tiny else "cuda:0")
     clock, shapes, rounds = Clock(device), TINY if tiny else SHAPES, 1 if tiny else 5
-    report: dict[str, Any] = {"date": datetime.date.today().isoformat(), "dry_run": tiny, "versions": versions(device),
-                              "ceilings": ceilings(clock, 64 if tiny else 8192), "training": {}, "sweep": {}, "loss": {}}
+    report: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "dry_run": tiny,
+        "versions": versions(device),
+        "ceilings": ceilings(clock, 64 if tiny else 8192),
+        "training": {},
+        "sweep": {},
+        "loss": {},
+    }
     print(report["versions"], report["ceilings"], flush=True)
     start = time.perf_counter()
     # Every method at A and B; the other shapes against the strongest peers only.
     few = ("PyTorch bmm batch", "torch.compile batch, CUDA graph", "ours, ieee", "ours, tf32", "ours, bf16")
-    wanted = {"large": ("PyTorch bmm batch", "ours, tf32")} if tiny else {
-        "large": few, "esc50": (few[0], *few[2:]), "audioset": (few[0], *few[2:])}
+    wanted = (
+        {"large": ("PyTorch bmm batch", "ours, tf32")}
+        if tiny
+        else {"large": few, "esc50": (few[0], *few[2:]), "audioset": (few[0], *few[2:])}
+    )
     steps, gate_steps, probes = (3, 2, 3) if tiny else (100, 10, None)
     queries = (2, 40, 13, 32, 8) if tiny else (512, 10_000, 144, 768, 64)
     losses = [(2, 9, 17, 8), (1, 16, 64, 32)] if tiny else [(64, 1000, 1000, 128), (1, 8192, 8192, 256)]
     sections = {
         "training": lambda: training(report, clock, shapes, steps, gate_steps, rounds, probes, wanted),
         "rank": lambda: ranking(report, clock, queries, rounds),
-        "sweep": lambda: sweep(report, clock, shapes, 2 if tiny else 50, 2 if tiny else 2112, rounds, "tf32",
-                               start + SECONDS),
+        "sweep": lambda: sweep(report, clock, shapes, 2 if tiny else 50, 2 if tiny else 2112, rounds, "tf32", start + SECONDS),
         # Last, since it runs kernels of other packages: a fault in one ends the process.
         "loss": lambda: loss_op(report, clock, losses, rounds),
     }
@@ -413,8 +481,12 @@ def main() -> int:
             (RESULTS / f"{stem}.json").write_text(json.dumps(report, indent=1) + "\n")
             (RESULTS / f"{stem}.md").write_text(markdown(report))
     print(markdown(report))
-    return 1 if report.get("errors") or any(
-        not m["correct"] and "why_not" not in m for t in report["training"].values() for m in t["methods"].values()) else 0
+    return (
+        1
+        if report.get("errors")
+        or any(not m["correct"] and "why_not" not in m for t in report["training"].values() for m in t["methods"].values())
+        else 0
+    )
 
 
 if __name__ == "__main__":

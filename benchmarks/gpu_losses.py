@@ -23,18 +23,21 @@ Loss = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, float], torch.Tensor]
 def liger(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
     """Liger Kernel: a linear layer (the texts) and cross entropy."""
     from liger_kernel.transformers import LigerFusedLinearCrossEntropyLoss
+
     return LigerFusedLinearCrossEntropyLoss()(text[0], audio[0] / temperature, labels[0])
 
 
 def cut_cross_entropy(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
     """Cut Cross Entropy; by default it drops small gradients, which `filter_eps` None turns off."""
     from cut_cross_entropy import linear_cross_entropy
+
     return linear_cross_entropy(audio[0] / temperature, text[0], labels[0], filter_eps=None)
 
 
 def inf_cl(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:
     """Inf-CLIP on one device; it walks through d in heads."""
     from inf_cl import cal_flash_loss
+
     return cal_flash_loss(audio[0], text[0], labels[0], 1 / temperature, head_dim=head_width(text.shape[2])).mean()
 
 

@@ -28,31 +28,43 @@ def flops(n: int, r_text: int, r_audio: int, d: int) -> int:
     return 4 * n * r_text * d + 4 * n * r_audio * d + 6 * n * n * d
 
 
-def problem(n: int, r_text: int, r_audio: int, d: int, sampling: str, probes: int, steps: int,
-            optimizer: str = "adam-mini", precision: str = "tf32", seed: int = 0) -> ProbeBatch:
+def problem(
+    n: int,
+    r_text: int,
+    r_audio: int,
+    d: int,
+    sampling: str,
+    probes: int,
+    steps: int,
+    optimizer: str = "adam-mini",
+    precision: str = "tf32",
+    seed: int = 0,
+) -> ProbeBatch:
     """Random tables of 1.44 n classes with ten clips each; audio follows text through a random map."""
     rng = np.random.default_rng(seed)
     classes = round(1.44 * n)
     text = rng.standard_normal((classes, r_text)) / np.sqrt(r_text)
     labels = np.repeat(np.arange(classes), 10)
-    audio = (text @ rng.standard_normal((r_text, r_audio)))[labels] / np.sqrt(r_audio) \
-        + rng.standard_normal((len(labels), r_audio)) / np.sqrt(r_audio)
+    audio = (text @ rng.standard_normal((r_text, r_audio)))[labels] / np.sqrt(r_audio) + rng.standard_normal(
+        (len(labels), r_audio)
+    ) / np.sqrt(r_audio)
     train = np.sort(rng.permutation(classes)[:n])
     clips = 10 * train + rng.integers(0, 10, (steps, n)) if sampling == "clip" else None
     config = ProbeConfig(dim=d, steps=steps, sampling=sampling, optimizer=optimizer, precision=precision)
     starts = [rng.standard_normal((r, d)) / np.sqrt(r) for r in (r_text, r_audio)]
-    return ProbeBatch(config, text, audio, labels, train, clips, np.flatnonzero(~np.isin(labels, train)),
-                      permutations(seed, 0, probes, classes), *starts)
+    return ProbeBatch(
+        config, text, audio, labels, train, clips, np.flatnonzero(~np.isin(labels, train)), permutations(seed, 0, probes, classes), *starts
+    )
 
 
 @dataclass
 class Tensors:
     """A problem on the device."""
 
-    text: torch.Tensor      # (P, n, r_text)
-    audio: torch.Tensor     # (N, r_audio)
-    rows: torch.Tensor      # (steps or 1, n)
-    w: torch.Tensor         # (r_text, d)
+    text: torch.Tensor  # (P, n, r_text)
+    audio: torch.Tensor  # (N, r_audio)
+    rows: torch.Tensor  # (steps or 1, n)
+    w: torch.Tensor  # (r_text, d)
     v: torch.Tensor
     rates: list[float]
 
@@ -63,15 +75,23 @@ class Tensors:
 
 def put(batch: ProbeBatch, device: torch.device) -> Tensors:
     """The tensors of a problem, float32."""
+
     def tensor(array, dtype=np.float32):
         return torch.from_numpy(np.ascontiguousarray(array, dtype)).to(device)
+
     permuted = batch.text[batch.permutations[:, batch.train_classes]]
     if batch.clips is None:
         audio, rows = tensor(batch.centroids), torch.arange(batch.n_rows, device=device)[None]
     else:
         audio, rows = tensor(batch.audio), tensor(batch.clips, np.int64)
-    return Tensors(tensor(permuted), audio, rows, tensor(batch.text_start), tensor(batch.audio_start),
-                   [batch.config.learning_rate(i) for i in range(batch.config.steps)])
+    return Tensors(
+        tensor(permuted),
+        audio,
+        rows,
+        tensor(batch.text_start),
+        tensor(batch.audio_start),
+        [batch.config.learning_rate(i) for i in range(batch.config.steps)],
+    )
 
 
 def eager_loop(batch: ProbeBatch, device: torch.device) -> Run:
@@ -92,6 +112,7 @@ def eager_loop(batch: ProbeBatch, device: torch.device) -> Run:
                 optimizer.step()
             heads.append((w.detach(), v.detach()))
         return tuple(torch.stack(h) for h in zip(*heads))
+
     return run
 
 
@@ -135,6 +156,7 @@ def bmm_batch(batch: ProbeBatch, device: torch.device) -> Run:
                 update(w, dw, mw, sw, *schedule[step][:2], c.dim)
                 update(v, dv, mv, sv, *schedule[step][:2], c.dim)
         return w, v
+
     return run
 
 
@@ -182,6 +204,7 @@ def compiled_batch(batch: ProbeBatch, device: torch.device) -> Run:
                 else:
                     graph.replay()
             return state[0].clone(), state[1].clone()
+
     return run
 
 
@@ -191,6 +214,7 @@ def jax_missing(device: torch.device) -> str | None:
         return "JAX is not installed"
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     import jax
+
     try:
         jax.devices("gpu" if device.type == "cuda" else "cpu")
     except RuntimeError:
@@ -202,6 +226,7 @@ def jax_scan(batch: ProbeBatch, device: torch.device) -> Run:
     """JAX: jit(vmap(scan(value_and_grad))), adam-mini."""
     import jax
     import jax.numpy as jnp
+
     target = jax.devices("gpu" if device.type == "cuda" else "cpu")[0]
     t, c = put(batch, torch.device("cpu")), batch.config
     names = {"ieee": "highest", "tf32": "tensorfloat32", "bf16": "bfloat16", "tf32x3": "highest"}
@@ -227,6 +252,7 @@ def jax_scan(batch: ProbeBatch, device: torch.device) -> Run:
             m = tuple(0.9 * a + 0.1 * b for a, b in zip(m, g))
             heads = tuple(h - rate / (1 - 0.9**k) * a / jnp.sqrt(b / (1 - 0.99**k)) for h, a, b in zip(heads, m, s))
             return (heads, m, s), None
+
         zeros = tuple(jnp.zeros_like(h) for h in (w0, v0))
         return jax.lax.scan(step, ((w0, v0), zeros, (0.0, 0.0)), (rows, rates, number))[0][0]
 
@@ -236,6 +262,7 @@ def jax_scan(batch: ProbeBatch, device: torch.device) -> Run:
     def run():
         heads = jax.block_until_ready(train(text))
         return tuple(torch.from_numpy(np.array(h[:2])) for h in heads)  # two are enough for the gate
+
     return run
 
 
@@ -247,6 +274,7 @@ def ours(batch: ProbeBatch, device: torch.device) -> Run:
 def fused(batch: ProbeBatch, device: torch.device, trainer: str | None = None) -> Run:
     """Our trainer, or the one so named, which is an error where it does not fit the device."""
     from fastprobe.kernels.gpu.backend import Shared
+
     shared = Shared(batch, device)
     if trainer:
         shared.trainers = [trainer]
@@ -256,6 +284,7 @@ def fused(batch: ProbeBatch, device: torch.device, trainer: str | None = None) -
         with torch.inference_mode():
             w, v, _ = shared.fit(permuted)
             return w[:, : batch.text.shape[1], : batch.config.dim], v[:, : batch.audio.shape[1], : batch.config.dim]
+
     return run
 
 

@@ -31,12 +31,15 @@ from support.small_runs import experiment, finish, same_rows
 
 def engine_of(name: str, address: str | None, number: int):
     """Small units, so that a kill meets many writes; every tenth local attempt has two processes."""
+
     def execute(task, work, pace):
         small = Pace(1 + number % 7, 8 + number % 13)
         if name == "ray":
             from fastprobe.runs.engines import ray
+
             return ray.execute(task, work, small, address)
         return local.execute(task, work, small, ["cpu", "cpu"] if number % 10 == 9 else None)
+
     return execute
 
 
@@ -83,12 +86,23 @@ def descendants(root: int, word: str) -> list[int]:
 
 def cluster() -> tuple[subprocess.Popen, str]:
     """A Ray head of two cores in a process tree of its own."""
-    code = ("import ray, sys, time\n"
-            "c = ray.init(address='local', num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)\n"
-            "print(c.address_info['address'], flush=True)\nsys.stdin.read()\n")
-    head = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                            env={**os.environ, "RAY_USAGE_STATS_ENABLED": "0", "RAY_AUTH_MODE": "disabled",
-                                 "PYTHONPATH": os.pathsep.join([*sys.path[:1], os.environ.get("PYTHONPATH", "")])})
+    code = (
+        "import ray, sys, time\n"
+        "c = ray.init(address='local', num_cpus=2, include_dashboard=False, log_to_driver=False, object_store_memory=100 << 20)\n"
+        "print(c.address_info['address'], flush=True)\nsys.stdin.read()\n"
+    )
+    head = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env={
+            **os.environ,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_AUTH_MODE": "disabled",
+            "PYTHONPATH": os.pathsep.join([*sys.path[:1], os.environ.get("PYTHONPATH", "")]),
+        },
+    )
     return head, head.stdout.readline().strip()
 
 
@@ -148,9 +162,11 @@ def main() -> None:
         if head:
             head.stdin.close()
             head.wait(timeout=30)
-    print(f"{given.engine}: {kills} kills ({worker_kills} of a worker), {advanced} of them after new shards, "
-          f"{resumes} resumes, {finished} runs of {exp.plan.n_jobs:,} jobs "
-          f"came to their end, each equal to the uninterrupted run row for row, bit for bit; {time.monotonic() - start:.0f} s")
+    print(
+        f"{given.engine}: {kills} kills ({worker_kills} of a worker), {advanced} of them after new shards, "
+        f"{resumes} resumes, {finished} runs of {exp.plan.n_jobs:,} jobs "
+        f"came to their end, each equal to the uninterrupted run row for row, bit for bit; {time.monotonic() - start:.0f} s"
+    )
 
 
 if __name__ == "__main__":

@@ -18,9 +18,16 @@ import triton
 from .aot import SHAPES, TARGETS, disassembled, launches, source_of
 
 # What an instruction's name begins with.
-CLASSES = {"matrix": r"HMMA|HGMMA|UTC\w*MMA", "global": r"LDG|STG|LD\b|ST\b", "shared": r"LDS|STS", "spill": r"LDL|STL",
-           "barrier": r"BAR|WARPGROUP|DEPBAR|MEMBAR|FENCE", "special": r"MUFU", "shuffle": r"SHFL",
-           "float": r"F(?:FMA|MUL|ADD|SEL|SETP|MNMX)"}
+CLASSES = {
+    "matrix": r"HMMA|HGMMA|UTC\w*MMA",
+    "global": r"LDG|STG|LD\b|ST\b",
+    "shared": r"LDS|STS",
+    "spill": r"LDL|STL",
+    "barrier": r"BAR|WARPGROUP|DEPBAR|MEMBAR|FENCE",
+    "special": r"MUFU",
+    "shuffle": r"SHFL",
+    "float": r"F(?:FMA|MUL|ADD|SEL|SETP|MNMX)",
+}
 
 
 def loops(listing: str) -> list[tuple[int, int, int, Counter]]:
@@ -44,8 +51,10 @@ def loops(listing: str) -> list[tuple[int, int, int, Counter]]:
         name = re.sub(r"^@!?U?P\w+\s+", "", text)
         kind = next((k for k, pattern in CLASSES.items() if re.match(pattern, name)), "other")
         counts[inner] += Counter({"all": 1, kind: 1})
-    return [(sum(outer[0] <= first and last <= outer[1] for outer in spans) - 1, first, last, count)
-            for (first, last), count in zip(spans, counts)]
+    return [
+        (sum(outer[0] <= first and last <= outer[1] for outer in spans) - 1, first, last, count)
+        for (first, last), count in zip(spans, counts)
+    ]
 
 
 def main() -> None:

@@ -61,8 +61,13 @@ def run_tests(names: list[str], processes: int, seconds: float) -> int:
         mine = names[shard::processes]
         if mine:
             log = open(ROOT / f".gpu-tests-{shard}.tmp", "w+")  # noqa: SIM115  read and closed below
-            process = subprocess.Popen(pytest_command("-vv", "--tb=short", "-ra", *mine), cwd=ROOT, stdout=log,
-                                       stderr=subprocess.STDOUT, env=environment() | {"OMP_NUM_THREADS": "2"})
+            process = subprocess.Popen(
+                pytest_command("-vv", "--tb=short", "-ra", *mine),
+                cwd=ROOT,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env=environment() | {"OMP_NUM_THREADS": "2"},
+            )
             started.append((process, log))
     failed = 0
     for process, log in started:
@@ -99,8 +104,9 @@ def main() -> int:
     print(f"tests: {failed} of {options.processes} processes failed, {time.perf_counter() - start:.0f} s", flush=True)
     command = [sys.executable, "-m", "benchmarks.gpu", *(["--dry-run"] if options.dry_run else [])]
     try:
-        bench = subprocess.run(command, cwd=ROOT, env=environment(), check=False,
-                               timeout=max(60 * options.minutes - (time.perf_counter() - start), 1)).returncode
+        bench = subprocess.run(
+            command, cwd=ROOT, env=environment(), check=False, timeout=max(60 * options.minutes - (time.perf_counter() - start), 1)
+        ).returncode
     except subprocess.TimeoutExpired:
         print(f"benchmarks: stopped, {options.minutes:.3g} minutes are over; what was done before is in the tables", flush=True)
         bench = 124

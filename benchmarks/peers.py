@@ -38,6 +38,7 @@ def _update(xp, config, w, m, v, g, lr, t):
 
 def _torch_inputs(shape: Shape, config: ProbeConfig, probes: int):
     import torch
+
     batch = make_problem(shape, config, probes)
     texts = torch.from_numpy(batch.text32[batch.permutations[:, batch.train_classes]])
     rows = [torch.from_numpy(batch.step_rows(t).astype(np.float32)) for t in range(config.steps)]
@@ -51,6 +52,7 @@ def _torch_inputs(shape: Shape, config: ProbeConfig, probes: int):
 def _compiled(shape: Shape, config: ProbeConfig, probes: int) -> Prepared:
     """Batched products with the gradients written out (reference.py has them), one whole step through torch.compile."""
     import torch
+
     batch, texts, rows, state = _torch_inputs(shape, config, probes)
     onehot = torch.eye(shape.train) / (shape.train * config.temperature)
 
@@ -79,6 +81,7 @@ def _compiled(shape: Shape, config: ProbeConfig, probes: int) -> Prepared:
         for t in range(config.steps):
             loss, *heads = step(texts, rows[t], *heads, rates[t], times[t])
         return loss.numpy().astype(np.float64), None
+
     return Prepared(call, batch)
 
 
@@ -86,6 +89,7 @@ def _vmapped(shape: Shape, config: ProbeConfig, probes: int) -> Prepared:
     """One probe's loss, differentiated and batched by torch.func."""
     import torch
     import torch.nn.functional as F
+
     batch, texts, rows, state = _torch_inputs(shape, config, probes)
     labels = torch.arange(shape.train)
 
@@ -103,6 +107,7 @@ def _vmapped(shape: Shape, config: ProbeConfig, probes: int) -> Prepared:
             text = _update(torch, config, *text, dw, float(rates[t]), t + 1)
             audio = _update(torch, config, *audio, da, float(rates[t]), t + 1)
         return loss.numpy().astype(np.float64), None
+
     return Prepared(call, batch)
 
 
@@ -110,6 +115,7 @@ def _jax(shape: Shape, config: ProbeConfig, probes: int) -> Prepared:
     """One probe's steps as a scan, batched by vmap, compiled by XLA."""
     import jax
     import jax.numpy as jnp
+
     batch = make_problem(shape, config, probes)
     texts = jnp.asarray(batch.text32[batch.permutations[:, batch.train_classes]])
     audio = jnp.asarray(batch.audio32)
@@ -127,6 +133,7 @@ def _jax(shape: Shape, config: ProbeConfig, probes: int) -> Prepared:
             x = centroids if index is None else audio[index]
             loss, gradients = jax.value_and_grad(loss_of)([s[0] for s in state], texts, x)
             return [_update(jnp, config, *s, g, lr, t) for s, g in zip(state, gradients)], loss
+
         state = [(w, jnp.zeros_like(w), jnp.zeros_like(w if config.optimizer == "adam" else w[:1, :1])) for w in starts]
         return jax.lax.scan(step, state, (_rates(config), jnp.arange(1.0, config.steps + 1), clips))[1][-1]
 
@@ -135,5 +142,9 @@ def _jax(shape: Shape, config: ProbeConfig, probes: int) -> Prepared:
     return Prepared(lambda: (np.asarray(many(texts, clips), np.float64), None), batch)
 
 
-PEERS = [*METHODS.values(), Method("torch.compile", _compiled, PROBES), Method("torch.func.vmap", _vmapped, PROBES),
-         Method("JAX jit+vmap+scan", _jax, PROBES)]
+PEERS = [
+    *METHODS.values(),
+    Method("torch.compile", _compiled, PROBES),
+    Method("torch.func.vmap", _vmapped, PROBES),
+    Method("JAX jit+vmap+scan", _jax, PROBES),
+]

@@ -88,8 +88,10 @@ def by_gram(batch: ProbeBatch, kind: type[Rounded], heads: bool = False) -> Batc
     m = len(batch.train_classes)
     for permutation in batch.permutations:
         text = batch.text[permutation]
-        t, x = (_Side(rows, start, kind) for rows, start in ((text[batch.train_classes], batch.text_start),
-                                                             (batch.step_rows(0), batch.audio_start)))
+        t, x = (
+            _Side(rows, start, kind)
+            for rows, start in ((text[batch.train_classes], batch.text_start), (batch.step_rows(0), batch.audio_start))
+        )
         for rate, second, _ in schedule:
             (a, a_len), (b, b_len) = reference.norm(t.z), reference.norm(x.z)
             g = (softmax(b @ a.T / c.temperature, axis=1).view(kind) - np.eye(m)) / (m * c.temperature)
@@ -104,13 +106,20 @@ def by_gram(batch: ProbeBatch, kind: type[Rounded], heads: bool = False) -> Batc
 
 def compare(batch: ProbeBatch, kind: type[Rounded], train: Callable[..., BatchResult]) -> dict[str, float]:
     """Against the definition: share of equal acc@3 decisions and ranks after all steps, and errors of the heads early on."""
-    early = dataclasses.replace(batch, config=dataclasses.replace(batch.config, steps=6), permutations=batch.permutations[:3],
-                                clips=None if batch.clips is None else batch.clips[:6])
+    early = dataclasses.replace(
+        batch,
+        config=dataclasses.replace(batch.config, steps=6),
+        permutations=batch.permutations[:3],
+        clips=None if batch.clips is None else batch.clips[:6],
+    )
     want, got = reference.train(batch), train(batch, kind)
     want6, got6 = reference.train(early, heads=True), train(early, kind, heads=True)
-    return {"decisions": float(np.mean((got.ranks <= 3) == (want.ranks <= 3))), "ranks": float(np.mean(got.ranks == want.ranks)),
-            "hits": float(abs(np.mean(got.ranks <= 3) - np.mean(want.ranks <= 3))),
-            "heads": max(cases.relative(np.asarray(getattr(got6, f)), getattr(want6, f)) for f in ("text_heads", "audio_heads"))}
+    return {
+        "decisions": float(np.mean((got.ranks <= 3) == (want.ranks <= 3))),
+        "ranks": float(np.mean(got.ranks == want.ranks)),
+        "hits": float(abs(np.mean(got.ranks <= 3) - np.mean(want.ranks <= 3))),
+        "heads": max(cases.relative(np.asarray(getattr(got6, f)), getattr(want6, f)) for f in ("text_heads", "audio_heads")),
+    }
 
 
 def main() -> None:
@@ -121,12 +130,18 @@ def main() -> None:
     parser.add_argument("--probes", type=int, default=12)
     given = parser.parse_args()
     if given.text:
-        batches = {f"{s}": prepare(given.text, given.audio, permutations=given.probes, splits=1, backend="reference",
-                                   probe=ProbeConfig(sampling=s)).batch(0, 0, 0, 0, given.probes) for s in ("clip", "centroid")}
+        batches = {
+            f"{s}": prepare(
+                given.text, given.audio, permutations=given.probes, splits=1, backend="reference", probe=ProbeConfig(sampling=s)
+            ).batch(0, 0, 0, 0, given.probes)
+            for s in ("clip", "centroid")
+        }
     else:
         shapes = {"A": ((144, 100, 1440, 144, 144), "centroid"), "B": ((144, 100, 1440, 144, 768), "clip")}
-        batches = {name: cases.make(*shape, probes=given.probes, steps=100, dim=64, sampling=sampling)
-                   for name, (shape, sampling) in shapes.items()}
+        batches = {
+            name: cases.make(*shape, probes=given.probes, steps=100, dim=64, sampling=sampling)
+            for name, (shape, sampling) in shapes.items()
+        }
     print("| batch | stepped | products | equal acc@3 decisions | equal ranks | difference of acc@3 | error of the heads after 6 steps |")
     print("| --- | --- | --- | --- | --- | --- | --- |")
     for name, batch in batches.items():
@@ -135,8 +150,11 @@ def main() -> None:
                 continue
             for label, (bits, nearest) in ROUNDINGS.items():
                 found = compare(batch, rounding(bits, nearest), train)
-                print(f"| {name} | {way} | {label} | {found['decisions']:.4%} | {found['ranks']:.2%} | {found['hits']:.5f} | "
-                      f"{found['heads']:.1e} |", flush=True)
+                print(
+                    f"| {name} | {way} | {label} | {found['decisions']:.4%} | {found['ranks']:.2%} | {found['hits']:.5f} | "
+                    f"{found['heads']:.1e} |",
+                    flush=True,
+                )
 
 
 if __name__ == "__main__":

@@ -22,17 +22,29 @@ def main() -> int:
     """Print seconds and peak memory; 1 when a limit is passed."""
     from fastprobe.report import write_report
     from support.simulated_run import write_run, write_summary
+
     with tempfile.TemporaryDirectory() as folder:
-        run = write_run(Path(folder) / "run", [f"text-{i}" for i in range(10)], [f"audio-{i}" for i in range(10)], 10_000, splits=5,
-                        n_classes=144, clips=15, ks=(1, 3, 5, 10), effect=np.where(np.arange(100) % 3 == 0, 0.08, 0.0))
+        run = write_run(
+            Path(folder) / "run",
+            [f"text-{i}" for i in range(10)],
+            [f"audio-{i}" for i in range(10)],
+            10_000,
+            splits=5,
+            n_classes=144,
+            clips=15,
+            ks=(1, 3, 5, 10),
+            effect=np.where(np.arange(100) % 3 == 0, 0.08, 0.0),
+        )
         start = time.perf_counter()
         write_summary(run)
         summary = time.perf_counter() - start
         write_report([run])
         total = time.perf_counter() - start
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1 << 30 if sys.platform == "darwin" else 1 << 20)
-    print(f"summary {summary:.1f} s, report {total - summary:.1f} s, together {total:.1f} s (limit {LIMIT_SECONDS:g}); "
-          f"peak {peak:.2f} GiB (limit {LIMIT_GIB:g})")
+    print(
+        f"summary {summary:.1f} s, report {total - summary:.1f} s, together {total:.1f} s (limit {LIMIT_SECONDS:g}); "
+        f"peak {peak:.2f} GiB (limit {LIMIT_GIB:g})"
+    )
     return int(total > LIMIT_SECONDS or peak > LIMIT_GIB)
 
 

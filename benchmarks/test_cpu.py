@@ -18,17 +18,22 @@ from peers import PEERS
 from shapes import SHAPES
 
 METHODS = {m.name: m for m in PEERS}
-CASES = [(s, "adam-mini", m) for s in ("A", "B") for m in METHODS] \
-    + [(s, o, m) for s in SHAPES for o in ("adam-mini", "sgd", "adam") for m in ("cpp", "torch.bmm")
-       if (s, o) not in (("A", "adam-mini"), ("B", "adam-mini"))]
+CASES = [(s, "adam-mini", m) for s in ("A", "B") for m in METHODS] + [
+    (s, o, m)
+    for s in SHAPES
+    for o in ("adam-mini", "sgd", "adam")
+    for m in ("cpp", "torch.bmm")
+    if (s, o) not in (("A", "adam-mini"), ("B", "adam-mini"))
+]
 
 
 @pytest.mark.parametrize(("shape", "optimizer", "method"), CASES)
 def test_probe_steps(benchmark, shape, optimizer, method):
     shape, method = SHAPES[shape], METHODS[method]
     shape = method.on(shape)
-    config = ProbeConfig(dim=shape.dim, steps=4, sampling=shape.sampling, optimizer=method.optimizer or optimizer,
-                         precision=method.precision)
+    config = ProbeConfig(
+        dim=shape.dim, steps=4, sampling=shape.sampling, optimizer=method.optimizer or optimizer, precision=method.precision
+    )
     prepared = method.prepare(shape, config, method.probes or 16)
     check(prepared)
     benchmark.extra_info.update(flops=4 * shape.flops * prepared.batch.n_probes, probe_steps=4 * prepared.batch.n_probes)

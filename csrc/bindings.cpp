@@ -24,45 +24,45 @@ template <class T, int N>
 using Out = nb::ndarray<T, nb::ndim<N>, nb::c_contig, nb::device::cpu>;
 
 void require(bool fine, const char* message) {
-    if (!fine) throw std::invalid_argument(message);
+  if (!fine) throw std::invalid_argument(message);
 }
 
 void in_range(const In<int64_t, 1>& index, size_t limit, const char* message) {
-    for (size_t i = 0; i < index.shape(0); ++i)
-        require(index.data()[i] >= 0 && static_cast<size_t>(index.data()[i]) < limit, message);
+  for (size_t i = 0; i < index.shape(0); ++i)
+    require(index.data()[i] >= 0 && static_cast<size_t>(index.data()[i]) < limit, message);
 }
 
 const Kernels& find(const std::string& isa) {
-    for (auto k = supported_kernels(); *k; ++k)
-        if (isa == (*k)->name) return **k;
-    if (bf16_kernels() && isa == bf16_kernels()->name) return *bf16_kernels();
-    throw std::invalid_argument("this machine or this build has no instruction set '" + isa + "'");
+  for (auto k = supported_kernels(); *k; ++k)
+    if (isa == (*k)->name) return **k;
+  if (bf16_kernels() && isa == bf16_kernels()->name) return *bf16_kernels();
+  throw std::invalid_argument("this machine or this build has no instruction set '" + isa + "'");
 }
 
 std::vector<std::string> supported() {
-    std::vector<std::string> names;
-    for (auto k = supported_kernels(); *k; ++k) names.emplace_back((*k)->name);
-    return names;
+  std::vector<std::string> names;
+  for (auto k = supported_kernels(); *k; ++k) names.emplace_back((*k)->name);
+  return names;
 }
 
 std::vector<std::string> compiled() {
-    std::vector<std::string> names;
-    for (auto name = compiled_isas(); *name; ++name) names.emplace_back(*name);
-    return names;
+  std::vector<std::string> names;
+  for (auto name = compiled_isas(); *name; ++name) names.emplace_back(*name);
+  return names;
 }
 
 Optimizer optimizer_of(const std::string& name) {
-    if (name == "adam-mini") return Optimizer::adam_mini;
-    if (name == "sgd") return Optimizer::sgd;
-    if (name == "adam") return Optimizer::adam;
-    throw std::invalid_argument("unknown optimizer '" + name + "'");
+  if (name == "adam-mini") return Optimizer::adam_mini;
+  if (name == "sgd") return Optimizer::sgd;
+  if (name == "adam") return Optimizer::adam;
+  throw std::invalid_argument("unknown optimizer '" + name + "'");
 }
 
 Algebra algebra_of(const std::string& name) {
-    if (name == "auto") return Algebra::automatic;
-    if (name == "direct") return Algebra::direct;
-    if (name == "gram") return Algebra::gram;
-    throw std::invalid_argument("`algebra` must be auto, direct or gram; got '" + name + "'");
+  if (name == "auto") return Algebra::automatic;
+  if (name == "direct") return Algebra::direct;
+  if (name == "gram") return Algebra::gram;
+  throw std::invalid_argument("`algebra` must be auto, direct or gram; got '" + name + "'");
 }
 
 void train(In<float, 2> text, In<float, 2> audio, std::optional<In<float, 2>> centroids, In<int64_t, 1> train_classes,
@@ -71,75 +71,82 @@ void train(In<float, 2> text, In<float, 2> audio, std::optional<In<float, 2>> ce
            const std::string& optimizer, double temperature, double momentum, double weight_decay, bool symmetric,
            Out<double, 1> loss, Out<int32_t, 2> ranks, std::optional<Out<float, 3>> text_heads,
            std::optional<Out<float, 3>> audio_heads, const std::string& isa, int threads, const std::string& algebra) {
-    Batch b{};
-    b.classes = text.shape(0), b.text_width = text.shape(1);
-    b.clips = audio.shape(0), b.audio_width = audio.shape(1);
-    b.dim = text_start.shape(1), b.train = train_classes.shape(0), b.rows = rows, b.steps = rates.shape(0);
-    b.queries = queries.shape(0), b.probes = permutations.shape(0);
-    const size_t train = train_classes.shape(0), d = text_start.shape(1);
-    require(train > 0 && d > 0 && text.shape(1) > 0 && audio.shape(1) > 0, "empty inputs");
-    require(rows > 0 && rows % b.train == 0, "rows must be a multiple of the train classes");
-    require(permutations.shape(1) == text.shape(0), "permutations must have one column per class");
-    require(text_start.shape(0) == text.shape(1), "text_start must have one row per text feature");
-    require(audio_start.shape(0) == audio.shape(1) && audio_start.shape(1) == d, "audio_start has the wrong shape");
-    require(query_classes.shape(0) == queries.shape(0), "query_classes must match queries");
-    require(centroids.has_value() != clips.has_value(), "either centroids or clips");
-    if (centroids)
-        require(centroids->shape(0) == train && centroids->shape(1) == audio.shape(1) && b.rows == b.train,
-                "centroids must be one row per train class");
-    if (clips) {
-        require(clips->shape(0) == rates.shape(0) && static_cast<int64_t>(clips->shape(1)) == rows, "clips must be (steps, rows)");
-        in_range(In<int64_t, 1>(clips->data(), {clips->size()}, nb::handle()), audio.shape(0), "clips out of range");
-    }
-    in_range(train_classes, text.shape(0), "train_classes out of range");
-    in_range(queries, audio.shape(0), "queries out of range");
-    in_range(query_classes, text.shape(0), "query_classes out of range");
-    in_range(In<int64_t, 1>(permutations.data(), {permutations.size()}, nb::handle()), text.shape(0), "permutations out of range");
-    require(loss.shape(0) == permutations.shape(0), "loss must have one entry per probe");
-    require(ranks.shape(0) == permutations.shape(0) && ranks.shape(1) == queries.shape(0), "ranks must be (probes, queries)");
-    require(text_heads.has_value() == audio_heads.has_value(), "both heads or none");
-    if (text_heads) {
-        require(text_heads->shape(0) == permutations.shape(0) && text_heads->shape(1) == text.shape(1) &&
-                    text_heads->shape(2) == d, "text_heads has the wrong shape");
-        require(audio_heads->shape(0) == permutations.shape(0) && audio_heads->shape(1) == audio.shape(1) &&
-                    audio_heads->shape(2) == d, "audio_heads has the wrong shape");
-    }
-    b.text = text.data(), b.audio = audio.data();
-    b.centroids = centroids ? centroids->data() : nullptr;
-    b.step_clips = clips ? clips->data() : nullptr;
-    b.train_classes = train_classes.data(), b.permutations = permutations.data();
-    b.query_rows = queries.data(), b.query_classes = query_classes.data();
-    b.text_start = text_start.data(), b.audio_start = audio_start.data(), b.rates = rates.data();
-    b.optimizer = optimizer_of(optimizer), b.algebra = algebra_of(algebra);
-    b.temperature = temperature, b.momentum = momentum, b.weight_decay = weight_decay, b.symmetric = symmetric;
-    b.loss = loss.data(), b.ranks = ranks.data();
-    b.text_heads = text_heads ? text_heads->data() : nullptr;
-    b.audio_heads = audio_heads ? audio_heads->data() : nullptr;
-    const Kernels& kernels = find(isa);
-    nb::gil_scoped_release unlocked;
-    run(b, kernels, threads);
+  Batch b{};
+  b.classes = text.shape(0), b.text_width = text.shape(1);
+  b.clips = audio.shape(0), b.audio_width = audio.shape(1);
+  b.dim = text_start.shape(1), b.train = train_classes.shape(0), b.rows = rows, b.steps = rates.shape(0);
+  b.queries = queries.shape(0), b.probes = permutations.shape(0);
+  const size_t train = train_classes.shape(0), d = text_start.shape(1);
+  require(train > 0 && d > 0 && text.shape(1) > 0 && audio.shape(1) > 0, "empty inputs");
+  require(rows > 0 && rows % b.train == 0, "rows must be a multiple of the train classes");
+  require(permutations.shape(1) == text.shape(0), "permutations must have one column per class");
+  require(text_start.shape(0) == text.shape(1), "text_start must have one row per text feature");
+  require(audio_start.shape(0) == audio.shape(1) && audio_start.shape(1) == d, "audio_start has the wrong shape");
+  require(query_classes.shape(0) == queries.shape(0), "query_classes must match queries");
+  require(centroids.has_value() != clips.has_value(), "either centroids or clips");
+  if (centroids)
+    require(centroids->shape(0) == train && centroids->shape(1) == audio.shape(1) && b.rows == b.train,
+            "centroids must be one row per train class");
+  if (clips) {
+    require(clips->shape(0) == rates.shape(0) && static_cast<int64_t>(clips->shape(1)) == rows,
+            "clips must be (steps, rows)");
+    in_range(In<int64_t, 1>(clips->data(), {clips->size()}, nb::handle()), audio.shape(0), "clips out of range");
+  }
+  in_range(train_classes, text.shape(0), "train_classes out of range");
+  in_range(queries, audio.shape(0), "queries out of range");
+  in_range(query_classes, text.shape(0), "query_classes out of range");
+  in_range(In<int64_t, 1>(permutations.data(), {permutations.size()}, nb::handle()), text.shape(0),
+           "permutations out of range");
+  require(loss.shape(0) == permutations.shape(0), "loss must have one entry per probe");
+  require(ranks.shape(0) == permutations.shape(0) && ranks.shape(1) == queries.shape(0),
+          "ranks must be (probes, queries)");
+  require(text_heads.has_value() == audio_heads.has_value(), "both heads or none");
+  if (text_heads) {
+    require(text_heads->shape(0) == permutations.shape(0) && text_heads->shape(1) == text.shape(1) &&
+                text_heads->shape(2) == d,
+            "text_heads has the wrong shape");
+    require(audio_heads->shape(0) == permutations.shape(0) && audio_heads->shape(1) == audio.shape(1) &&
+                audio_heads->shape(2) == d,
+            "audio_heads has the wrong shape");
+  }
+  b.text = text.data(), b.audio = audio.data();
+  b.centroids = centroids ? centroids->data() : nullptr;
+  b.step_clips = clips ? clips->data() : nullptr;
+  b.train_classes = train_classes.data(), b.permutations = permutations.data();
+  b.query_rows = queries.data(), b.query_classes = query_classes.data();
+  b.text_start = text_start.data(), b.audio_start = audio_start.data(), b.rates = rates.data();
+  b.optimizer = optimizer_of(optimizer), b.algebra = algebra_of(algebra);
+  b.temperature = temperature, b.momentum = momentum, b.weight_decay = weight_decay, b.symmetric = symmetric;
+  b.loss = loss.data(), b.ranks = ranks.data();
+  b.text_heads = text_heads ? text_heads->data() : nullptr;
+  b.audio_heads = audio_heads ? audio_heads->data() : nullptr;
+  const Kernels& kernels = find(isa);
+  nb::gil_scoped_release unlocked;
+  run(b, kernels, threads);
 }
 
 void exp_of(In<float, 1> x, Out<float, 1> out, const std::string& isa) {
-    require(x.shape(0) == out.shape(0), "out must have the length of x");
-    find(isa).exp(x.data(), out.data(), static_cast<int64_t>(x.shape(0)));
+  require(x.shape(0) == out.shape(0), "out must have the length of x");
+  find(isa).exp(x.data(), out.data(), static_cast<int64_t>(x.shape(0)));
 }
 
 }  // namespace
 
 NB_MODULE(_cpp, m) {
-    m.doc() = "C++ trainer and rank counter; fastprobe.kernels.cpp_backend is its Python side.";
-    m.def("supported_isas", &supported, "Instruction sets this build can use on this machine, best first.");
-    m.def("bf16_isa", [] { return bf16_kernels() ? std::optional<std::string>(bf16_kernels()->name) : std::nullopt; },
-          "Instruction set with bfloat16 products, or None where this machine has none.");
-    m.def("max_threads", &max_threads, "Probes that OpenMP would train side by side.");
-    m.def("compiled_isas", &compiled, "Instruction sets in this build.");
-    m.def("train", &train, nb::kw_only(), nb::arg("text"), nb::arg("audio"), nb::arg("centroids").none(),
-          nb::arg("train_classes"), nb::arg("clips").none(), nb::arg("rows"), nb::arg("queries"), nb::arg("query_classes"),
-          nb::arg("permutations"), nb::arg("text_start"), nb::arg("audio_start"), nb::arg("rates"), nb::arg("optimizer"),
-          nb::arg("temperature"), nb::arg("momentum"), nb::arg("weight_decay"), nb::arg("symmetric"),
-          nb::arg("loss").noconvert(), nb::arg("ranks").noconvert(), nb::arg("text_heads").noconvert().none(),
-          nb::arg("audio_heads").noconvert().none(), nb::arg("isa"), nb::arg("threads") = 0, nb::arg("algebra") = "auto",
-          "Train and rank a batch of probes into `loss`, `ranks` and the heads; see csrc/probe.h for the shapes.");
-    m.def("exp", &exp_of, nb::arg("x"), nb::arg("out").noconvert(), nb::arg("isa"), "The softmax's exp, for its tests.");
+  m.doc() = "C++ trainer and rank counter; fastprobe.kernels.cpp_backend is its Python side.";
+  m.def("supported_isas", &supported, "Instruction sets this build can use on this machine, best first.");
+  m.def(
+      "bf16_isa", [] { return bf16_kernels() ? std::optional<std::string>(bf16_kernels()->name) : std::nullopt; },
+      "Instruction set with bfloat16 products, or None where this machine has none.");
+  m.def("max_threads", &max_threads, "Probes that OpenMP would train side by side.");
+  m.def("compiled_isas", &compiled, "Instruction sets in this build.");
+  m.def("train", &train, nb::kw_only(), nb::arg("text"), nb::arg("audio"), nb::arg("centroids").none(),
+        nb::arg("train_classes"), nb::arg("clips").none(), nb::arg("rows"), nb::arg("queries"),
+        nb::arg("query_classes"), nb::arg("permutations"), nb::arg("text_start"), nb::arg("audio_start"),
+        nb::arg("rates"), nb::arg("optimizer"), nb::arg("temperature"), nb::arg("momentum"), nb::arg("weight_decay"),
+        nb::arg("symmetric"), nb::arg("loss").noconvert(), nb::arg("ranks").noconvert(),
+        nb::arg("text_heads").noconvert().none(), nb::arg("audio_heads").noconvert().none(), nb::arg("isa"),
+        nb::arg("threads") = 0, nb::arg("algebra") = "auto",
+        "Train and rank a batch of probes into `loss`, `ranks` and the heads; see csrc/probe.h for the shapes.");
+  m.def("exp", &exp_of, nb::arg("x"), nb::arg("out").noconvert(), nb::arg("isa"), "The softmax's exp, for its tests.");
 }

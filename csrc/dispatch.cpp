@@ -10,10 +10,10 @@
 
 namespace fastprobe {
 
-#define FP_DECLARE(isa)                 \
-    namespace isa {                     \
-    extern const Kernels kernels;       \
-    }
+#define FP_DECLARE(isa)         \
+  namespace isa {               \
+  extern const Kernels kernels; \
+  }
 #if defined(__x86_64__)
 FP_DECLARE(avx512bf16)
 FP_DECLARE(avx512)
@@ -27,107 +27,107 @@ FP_DECLARE(baseline)
 
 #if defined(__x86_64__)
 static bool has_avx512() {
-    return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-           __builtin_cpu_supports("avx512vl");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 #endif
 
 const char* const* compiled_isas() {
 #if defined(__x86_64__)
-    static const char* const names[] = {"avx512", "avx2", "baseline", nullptr};
+  static const char* const names[] = {"avx512", "avx2", "baseline", nullptr};
 #elif defined(__aarch64__)
-    static const char* const names[] = {"neon", nullptr};
+  static const char* const names[] = {"neon", nullptr};
 #else
-    static const char* const names[] = {"baseline", nullptr};
+  static const char* const names[] = {"baseline", nullptr};
 #endif
-    return names;
+  return names;
 }
 
 const Kernels* bf16_kernels() {
 #if defined(__x86_64__)
-    __builtin_cpu_init();
-    if (has_avx512() && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::kernels;
+  __builtin_cpu_init();
+  if (has_avx512() && __builtin_cpu_supports("avx512bf16")) return &avx512bf16::kernels;
 #endif
-    return nullptr;
+  return nullptr;
 }
 
 const Kernels* const* supported_kernels() {
-    struct List {
-        const Kernels* found[4] = {};
-        List() {
-            int n = 0;
+  struct List {
+    const Kernels* found[4] = {};
+    List() {
+      int n = 0;
 #if defined(__x86_64__)
-            __builtin_cpu_init();
-            if (has_avx512()) found[n++] = &avx512::kernels;
-            if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &avx2::kernels;
-            found[n++] = &baseline::kernels;
+      __builtin_cpu_init();
+      if (has_avx512()) found[n++] = &avx512::kernels;
+      if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) found[n++] = &avx2::kernels;
+      found[n++] = &baseline::kernels;
 #elif defined(__aarch64__)
-            found[n++] = &neon::kernels;
+      found[n++] = &neon::kernels;
 #else
-            found[n++] = &baseline::kernels;
+      found[n++] = &baseline::kernels;
 #endif
-        }
-    };
-    static const List list;
-    return list.found;
+    }
+  };
+  static const List list;
+  return list.found;
 }
 
 namespace {
 
 struct Aligned {
-    float* p;
-    explicit Aligned(size_t floats) {
-        void* memory = nullptr;
-        if (posix_memalign(&memory, 64, (floats + 16) * sizeof(float))) memory = nullptr;
-        p = static_cast<float*>(memory);
+  float* p;
+  explicit Aligned(size_t floats) {
+    void* memory = nullptr;
+    if (posix_memalign(&memory, 64, (floats + 16) * sizeof(float))) memory = nullptr;
+    p = static_cast<float*>(memory);
 #ifdef FASTPROBE_POISON
-        for (size_t i = 0; p && i < floats + 16; ++i) p[i] = __builtin_nanf("");
+    for (size_t i = 0; p && i < floats + 16; ++i) p[i] = __builtin_nanf("");
 #endif
-    }
-    ~Aligned() { free(p); }
-    Aligned(const Aligned&) = delete;
-    Aligned& operator=(const Aligned&) = delete;
+  }
+  ~Aligned() { free(p); }
+  Aligned(const Aligned&) = delete;
+  Aligned& operator=(const Aligned&) = delete;
 };
 
 }  // namespace
 
 int max_threads() {
 #ifdef _OPENMP
-    return omp_get_max_threads();
+  return omp_get_max_threads();
 #else
-    return 1;
+  return 1;
 #endif
 }
 
 void run(const Batch& batch, const Kernels& kernels, int threads) {
-    const size_t scratch_size = kernels.scratch(batch);
-    Aligned shared(kernels.shared(batch));
-    if (!shared.p) throw std::bad_alloc();
-    {
-        Aligned scratch(scratch_size);
-        if (!scratch.p) throw std::bad_alloc();
-        kernels.prepare(batch, shared.p, scratch.p);
-    }
-    bool starved = false;
-    const auto work = [&] {
-        Aligned scratch(scratch_size);
-        if (!scratch.p) {
+  const size_t scratch_size = kernels.scratch(batch);
+  Aligned shared(kernels.shared(batch));
+  if (!shared.p) throw std::bad_alloc();
+  {
+    Aligned scratch(scratch_size);
+    if (!scratch.p) throw std::bad_alloc();
+    kernels.prepare(batch, shared.p, scratch.p);
+  }
+  bool starved = false;
+  const auto work = [&] {
+    Aligned scratch(scratch_size);
+    if (!scratch.p) {
 #pragma omp atomic write
-            starved = true;
-        }
-        // A thread without memory still takes its turns, so that the others are not waited for in vain.
-#pragma omp for schedule(dynamic, 1)
-        for (int64_t p = 0; p < batch.probes; ++p)
-            if (scratch.p) kernels.probe(batch, p, shared.p, scratch.p);
-    };
-    if (threads > 0) {
-#pragma omp parallel num_threads(threads)
-        work();
-    } else {
-#pragma omp parallel
-        work();
+      starved = true;
     }
-    if (starved) throw std::bad_alloc();
+    // A thread without memory still takes its turns, so that the others are not waited for in vain.
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t p = 0; p < batch.probes; ++p)
+      if (scratch.p) kernels.probe(batch, p, shared.p, scratch.p);
+  };
+  if (threads > 0) {
+#pragma omp parallel num_threads(threads)
+    work();
+  } else {
+#pragma omp parallel
+    work();
+  }
+  if (starved) throw std::bad_alloc();
 }
 
 }  // namespace fastprobe

@@ -18,46 +18,46 @@ enum class Optimizer { adam_mini, sgd, adam };
 enum class Algebra { automatic, direct, gram };
 
 struct Batch {
-    // Shapes.
-    int64_t classes, text_width, clips, audio_width, dim, train, rows, steps, queries, probes;
-    // Inputs.
-    const float* text;             // (C, text_width)
-    const float* audio;            // (N, audio_width)
-    const float* centroids;        // (m, audio_width), or null under clip sampling
-    const int64_t* train_classes;  // (m)
-    const int64_t* step_clips;     // (steps, n) rows of `audio`, or null under centroid sampling
-    const int64_t* query_rows;     // (Q) rows of `audio`
-    const int64_t* query_classes;  // (Q)
-    const int64_t* permutations;   // (P, C): class c of probe p has text row permutations[p, c]
-    const float* text_start;       // (text_width, d)
-    const float* audio_start;      // (audio_width, d)
-    const double* rates;           // (steps) learning rates
-    // Arithmetic.
-    Optimizer optimizer;
-    double temperature, momentum, weight_decay;
-    bool symmetric;
-    Algebra algebra;
-    // Outputs.
-    double* loss;        // (P)
-    int32_t* ranks;      // (P, Q)
-    float* text_heads;   // (P, text_width, d) or null
-    float* audio_heads;  // (P, audio_width, d) or null
+  // Shapes.
+  int64_t classes, text_width, clips, audio_width, dim, train, rows, steps, queries, probes;
+  // Inputs.
+  const float* text;             // (C, text_width)
+  const float* audio;            // (N, audio_width)
+  const float* centroids;        // (m, audio_width), or null under clip sampling
+  const int64_t* train_classes;  // (m)
+  const int64_t* step_clips;     // (steps, n) rows of `audio`, or null under centroid sampling
+  const int64_t* query_rows;     // (Q) rows of `audio`
+  const int64_t* query_classes;  // (Q)
+  const int64_t* permutations;   // (P, C): class c of probe p has text row permutations[p, c]
+  const float* text_start;       // (text_width, d)
+  const float* audio_start;      // (audio_width, d)
+  const double* rates;           // (steps) learning rates
+  // Arithmetic.
+  Optimizer optimizer;
+  double temperature, momentum, weight_decay;
+  bool symmetric;
+  Algebra algebra;
+  // Outputs.
+  double* loss;        // (P)
+  int32_t* ranks;      // (P, Q)
+  float* text_heads;   // (P, text_width, d) or null
+  float* audio_heads;  // (P, audio_width, d) or null
 };
 
 // One instruction set's code. The same source is compiled once for each; on one of them the bits of a probe depend on
 // nothing but its own inputs.
 struct Kernels {
-    const char* name;
-    // Floats of scratch memory one probe needs, and of the part that all probes of a batch share.
-    size_t (*scratch)(const Batch&);
-    size_t (*shared)(const Batch&);
-    // What all probes of a batch share, computed once: the clips of all steps, or the centroids and their Gram matrix.
-    void (*prepare)(const Batch&, float* shared, float* scratch);
-    // Train probe p and rank its queries. `scratch` and `shared` are aligned to 64 bytes.
-    void (*probe)(const Batch&, int64_t p, const float* shared, float* scratch);
-    // out_i = exp(x_i) for x_i <= 0 as the softmax computes it: relative error at most 2.5e-7 above -86, and
-    // exp(-86) below.
-    void (*exp)(const float* x, float* out, int64_t n);
+  const char* name;
+  // Floats of scratch memory one probe needs, and of the part that all probes of a batch share.
+  size_t (*scratch)(const Batch&);
+  size_t (*shared)(const Batch&);
+  // What all probes of a batch share, computed once: the clips of all steps, or the centroids and their Gram matrix.
+  void (*prepare)(const Batch&, float* shared, float* scratch);
+  // Train probe p and rank its queries. `scratch` and `shared` are aligned to 64 bytes.
+  void (*probe)(const Batch&, int64_t p, const float* shared, float* scratch);
+  // out_i = exp(x_i) for x_i <= 0 as the softmax computes it: relative error at most 2.5e-7 above -86, and
+  // exp(-86) below.
+  void (*exp)(const float* x, float* out, int64_t n);
 };
 
 // What this build holds for this machine, best first; null-terminated.

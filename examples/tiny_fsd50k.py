@@ -55,9 +55,7 @@ def main(folder: Path, clips: int = 4, seconds: float = 1.0) -> None:
                 for _ in range(clips):
                     number += 1
                     labels = ",".join([leaf, *ancestors])
-                    writer.writerow(
-                        [number, labels, ",".join("/m/x" for _ in labels.split(","))] + (["train"] if part == "dev" else [])
-                    )
+                    writer.writerow([number, labels, ",".join("/m/x" for _ in labels.split(","))] + (["train"] if part == "dev" else []))
                     soundfile.write(folder / f"FSD50K.{part}_audio" / f"{number}.wav", sound(kind, number, seconds), RATE)
     # Two sounds at once: this clip carries two leaf labels, and is left out unless asked for.
     with open(truth / "eval.csv", "a", newline="") as file:

@@ -1,8 +1,8 @@
 """fastprobe: millions of small contrastive linear probes, trained as one job, with p-values that hold up.
 
-    import fastprobe as fp
-    result = fp.permutation_test("text.npz", "audio.npz", permutations=1000)
-    result.statistic, result.pvalue, result.confidence_interval()
+import fastprobe as fp
+result = fp.permutation_test("text.npz", "audio.npz", permutations=1000)
+result.statistic, result.pvalue, result.confidence_interval()
 """
 
 from __future__ import annotations
@@ -14,22 +14,63 @@ __version__ = "0.1.0"
 
 # Names are imported on first use, so that `import fastprobe` and `fastprobe --help` stay instant.
 _NAMES = {
-    "EmbeddingTable": "tables.embeddings", "ProbeConfig": "protocol.config", "ContrastiveProbe": "retrieval.probe",
-    "permutation_test": "runs.run", "PermutationTestResult": "statistics.significance", "ResultStore": "runs.store",
-    "InputError": "errors", "BackendUnavailableError": "errors", "StoreError": "errors",
+    "EmbeddingTable": "tables.embeddings",
+    "ProbeConfig": "protocol.config",
+    "ContrastiveProbe": "retrieval.probe",
+    "permutation_test": "runs.run",
+    "PermutationTestResult": "statistics.significance",
+    "ResultStore": "runs.store",
+    "InputError": "errors",
+    "BackendUnavailableError": "errors",
+    "StoreError": "errors",
     "available_backends": "kernels",
 }
 # Modules that version 1 offered as attributes, and where they are now.
 _MODULES = {
-    **{name: name for name in ("cli", "errors", "extract", "kernels", "protocol", "randomness", "report", "retrieval", "runs",
-                               "statistics", "storage", "tables")},
-    "metrics": "protocol.metrics", "plan": "protocol.plan", "config": "protocol.config", "compression": "protocol.features",
-    "run": "runs.run", "store": "runs.store", "engines": "runs.engines", "significance": "statistics.significance",
-    "probe": "retrieval.probe", "embeddings": "tables.embeddings", "simulate": "tables.simulate",
+    **{
+        name: name
+        for name in (
+            "cli",
+            "errors",
+            "extract",
+            "kernels",
+            "protocol",
+            "randomness",
+            "report",
+            "retrieval",
+            "runs",
+            "statistics",
+            "storage",
+            "tables",
+        )
+    },
+    "metrics": "protocol.metrics",
+    "plan": "protocol.plan",
+    "config": "protocol.config",
+    "compression": "protocol.features",
+    "run": "runs.run",
+    "store": "runs.store",
+    "engines": "runs.engines",
+    "significance": "statistics.significance",
+    "probe": "retrieval.probe",
+    "embeddings": "tables.embeddings",
+    "simulate": "tables.simulate",
 }
 
-__all__ = ["BackendUnavailableError", "ContrastiveProbe", "EmbeddingTable", "InputError", "PermutationTestResult", "ProbeConfig",
-           "ResultStore", "StoreError", "__version__", "available_backends", "kernels", "permutation_test"]
+__all__ = [
+    "BackendUnavailableError",
+    "ContrastiveProbe",
+    "EmbeddingTable",
+    "InputError",
+    "PermutationTestResult",
+    "ProbeConfig",
+    "ResultStore",
+    "StoreError",
+    "__version__",
+    "available_backends",
+    "kernels",
+    "permutation_test",
+]
 
 if TYPE_CHECKING:
     from . import kernels

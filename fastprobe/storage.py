@@ -176,8 +176,10 @@ class Folder:
 
 
 def _cannot_write(path: object, error: OSError) -> StoreError:
-    return StoreError(f"{path}: cannot be written: {error.strerror or error}. Everything stored before is kept; free "
-                      "space or choose another `out`, then continue with `--resume`.")
+    return StoreError(
+        f"{path}: cannot be written: {error.strerror or error}. Everything stored before is kept; free "
+        "space or choose another `out`, then continue with `--resume`."
+    )
 
 
 class RemoteFolder:
@@ -287,17 +289,21 @@ class RemoteFolder:
                 self.remove(f"{below}/{name}" if below else name)
 
     def _refused(self, name: str, error: Exception) -> StoreError:
-        return StoreError(f"{self.url}/{name}: cannot be written: {type(error).__name__}: {error}. Everything stored before "
-                          "is kept; continue with `--resume` when the store answers again.")
+        return StoreError(
+            f"{self.url}/{name}: cannot be written: {type(error).__name__}: {error}. Everything stored before "
+            "is kept; continue with `--resume` when the store answers again."
+        )
 
 
 def _connect(url: str) -> tuple[Any, str]:
     import fsspec
+
     try:
         return fsspec.core.url_to_fs(url)
     except ImportError as error:
-        raise InputError(f"{url}: needs a filesystem package: {str(error).rstrip('.')}. Install it (s3fs for s3://, "
-                         "gcsfs for gs://, adlfs for az://).") from None
+        raise InputError(
+            f"{url}: needs a filesystem package: {str(error).rstrip('.')}. Install it (s3fs for s3://, gcsfs for gs://, adlfs for az://)."
+        ) from None
     except Exception as error:
         raise InputError(f"{url}: cannot be opened: {type(error).__name__}: {error}.") from None
 

@@ -15,8 +15,15 @@ import fastprobe
 ROOT = Path(fastprobe.__file__).parent
 # From the ground up. Wings on one line may not import each other.
 ORDER = [
-    {"errors"}, {"randomness", "statistics", "storage"}, {"tables"}, {"extract", "protocol"}, {"kernels"}, {"runs", "retrieval"},
-    {"report"}, {"cli"}, {"__main__"},
+    {"errors"},
+    {"randomness", "statistics", "storage"},
+    {"tables"},
+    {"extract", "protocol"},
+    {"kernels"},
+    {"runs", "retrieval"},
+    {"report"},
+    {"cli"},
+    {"__main__"},
 ]
 LEVEL = {name: i for i, names in enumerate(ORDER) for name in names}
 # What else a wing may import, beyond "everything below it".
@@ -32,9 +39,9 @@ def imports(path: Path):
         if id(node) in for_types:
             continue
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = inside[:len(inside) - node.level + 1]
+            base = inside[: len(inside) - node.level + 1]
             full = [*base, *(node.module.split(".") if node.module else [])]
-            for target in ([full] if full else [[alias.name] for alias in node.names]):
+            for target in [full] if full else [[alias.name] for alias in node.names]:
                 yield target[0]
         elif isinstance(node, ast.ImportFrom) and (node.module or "").startswith("fastprobe."):
             yield node.module.split(".")[1]
@@ -58,7 +65,7 @@ def modules_below(path, inside):
     tree = ast.parse(path.read_text())
     for node in tree.body:
         if isinstance(node, ast.ImportFrom) and node.level:
-            base = inside[:len(inside) - node.level + 1]
+            base = inside[: len(inside) - node.level + 1]
             full = [*base, *(node.module.split(".") if node.module else [])]
             yield ".".join(full)
             yield from (".".join([*full, alias.name]) for alias in node.names)
@@ -80,18 +87,22 @@ def test_the_folder_list_is_a_table_of_contents():
 
 
 def test_the_core_stays_light():
-    code = ("import sys, fastprobe.runs.run, fastprobe.retrieval.probe\n"
-            "heavy = {'transformers', 'ray', 'matplotlib', 'soundfile', 'torch', 'pandas', 'statsmodels'}\n"
-            "print(sorted(heavy & set(sys.modules)))")
+    code = (
+        "import sys, fastprobe.runs.run, fastprobe.retrieval.probe\n"
+        "heavy = {'transformers', 'ray', 'matplotlib', 'soundfile', 'torch', 'pandas', 'statsmodels'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
 def test_a_run_on_the_cpu_does_without_torch(tmp_path):
     """Its import takes seconds and half a gigabyte; where no GPU driver is, nothing of a run needs it."""
-    code = ("import sys\nfrom fastprobe import kernels, permutation_test\nfrom fastprobe.tables.simulate import simulate_pair\n"
-            "text, audio = simulate_pair([f'class {i}' for i in range(9)], alignment=1.0, clips=2, text_width=5, audio_width=4)\n"
-            f"permutation_test(text, audio, permutations=3, splits=2, backend='cpp', out={str(tmp_path / 'run')!r})\n"
-            "print('torch' in sys.modules)\nkernels.select_backend('auto')\nprint('torch' in sys.modules, kernels._gpu_driver())")
+    code = (
+        "import sys\nfrom fastprobe import kernels, permutation_test\nfrom fastprobe.tables.simulate import simulate_pair\n"
+        "text, audio = simulate_pair([f'class {i}' for i in range(9)], alignment=1.0, clips=2, text_width=5, audio_width=4)\n"
+        f"permutation_test(text, audio, permutations=3, splits=2, backend='cpp', out={str(tmp_path / 'run')!r})\n"
+        "print('torch' in sys.modules)\nkernels.select_backend('auto')\nprint('torch' in sys.modules, kernels._gpu_driver())"
+    )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     after_run, (after_auto, driver) = run.stdout.split()[0], run.stdout.split()[1:]
     assert after_run == "False" and after_auto == driver

@@ -133,6 +133,7 @@ def test_urls_and_paths():
 
 def _installed(name):
     import importlib.util
+
     return importlib.util.find_spec(name) is not None
 
 

@@ -21,9 +21,14 @@ from . import runs as cli_runs
 from .embed import app as _embed
 from .options import choice, plain
 
-app = typer.Typer(name="fastprobe", no_args_is_help=True, pretty_exceptions_enable=False, add_completion=False,
-                  context_settings={"help_option_names": ["-h", "--help"]},
-                  help="Millions of small contrastive linear probes, trained as one job, with p-values that hold up.")
+app = typer.Typer(
+    name="fastprobe",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    add_completion=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Millions of small contrastive linear probes, trained as one job, with p-values that hold up.",
+)
 
 
 app.add_typer(_embed, name="embed")
@@ -67,8 +72,12 @@ ProbeOptions = {
 }
 
 
-_Control = Annotated[Control, typer.Option(help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts "
-                                                 "of a probe trained once, or Gaussian texts.")]
+_Control = Annotated[
+    Control,
+    typer.Option(
+        help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts of a probe trained once, or Gaussian texts."
+    ),
+]
 _Groups = Annotated[str | None, typer.Option(help="For permute-within: CSV with a column label, or fsd50k.")]
 _Within = Annotated[str | None, typer.Option(help="For permute-within: the column to stay within.")]
 _Stop = Annotated[str | None, typer.Option(help="End early: besag-clifford:h=10 or anytime:alpha=0.05.")]
@@ -77,10 +86,15 @@ _Stop = Annotated[str | None, typer.Option(help="End early: besag-clifford:h=10 
 def with_probe_options(command):
     """Add an option for every field of ProbeConfig to a command that takes `probe_fields`."""
     hints = typing.get_type_hints(command, include_extras=True)
-    kept = [inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default, annotation=hints[p.name])
-            for p in inspect.signature(command).parameters.values() if p.name != "probe_fields"]
-    added = [inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=getattr(_config.ProbeConfig, n), annotation=a)
-             for n, a in ProbeOptions.items()]
+    kept = [
+        inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default, annotation=hints[p.name])
+        for p in inspect.signature(command).parameters.values()
+        if p.name != "probe_fields"
+    ]
+    added = [
+        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=getattr(_config.ProbeConfig, n), annotation=a)
+        for n, a in ProbeOptions.items()
+    ]
 
     @functools.wraps(command)
     def wrapped(**kwargs: Any):
@@ -130,11 +144,9 @@ def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
 def run(
     ctx: typer.Context,
     *,
-    text: Annotated[list[str] | None, typer.Option(
-        help="Text table (.npz, .safetensors, .parquet), a file or a URL; repeatable.")] = None,
+    text: Annotated[list[str] | None, typer.Option(help="Text table (.npz, .safetensors, .parquet), a file or a URL; repeatable.")] = None,
     audio: Annotated[list[str] | None, typer.Option(help="Audio table; repeatable: all pairs are tested.")] = None,
-    out: Annotated[str | None, typer.Option(help="Run directory, or its URL (s3://, gs://, ...).",
-                                            show_default="runs/DATE-TIME")] = None,
+    out: Annotated[str | None, typer.Option(help="Run directory, or its URL (s3://, gs://, ...).", show_default="runs/DATE-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with the names of these options; the shell wins.")] = None,
     permutations: Annotated[int, typer.Option(help="Controls: text rows permuted, probe trained again.")] = 1000,
@@ -151,14 +163,18 @@ def run(
     backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     engine: Annotated[Engine, typer.Option(help="Who executes: this machine, or a Ray cluster.", rich_help_panel=_SCALE)] = "local",
-    address: Annotated[str | None, typer.Option(help="Of a running Ray cluster: auto, HOST:PORT, ray://HOST:PORT.",
-                                                rich_help_panel=_SCALE)] = None,
-    devices: Annotated[str | None, typer.Option(help="GPUs of this machine, a process each: 0,1.", rich_help_panel=_SCALE,
-                                                show_default="all")] = None,
-    shard: Annotated[str | None, typer.Option(help="Only part I of N, as 3/10; `merge` joins them.", metavar="I/N",
-                                              rich_help_panel=_SCALE)] = None,
-    log_json: Annotated[str | None, typer.Option(help="JSON lines about the run to FILE, or - for stderr.", metavar="FILE",
-                                                 rich_help_panel=_SCALE)] = None,
+    address: Annotated[
+        str | None, typer.Option(help="Of a running Ray cluster: auto, HOST:PORT, ray://HOST:PORT.", rich_help_panel=_SCALE)
+    ] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="GPUs of this machine, a process each: 0,1.", rich_help_panel=_SCALE, show_default="all")
+    ] = None,
+    shard: Annotated[
+        str | None, typer.Option(help="Only part I of N, as 3/10; `merge` joins them.", metavar="I/N", rich_help_panel=_SCALE)
+    ] = None,
+    log_json: Annotated[
+        str | None, typer.Option(help="JSON lines about the run to FILE, or - for stderr.", metavar="FILE", rich_help_panel=_SCALE)
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     retrieval: Annotated[Retrieval, typer.Option(help="What serves the stored top-k lists; ranks are the backend's.")] = "fused",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -166,12 +182,33 @@ def run(
 ) -> None:
     """Test all pairs of text and audio tables: a p-value each, with its evidence in a run directory."""
     given = {
-        "text": text, "audio": audio, "out": out, "permutations": permutations, "splits": splits, "seeds": seeds,
-        "train_fraction": train_fraction, "k": k, "statistic": statistic, "classes": plain(classes),
-        "control": plain(control), "groups": groups, "within": within, "stop": stop,
-        "backend": plain(backend), "device": device, "seed": seed, "retrieval": plain(retrieval),
-        "engine": plain(engine), "address": address,
-        "devices": devices, "shard": shard, "log_json": log_json, "resume": resume, "quiet": quiet, **probe_fields}
+        "text": text,
+        "audio": audio,
+        "out": out,
+        "permutations": permutations,
+        "splits": splits,
+        "seeds": seeds,
+        "train_fraction": train_fraction,
+        "k": k,
+        "statistic": statistic,
+        "classes": plain(classes),
+        "control": plain(control),
+        "groups": groups,
+        "within": within,
+        "stop": stop,
+        "backend": plain(backend),
+        "device": device,
+        "seed": seed,
+        "retrieval": plain(retrieval),
+        "engine": plain(engine),
+        "address": address,
+        "devices": devices,
+        "shard": shard,
+        "log_json": log_json,
+        "resume": resume,
+        "quiet": quiet,
+        **probe_fields,
+    }
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
             if ctx.get_parameter_source(name).name != "COMMANDLINE":
@@ -211,16 +248,25 @@ def demo(
 ) -> None:
     """Try the whole job on simulated embeddings: one pair with a weak planted alignment, one with none."""
     from ..tables.simulate import fsd50k_leaf_names, simulate_pair
+
     names = fsd50k_leaf_names()
-    typer.echo(f"SIMULATED embeddings over the names of {len(names)} FSD50K classes: in 'planted' the sounds follow the texts "
-               "weakly, in 'null' not at all. No model and no recording is involved.\n", err=True)
+    typer.echo(
+        f"SIMULATED embeddings over the names of {len(names)} FSD50K classes: in 'planted' the sounds follow the texts "
+        "weakly, in 'null' not at all. No model and no recording is involved.\n",
+        err=True,
+    )
     text, planted = simulate_pair(names, alignment=0.5, seed=seed, number=0)
     null = simulate_pair(names, alignment=0.0, seed=seed, number=2)[1]
     for table, name in ((text, "simulated"), (planted, "planted"), (null, "null")):
         table.meta["name"] = name
     out = out or Path(time.strftime("runs/demo-%Y%m%d-%H%M%S"))
-    cli_runs.carry_out({"text": [text], "audio": [planted, null], "permutations": permutations, "splits": splits,
-                        "backend": plain(backend), "seed": seed}, _config.ProbeConfig(), str(out), resume=resume, quiet=quiet)
+    cli_runs.carry_out(
+        {"text": [text], "audio": [planted, null], "permutations": permutations, "splits": splits, "backend": plain(backend), "seed": seed},
+        _config.ProbeConfig(),
+        str(out),
+        resume=resume,
+        quiet=quiet,
+    )
 
 
 for _command in (cli_runs.status, cli_runs.merge, cli_runs.verify):
@@ -234,8 +280,9 @@ def fit(
     text: Annotated[str, typer.Option(help="Text table, a file or a URL.")],
     audio: Annotated[str, typer.Option(help="Audio table.")],
     out: Annotated[str, typer.Option(help="The probe, a .safetensors file.")],
-    train_fraction: Annotated[float | None, typer.Option(
-        help="Hold out the other classes and print acc@k on them; by default all are trained on.")] = None,
+    train_fraction: Annotated[
+        float | None, typer.Option(help="Hold out the other classes and print acc@k on them; by default all are trained on.")
+    ] = None,
     k: Annotated[int, typer.Option(help="For acc@k.")] = 3,
     backend: Annotated[Backend, typer.Option(help="What trains the probe.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
@@ -247,6 +294,7 @@ def fit(
     from ..protocol.plan import split_classes
     from ..retrieval.probe import ContrastiveProbe, check_probe_file
     from ..tables.embeddings import EmbeddingTable
+
     check_probe_file(out)
     texts = EmbeddingTable.load(text)
     names = sorted(set(texts.labels.tolist()))
@@ -258,8 +306,9 @@ def fit(
     probe.fit(texts, audio, classes=train)
     probe.save(out)
     which = "unseen classes" if train else "the classes it was trained on"
-    typer.echo(f"{out}: trained on {len(probe.train_classes_)} classes with {probe.meta['backend']}; "
-               f"acc@{k} {probe.score(k):.3f} on {which}")
+    typer.echo(
+        f"{out}: trained on {len(probe.train_classes_)} classes with {probe.meta['backend']}; acc@{k} {probe.score(k):.3f} on {which}"
+    )
 
 
 app.command()(cli_query.query)
@@ -281,8 +330,9 @@ def plan(
     groups: _Groups = None,
     within: _Within = None,
     stop: _Stop = None,
-    effect: Annotated[float | None, typer.Option(help="Expected gain over the control, for the power.",
-                                                 show_default="twice the null's sd")] = None,
+    effect: Annotated[
+        float | None, typer.Option(help="Expected gain over the control, for the power.", show_default="twice the null's sd")
+    ] = None,
     alpha: Annotated[float, typer.Option(help="Level of the test.")] = 0.05,
     seconds: Annotated[float, typer.Option(help="Time to spend on the calibration.")] = 5.0,
     backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
@@ -294,13 +344,29 @@ def plan(
     """What a run can show, how long it takes here, what it needs: measured in a few seconds, nothing stored."""
     from ..runs import forecast as planning
     from ..runs import run as _run
-    experiment = _run.prepare(text, audio, probe=_config.ProbeConfig(**probe_fields), permutations=permutations, splits=splits,
-                              seeds=seeds, train_fraction=train_fraction, statistic=statistic, classes=plain(classes),
-                              control=plain(control), groups=groups, within=within, stop=stop, backend=plain(backend),
-                              device=device, seed=seed)
+
+    experiment = _run.prepare(
+        text,
+        audio,
+        probe=_config.ProbeConfig(**probe_fields),
+        permutations=permutations,
+        splits=splits,
+        seeds=seeds,
+        train_fraction=train_fraction,
+        statistic=statistic,
+        classes=plain(classes),
+        control=plain(control),
+        groups=groups,
+        within=within,
+        stop=stop,
+        backend=plain(backend),
+        device=device,
+        seed=seed,
+    )
     found = planning.plan_run(experiment, effect, alpha, seconds)
     if as_json:
         from ..runs.manifest import to_json
+
         typer.echo(to_json(found.to_dict()), nl=False)
         return
     for line in planning.describe(found):
@@ -315,6 +381,7 @@ def report(
 ) -> None:
     """One page that answers in a sentence per pair, with figures (SVG, PDF) and tables (CSV, LaTeX) beside it."""
     from ..report import write_report
+
     typer.echo(str(write_report(runs, out, categories)))
 
 
@@ -327,6 +394,7 @@ def bench(
 ) -> None:
     """What this machine trains per second: every backend beside a large torch.mm, interleaved, after a check."""
     from ..kernels.bench import main as measure
+
     typer.echo(measure(tuple(shape or ("A", "B")), tuple(plain(o) for o in optimizer or ("adam-mini",)), rounds, as_json))
 
 
@@ -334,6 +402,7 @@ def bench(
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False) -> None:
     """What this machine has, what fastprobe uses of it, and what would help."""
     from .doctor import examine
+
     found = examine()
     if as_json:
         typer.echo(json.dumps(found, indent=2))
@@ -342,10 +411,20 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines to
         typer.echo(f"  {name:<16} {number or '-':<14} {found['purposes'].get(name, '')}".rstrip())
     typer.echo("devices: " + ", ".join(found["devices"]))
     faiss = found["faiss"]
-    typer.echo("faiss: " + (f"{faiss['version']} ({', '.join(faiss['packages']) or 'built by hand'}), "
-                            + (f"uses {faiss['gpus']} GPUs" if faiss["gpu_build"] else "CPU build") if faiss["version"] else "none"))
-    typer.echo("backends: " + ", ".join(n + ("" if why is None else " (no)") for n, why in found["backends"].items())
-               + f"; auto takes {found['auto']}")
+    typer.echo(
+        "faiss: "
+        + (
+            f"{faiss['version']} ({', '.join(faiss['packages']) or 'built by hand'}), "
+            + (f"uses {faiss['gpus']} GPUs" if faiss["gpu_build"] else "CPU build")
+            if faiss["version"]
+            else "none"
+        )
+    )
+    typer.echo(
+        "backends: "
+        + ", ".join(n + ("" if why is None else " (no)") for n, why in found["backends"].items())
+        + f"; auto takes {found['auto']}"
+    )
     for line in found["advice"]:
         typer.echo("  - " + line)
 

@@ -55,8 +55,17 @@ def _bar(verb: str, noun: str):
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
     from rich.progress import Progress as Bar
-    bar = Bar(TextColumn(verb), BarColumn(), MofNCompleteColumn(), TextColumn(noun), TextColumn("{task.fields[rate]}"),
-              TimeElapsedColumn(), TextColumn("{task.fields[eta]}"), console=Console(stderr=True))
+
+    bar = Bar(
+        TextColumn(verb),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn(noun),
+        TextColumn("{task.fields[rate]}"),
+        TimeElapsedColumn(),
+        TextColumn("{task.fields[eta]}"),
+        console=Console(stderr=True),
+    )
     bar.add_task("", total=None, rate="", eta="")
     return bar
 
@@ -66,32 +75,49 @@ def show_status(found: dict[str, Any]) -> None:
     from rich import box
     from rich.markup import escape
     from rich.table import Table
+
     console = output()
     part = "" if found["part"][1] == 1 else f" (part {found['part'][0]}/{found['part'][1]})"
-    console.print(f"{found['run']}: {found['state']}; {found['done']:,} of {found['total']:,} probes stored{part} "
-                  f"({found['done'] / max(found['total'], 1):.1%}), {found['pairs_total']} pairs, {found['permutations']:,} "
-                  f"permutations, backend {found['backend']}", markup=False, highlight=False, soft_wrap=True)
+    console.print(
+        f"{found['run']}: {found['state']}; {found['done']:,} of {found['total']:,} probes stored{part} "
+        f"({found['done'] / max(found['total'], 1):.1%}), {found['pairs_total']} pairs, {found['permutations']:,} "
+        f"permutations, backend {found['backend']}",
+        markup=False,
+        highlight=False,
+        soft_wrap=True,
+    )
     if found["holder"]:
         rate = found["jobs_per_second"]
         eta = f", {rate:,.0f} probes/s, ETA {_duration(found['eta_seconds'])}" if rate else ""
         console.print(f"held by {found['holder']}{eta}", markup=False, highlight=False, soft_wrap=True)
     for name, w in sorted(found["workers"].items()):
-        console.print(f"  {name}: {w['jobs']:,.0f} probes in {w['units']:,.0f} units, {w['jobs_per_second']:,.0f}/s while at work",
-                      markup=False, highlight=False)
+        console.print(
+            f"  {name}: {w['jobs']:,.0f} probes in {w['units']:,.0f} units, {w['jobs_per_second']:,.0f}/s while at work",
+            markup=False,
+            highlight=False,
+        )
     if found["stopped_early"]:
         console.print("stopped early, as its rule allows; the p-values that are valid then are in summary.json", highlight=False)
     elif found.get("pairs"):
-        table = Table(box=box.SIMPLE_HEAD, caption="from what is stored so far; p with its 95% interval, not adjusted for the "
-                      "number of pairs", caption_justify="left")
+        table = Table(
+            box=box.SIMPLE_HEAD,
+            caption="from what is stored so far; p with its 95% interval, not adjusted for the number of pairs",
+            caption_justify="left",
+        )
         for name in ("text", "audio"):
             table.add_column(name, overflow="fold")
         for name in (found["pairs"][0]["metric"], "permutations", "p", ""):
             table.add_column(name, justify="right", no_wrap=True)
         for r in found["pairs"]:
             known = r["pvalue"] == r["pvalue"]
-            table.add_row(escape(_printable(r["text"])), escape(_printable(r["audio"])), _number(r["statistic"]),
-                          f"{r['permutations']:,}", _pvalue(r["pvalue"]) if known else "",
-                          f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}" if known else "")
+            table.add_row(
+                escape(_printable(r["text"])),
+                escape(_printable(r["audio"])),
+                _number(r["statistic"]),
+                f"{r['permutations']:,}",
+                _pvalue(r["pvalue"]) if known else "",
+                f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}" if known else "",
+            )
         console.print(table)
     for entry in found.get("damaged", ()):
         console.print(f"DAMAGED {entry['shard']}: {entry['why']}", markup=False, highlight=False, soft_wrap=True)
@@ -115,6 +141,7 @@ def _printable(name: str) -> str:
 def output():
     """The console of results: a terminal's own width, and room for whole rows in a file or a pipe."""
     from rich.console import Console
+
     return Console() if sys.stdout.isatty() else Console(width=140)
 
 
@@ -123,21 +150,37 @@ def results_table(records: list[dict[str, Any]]):
     from rich import box
     from rich.markup import escape
     from rich.table import Table
+
     first, several = records[0], len(records) > 1
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption_justify="left", caption=(
-        f"chance {_number(first['chance'])}; +-: standard error corrected for overlapping splits; "
-        + (f"p: valid under the rule {first['stop']}, declared beforehand, after {first['n_permutations']:,} permutations"
-           if first.get("stop") else
-           f"p = (1 + permutations at least as good) / (1 + {first['n_permutations']:,})") + ", with its 95% interval"
-        + ("; max-T: p adjusted for all pairs" if several else "")))
+    table = Table(
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1),
+        caption_justify="left",
+        caption=(
+            f"chance {_number(first['chance'])}; +-: standard error corrected for overlapping splits; "
+            + (
+                f"p: valid under the rule {first['stop']}, declared beforehand, after {first['n_permutations']:,} permutations"
+                if first.get("stop")
+                else f"p = (1 + permutations at least as good) / (1 + {first['n_permutations']:,})"
+            )
+            + ", with its 95% interval"
+            + ("; max-T: p adjusted for all pairs" if several else "")
+        ),
+    )
     for name in ("text", "audio"):
         table.add_column(name, overflow="fold", min_width=min(10, max(len(name), *(len(r[name]) for r in records))))
     for name in (first["metric"], "+-", "null", "p", "95%", *(["max-T"] if several else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for r in records:
         number = [_number(r[k]) for k in ("statistic", "sem_corrected", "null_mean")]
-        table.add_row(escape(_printable(r["text"])), escape(_printable(r["audio"])), *number, _pvalue(r["pvalue"]),
-                      f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}", *([_pvalue(r["pvalue_maxT"])] if several else []))
+        table.add_row(
+            escape(_printable(r["text"])),
+            escape(_printable(r["audio"])),
+            *number,
+            _pvalue(r["pvalue"]),
+            f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}",
+            *([_pvalue(r["pvalue_maxT"])] if several else []),
+        )
     return table
 
 

@@ -11,11 +11,21 @@ from .. import __version__
 from ..errors import InputError
 from ..kernels import available_backends, select_backend
 
-_PACKAGES = {"torch": "trains on GPUs and as the torch backend", "triton": "fused GPU kernels", "faiss-cpu": "retrieval",
-             "faiss-gpu": "retrieval on the GPU", "faiss-cuda": "retrieval on the GPU (community build)",
-             "transformers": "embed text; AST and CLAP", "timm": "AudioMAE", "hear21passt": "PaSST", "panns_inference": "PANN",
-             "soundfile": "reads recordings", "soxr": "resamples recordings", "soundata": "FSD50K, ESC-50, UrbanSound8K",
-             "ray": "runs on many machines"}
+_PACKAGES = {
+    "torch": "trains on GPUs and as the torch backend",
+    "triton": "fused GPU kernels",
+    "faiss-cpu": "retrieval",
+    "faiss-gpu": "retrieval on the GPU",
+    "faiss-cuda": "retrieval on the GPU (community build)",
+    "transformers": "embed text; AST and CLAP",
+    "timm": "AudioMAE",
+    "hear21passt": "PaSST",
+    "panns_inference": "PANN",
+    "soundfile": "reads recordings",
+    "soxr": "resamples recordings",
+    "soundata": "FSD50K, ESC-50, UrbanSound8K",
+    "ray": "runs on many machines",
+}
 
 
 def examine() -> dict[str, Any]:
@@ -38,6 +48,7 @@ def examine() -> dict[str, Any]:
     cpu = f"{os.cpu_count()} cores, {platform.machine()}"
     if backends["cpp"] is None:
         from ..kernels.cpp_backend import describe
+
         try:
             cpu += f", cpp uses {describe()}"
         except InputError as error:
@@ -45,13 +56,21 @@ def examine() -> dict[str, Any]:
     devices = [f"cpu ({cpu})"]
     if versions["torch"]:
         import torch
+
         devices += [f"cuda:{i} ({torch.cuda.get_device_name(i)})" for i in range(torch.cuda.device_count())]
         devices += ["mps"] if torch.backends.mps.is_available() else []
     gpus = sum(d.startswith("cuda") for d in devices)
     faiss = examine_faiss({n: v for n, v in versions.items() if n.startswith("faiss") and v}, gpus)
     advice += faiss.pop("advice")
-    return {"versions": versions, "purposes": _PACKAGES, "devices": devices, "faiss": faiss, "backends": backends,
-            "auto": select_backend("auto").name, "advice": advice}
+    return {
+        "versions": versions,
+        "purposes": _PACKAGES,
+        "devices": devices,
+        "faiss": faiss,
+        "backends": backends,
+        "auto": select_backend("auto").name,
+        "advice": advice,
+    }
 
 
 def examine_faiss(packages: dict[str, str], gpus: int) -> dict[str, Any]:
@@ -71,29 +90,39 @@ def examine_faiss(packages: dict[str, str], gpus: int) -> dict[str, Any]:
         ``advice`` (list of str).
     """
     from ..kernels.topk import faiss_installed, load_faiss
+
     found: dict[str, Any] = {"packages": packages, "version": None, "gpu_build": False, "gpus": 0, "advice": []}
     advice = found["advice"]
     if len(packages) > 1:
-        advice.append(f"{' and '.join(packages)} write over each other's files, being one module: pip uninstall -y "
-                      f"{' '.join(packages)}, then install {'faiss-gpu' if gpus else 'faiss-cpu'} alone")
+        advice.append(
+            f"{' and '.join(packages)} write over each other's files, being one module: pip uninstall -y "
+            f"{' '.join(packages)}, then install {'faiss-gpu' if gpus else 'faiss-cpu'} alone"
+        )
     if not packages and not faiss_installed():
-        advice.append("no FAISS: exact retrieval works, hnsw and ivfpq indexes do not: pip install "
-                      + ("faiss-gpu" if gpus else "faiss-cpu"))
+        advice.append(
+            "no FAISS: exact retrieval works, hnsw and ivfpq indexes do not: pip install " + ("faiss-gpu" if gpus else "faiss-cpu")
+        )
         return found
     try:
         module = load_faiss()
     except InputError as error:
-        advice.append(f"{error} A GPU build needs NVIDIA's CUDA 12 libraries (faiss-gpu brings them as packages, beside PyTorch's "
-                      "own) and a driver for them.")
+        advice.append(
+            f"{error} A GPU build needs NVIDIA's CUDA 12 libraries (faiss-gpu brings them as packages, beside PyTorch's "
+            "own) and a driver for them."
+        )
         return found
     found["version"], found["gpu_build"] = getattr(module, "__version__", None), hasattr(module, "StandardGpuResources")
     found["gpus"] = int(module.get_num_gpus()) if found["gpu_build"] else 0
     if gpus and not found["gpu_build"]:
-        advice.append("FAISS is built for CPUs, and this machine has a GPU: pip uninstall -y faiss-cpu && pip install faiss-gpu "
-                      "(retrieval on the GPU takes torch.topk until then)")
+        advice.append(
+            "FAISS is built for CPUs, and this machine has a GPU: pip uninstall -y faiss-cpu && pip install faiss-gpu "
+            "(retrieval on the GPU takes torch.topk until then)"
+        )
     elif gpus and not found["gpus"]:
-        advice.append("FAISS is built for GPUs and sees none, PyTorch does: the driver is probably older than FAISS's CUDA 12 "
-                      "libraries; update it, or use faiss-cpu")
+        advice.append(
+            "FAISS is built for GPUs and sees none, PyTorch does: the driver is probably older than FAISS's CUDA 12 "
+            "libraries; update it, or use faiss-cpu"
+        )
     elif found["gpu_build"] and not gpus:
         advice.append("FAISS is built for GPUs, which this machine lacks: faiss-cpu does the same and is smaller")
     return found

@@ -39,9 +39,7 @@ def text(
     *,
     model: Annotated[
         str,
-        typer.Option(
-            help="A name on the Hugging Face hub, a model's folder, or a text file of word vectors (GloVe, word2vec; .gz too)."
-        ),
+        typer.Option(help="A name on the Hugging Face hub, a model's folder, or a text file of word vectors (GloVe, word2vec; .gz too)."),
     ],
     classes: Annotated[
         Path,
@@ -123,21 +121,15 @@ def audio(
     dataset: Annotated[
         tuple[str, Path] | None, typer.Option(metavar="NAME DIR", help="fsd50k, esc50 or urbansound8k, and where it lies.")
     ] = None,
-    checkpoint: Annotated[
-        Path | None, typer.Option(help="Local weights; without it the published ones are fetched by name.")
-    ] = None,
+    checkpoint: Annotated[Path | None, typer.Option(help="Local weights; without it the published ones are fetched by name.")] = None,
     revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub (audiomae, ast, clap).")] = None,
     random_init: Annotated[bool, typer.Option("--random-init", help="Untrained weights: a control. The table says so.")] = False,
     seed: Annotated[int, typer.Option(help="Of --random-init.")] = 0,
     mode: Annotated[Mode, typer.Option(help="passt and HEAR: features, features and logits, or logits.")] = "embed_only",
-    pad: Annotated[
-        Pad, typer.Option(help="Short clips: padded as the model was trained, or as they are (passt, pann).")
-    ] = "trained",
+    pad: Annotated[Pad, typer.Option(help="Short clips: padded as the model was trained, or as they are (passt, pann).")] = "trained",
     allow_label_leak: Annotated[
         bool,
-        typer.Option(
-            "--allow-label-leak", help="Take a model that was fine-tuned on the very labels under test. The table says so."
-        ),
+        typer.Option("--allow-label-leak", help="Take a model that was fine-tuned on the very labels under test. The table says so."),
     ] = False,
     skip_bad: Annotated[bool, typer.Option("--skip-bad", help="Leave out files that cannot be decoded, and count them.")] = False,
     subset: Annotated[Subset | None, typer.Option(help="Of fsd50k.", show_default="all that is there")] = None,
@@ -195,9 +187,7 @@ def audio(
             "leave them out with --skip-bad."
         )
     typer.echo(f"{len(corpus.clips)} clips of {len(corpus.classes())} classes; loading {model} ...", err=True)
-    embedder = AudioEmbedder(
-        spec, device, batch_size=batch_size, workers=workers, cache=None if no_cache else cache or default_folder()
-    )
+    embedder = AudioEmbedder(spec, device, batch_size=batch_size, workers=workers, cache=None if no_cache else cache or default_folder())
     check_leak(embedder.spec, corpus.clips, corpus.name, allow_label_leak, embedder.model.provenance)
     total = len(corpus.clips)
     done = follow(embedder.embed(c.path for c in corpus.clips), "embedding", "clips", lambda _, n: (n, total, 0), quiet)

@@ -19,8 +19,9 @@ IndexKind = choice("IndexKind", ("auto", "exact", "hnsw", "ivfpq"))
 def query(
     inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Sound files, or audio tables (every row a query).")],
     probe: Annotated[Path, typer.Option(help="A saved probe.")],
-    gallery: Annotated[Path | None, typer.Option(
-        help="Text table, text file (one per line), or index.", show_default="the probe's own classes")] = None,
+    gallery: Annotated[
+        Path | None, typer.Option(help="Text table, text file (one per line), or index.", show_default="the probe's own classes")
+    ] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="Texts per query.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="A list of {query, texts, scores}.")] = False,
     device: Annotated[str | None, typer.Option(help="For the embedding models: cpu, cuda, cuda:1.")] = None,
@@ -30,16 +31,23 @@ def query(
 ) -> None:
     """The texts nearest to each sound, by a saved probe."""
     from ..retrieval import query as _query
-    _show_found(_query.query(probe, inputs, gallery, k, device=device, any_model=any_model, audio_checkpoint=audio_checkpoint,
-                             text_model=text_model), as_json)
+
+    _show_found(
+        _query.query(
+            probe, inputs, gallery, k, device=device, any_model=any_model, audio_checkpoint=audio_checkpoint, text_model=text_model
+        ),
+        as_json,
+    )
 
 
 def _show_found(found: list, as_json: bool) -> None:
     from ..retrieval import query as _query
+
     if as_json:
         typer.echo(_query.to_json(found))
     else:
         from rich.console import Console
+
         Console().print(_query.to_table(found))
 
 
@@ -50,8 +58,9 @@ def index_build(
     probe: Annotated[Path | None, typer.Option(help="Project the texts by this probe, so that sounds can be looked up.")] = None,
     kind: Annotated[IndexKind, typer.Option(help="auto: exact below a million rows, then ivfpq.")] = "auto",
     recall: Annotated[float, typer.Option(help="recall@10 that hnsw and ivfpq must reach.")] = 0.95,
-    queries: Annotated[Path | None, typer.Option(
-        help="Audio table to measure recall on (needs --probe).", show_default="noisy rows")] = None,
+    queries: Annotated[
+        Path | None, typer.Option(help="Audio table to measure recall on (needs --probe).", show_default="noisy rows")
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
     any_model: Annotated[bool, typer.Option("--any-model", help="Accept a table of another model than the probe's.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -60,6 +69,7 @@ def index_build(
     from ..retrieval import build as indexing
     from ..retrieval.probe import ContrastiveProbe
     from ..retrieval.query import project_inputs
+
     loaded = None if probe is None else ContrastiveProbe.load(probe)
     plan = indexing.plan_index(table, plain(kind), loaded, any_model)
     if queries is not None and loaded is None:
@@ -67,8 +77,11 @@ def index_build(
     sample = None if queries is None else project_inputs(loaded, [queries], any_model=any_model).vectors
     free = "" if plan.available is None else f" ({indexing.gib(plan.available)} free)"
     build, search, disk = (indexing.gib(plan.estimate[name]) for name in ("build", "search", "disk"))
-    typer.echo(f"{plan.kind} index of {plan.rows:,} texts x {plan.width}: up to {build} of memory to build{free}, {search} to search, "
-               f"{disk} on disk", err=True)
+    typer.echo(
+        f"{plan.kind} index of {plan.rows:,} texts x {plan.width}: up to {build} of memory to build{free}, {search} to search, "
+        f"{disk} on disk",
+        err=True,
+    )
     shown = time.monotonic()
     for done in indexing.build_index(plan, out, loaded, recall=recall, queries=sample, overwrite=overwrite):
         if not quiet and time.monotonic() - shown > 10:
@@ -78,8 +91,11 @@ def index_build(
     told = "" if plan.kind == "exact" else f"; {meta['factory']}, recall@10 {meta['recall']:.3f} on {meta['recall_on']}"
     typer.echo(f"{out}: {plan.rows:,} texts{told}")
     if plan.kind != "exact" and meta["recall"] < recall:
-        typer.echo(f"fastprobe: recall@10 stays below the {recall:g} asked for at the greatest effort. Search with --exact, or "
-                   "build another kind.", err=True)
+        typer.echo(
+            f"fastprobe: recall@10 stays below the {recall:g} asked for at the greatest effort. Search with --exact, or "
+            "build another kind.",
+            err=True,
+        )
 
 
 @app.command("search")
@@ -94,4 +110,5 @@ def index_search(
 ) -> None:
     """Look inputs up in an index; it carries the probe it was built with."""
     from ..retrieval.query import search_index
+
     _show_found(search_index(index, inputs, k, exact=exact, device=device, any_model=any_model), as_json)

@@ -18,7 +18,7 @@ _LOCATION = "Run directory, or its URL (s3://, gs://, ...)."
 
 
 def parse_shard(text: str | None) -> tuple[int, int]:
-    """"3/10" as (3, 10); None as all, (0, 1)."""
+    """ "3/10" as (3, 10); None as all, (0, 1)."""
     if text is None:
         return 0, 1
     index, slash, count = text.partition("/")
@@ -30,17 +30,17 @@ def parse_shard(text: str | None) -> tuple[int, int]:
 def engine_of(experiment: Any, out: str | None, engine: str, address: str | None, devices: str | None) -> dict[str, Any]:
     """Arguments of `run.execute` for the engine of that name."""
     from ..runs.engines import local
+
     if engine == "local":
         if address is not None:
-            raise InputError(f"`address` is where a Ray cluster answers; got {address!r} with `engine`=\"local\". "
-                             "Add --engine ray.")
+            raise InputError(f'`address` is where a Ray cluster answers; got {address!r} with `engine`="local". Add --engine ray.')
         names = local.device_names(devices, experiment.backend, experiment.device)
         return {"engine": partial(local.execute, devices=names)}
     if devices is not None:
-        raise InputError(f"`devices` names those of this machine; got {devices!r} with `engine`=\"ray\", which takes what the "
-                         "cluster has.")
+        raise InputError(f'`devices` names those of this machine; got {devices!r} with `engine`="ray", which takes what the cluster has.')
     from ..runs.engines import ray
     from ..storage import open_folder
+
     ray.load_ray()
     return {"engine": partial(ray.execute, address=address), "workers_write": out is not None and open_folder(out).shared}
 
@@ -49,6 +49,7 @@ def engine_of(experiment: Any, out: str | None, engine: str, address: str | None
 def interruptible(where: object, log: Any = None, again: str = "the same command") -> Iterator[None]:
     """Leave within seconds on Ctrl-C (130) and SIGTERM (143), saying what is kept."""
     from ..runs.interrupt import exit_code, leave, listening
+
     try:
         with listening():
             yield
@@ -60,12 +61,23 @@ def interruptible(where: object, log: Any = None, again: str = "the same command
         leave(code)
 
 
-def carry_out(given: dict[str, Any], probe: Any, out: str, *, resume: bool = False, quiet: bool = False,
-              engine: str = "local", address: str | None = None, devices: str | None = None, shard: str | None = None,
-              log_json: str | None = None) -> None:
+def carry_out(
+    given: dict[str, Any],
+    probe: Any,
+    out: str,
+    *,
+    resume: bool = False,
+    quiet: bool = False,
+    engine: str = "local",
+    address: str | None = None,
+    devices: str | None = None,
+    shard: str | None = None,
+    log_json: str | None = None,
+) -> None:
     """Prepare, execute, analyse and show one run."""
     from ..runs import run as _run
     from ..runs.progress import JsonLog
+
     part = parse_shard(shard)
     file = None
     if log_json is not None:
@@ -81,8 +93,11 @@ def carry_out(given: dict[str, Any], probe: Any, out: str, *, resume: bool = Fal
             plan = experiment.plan
             if not quiet:
                 whole = "" if part[1] == 1 else f", part {part[0]}/{part[1]} of it"
-                typer.echo(f"{plan.n_pairs} pairs x {plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} "
-                           f"permutations) = {plan.n_jobs:,} probes{whole}, backend {experiment.backend}, into {out}", err=True)
+                typer.echo(
+                    f"{plan.n_pairs} pairs x {plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} "
+                    f"permutations) = {plan.n_jobs:,} probes{whole}, backend {experiment.backend}, into {out}",
+                    err=True,
+                )
             how = engine_of(experiment, out, engine, address, devices)
             store = _run.open_store(experiment, out, resume, part)  # last: a wrong option leaves no directory behind
             steps = _run.execute(experiment, store, part=part, **how)
@@ -90,8 +105,7 @@ def carry_out(given: dict[str, Any], probe: Any, out: str, *, resume: bool = Fal
             if not (part[1] == 1 or _run.is_complete(experiment, store)):
                 if log is not None:
                     log("part_done", run=str(out), part=list(part))
-                typer.echo(f"part {part[0]}/{part[1]} is stored in {out}; join the parts with `fastprobe merge OUT RUN...`.",
-                           err=True)
+                typer.echo(f"part {part[0]}/{part[1]} is stored in {out}; join the parts with `fastprobe merge OUT RUN...`.", err=True)
                 return
             summary = _run.summary(experiment, _run.analyse(experiment, store), store)
             store.write_summary(summary)
@@ -107,6 +121,7 @@ def carry_out(given: dict[str, Any], probe: Any, out: str, *, resume: bool = Fal
 
 def _drive(steps: Iterator[Any], per: int, quiet: bool, log: Any) -> None:
     from .console import show_progress
+
     try:
         for step in show_progress(steps, quiet):
             for shard, why in step.mended:
@@ -116,9 +131,16 @@ def _drive(steps: Iterator[Any], per: int, quiet: bool, log: Any) -> None:
             if log is not None and step.unit is None:
                 log("start", done=step.done, total=step.total)
             elif log is not None:
-                log("unit", pair=step.unit.pair, permutations=[step.unit.start, step.unit.stop], worker=step.worker,
-                    worker_seconds=round(step.seconds, 3), jobs=per * (step.unit.stop - step.unit.start), done=step.done,
-                    total=step.total)
+                log(
+                    "unit",
+                    pair=step.unit.pair,
+                    permutations=[step.unit.start, step.unit.stop],
+                    worker=step.worker,
+                    worker_seconds=round(step.seconds, 3),
+                    jobs=per * (step.unit.stop - step.unit.start),
+                    done=step.done,
+                    total=step.total,
+                )
     finally:
         steps.close()  # also when the interrupt came while a line was being shown: workers end, the lock is given back
 
@@ -126,6 +148,7 @@ def _drive(steps: Iterator[Any], per: int, quiet: bool, log: Any) -> None:
 def show_summary(summary: dict[str, Any]) -> None:
     """Results table and conclusions on stdout."""
     from .console import conclusion, output, results_table
+
     console = output()
     console.print(results_table(summary["pairs"]))
     for record in summary["pairs"]:
@@ -142,6 +165,7 @@ def status(
     """How far a run is, live, from another shell or machine too. Exit code 1 when --check finds damage."""
     from ..runs.audit import examine
     from .console import output, show_status
+
     if watch and as_json:
         raise InputError("--watch is for eyes and --json for machines, which can ask again themselves. Give one of them.")
     console, found = output(), examine(run_dir, check, estimate)
@@ -155,6 +179,7 @@ def status(
         raise typer.Exit from None
     if as_json:
         from ..runs.manifest import to_json
+
         typer.echo(to_json(found), nl=False)
     else:
         if watch:
@@ -170,13 +195,16 @@ def merge(
 ) -> None:
     """Join the parts of a run. Refuses other tables, another configuration, and jobs stored twice with different content."""
     from ..runs.merge import merge as _merge
+
     with interruptible(out):
         merged = _merge(out, runs)
     twice = f" ({merged.overlapping:,} were in several runs, with equal content)" if merged.overlapping else ""
     typer.echo(f"{out}: {merged.done:,} of {merged.total:,} probes from {len(runs)} runs{twice}", err=True)
     if merged.summary is None:
-        typer.echo("not complete yet, so there is no summary: merge the other parts into it too, or continue it with "
-                   "`fastprobe run --resume`.", err=True)
+        typer.echo(
+            "not complete yet, so there is no summary: merge the other parts into it too, or continue it with `fastprobe run --resume`.",
+            err=True,
+        )
     else:
         show_summary(merged.summary)
 
@@ -196,22 +224,36 @@ def verify(
     """Train a random sample of stored jobs again and compare. Exit code 1 beyond the stated tolerance."""
     from ..runs.audit import verify as _verify
     from ..runs.manifest import to_json
+
     with interruptible(run_dir):
-        found = _verify(run_dir, sample=sample, backend=backend, device=device, seed=seed, text=text, audio=audio,
-                        loss_tolerance=loss_tolerance, hits_tolerance=hits_tolerance)
+        found = _verify(
+            run_dir,
+            sample=sample,
+            backend=backend,
+            device=device,
+            seed=seed,
+            text=text,
+            audio=audio,
+            loss_tolerance=loss_tolerance,
+            hits_tolerance=hits_tolerance,
+        )
     if as_json:
         typer.echo(to_json(found), nl=False)
     else:
         t = found["tolerances"]
-        typer.echo(f"{found['jobs']} jobs of {run_dir} (trained by {found['stored_backend']}), trained again by {found['backend']} "
-                   f"(sample --seed {found['seed']}):\n"
-                   f"  losses differ by {found['loss_difference']:.2g} relatively at most (tolerance {t['loss']:g})\n"
-                   f"  hits differ by {found['hits_difference']:.2g} of the queries on average (tolerance {t['hits']:g}); "
-                   f"equal for every k in {found['equal_hits']:.0%} of the jobs")
+        typer.echo(
+            f"{found['jobs']} jobs of {run_dir} (trained by {found['stored_backend']}), trained again by {found['backend']} "
+            f"(sample --seed {found['seed']}):\n"
+            f"  losses differ by {found['loss_difference']:.2g} relatively at most (tolerance {t['loss']:g})\n"
+            f"  hits differ by {found['hits_difference']:.2g} of the queries on average (tolerance {t['hits']:g}); "
+            f"equal for every k in {found['equal_hits']:.0%} of the jobs"
+        )
         w = found["worst"]
         if not found["agrees"]:
-            typer.echo(f"  worst: {w['text']} x {w['audio']}, split {w['split']}, seed {w['seed']}, permutation "
-                       f"{w['permutation']}: loss {w['loss']:.6g} stored, {w['again']:.6g} now")
+            typer.echo(
+                f"  worst: {w['text']} x {w['audio']}, split {w['split']}, seed {w['seed']}, permutation "
+                f"{w['permutation']}: loss {w['loss']:.6g} stored, {w['again']:.6g} now"
+            )
         typer.echo("they agree." if found["agrees"] else "THEY DO NOT AGREE.")
     if not found["agrees"]:
         raise typer.Exit(1)

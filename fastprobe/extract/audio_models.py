@@ -167,9 +167,7 @@ def _panns_models() -> Any:
 
 def load_pann(spec: AudioSpec) -> AudioModel:
     """CNN14 with published, local or random weights. It stays on one device: no DataParallel around it."""
-    module = _panns_models().Cnn14(
-        sample_rate=32000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14000, classes_num=527
-    )
+    module = _panns_models().Cnn14(sample_rate=32000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14000, classes_num=527)
     provenance = PUBLISHED["pann"]
     if not spec.random_init:
         state = read_state(spec.checkpoint) if spec.checkpoint else fetch_state(_PANN_URL, "PANN CNN14")
@@ -213,9 +211,7 @@ def load_hear(spec: AudioSpec) -> AudioModel:
     try:
         api = importlib.import_module(name)
     except ImportError as error:
-        raise InputError(
-            f"`model` hear:{name}: the module cannot be imported ({error}). Install it, or correct its name."
-        ) from None
+        raise InputError(f"`model` hear:{name}: the module cannot be imported ({error}). Install it, or correct its name.") from None
     if absent := [f for f in ("load_model", "get_scene_embeddings") if not callable(getattr(api, f, None))]:
         raise InputError(f"`model` hear:{name}: not a HEAR module: it has no {' and no '.join(absent)}.")
     arguments: dict[str, Any] = {}

@@ -194,9 +194,7 @@ def esc50(folder: str | os.PathLike) -> Corpus:
     """
     folder = Path(folder)
     rows = _rows(folder / "meta" / "esc50.csv", ("filename", "category"), "esc50")
-    return _corpus(
-        [Clip(str(folder / "audio" / r["filename"]), r["category"], Path(r["filename"]).stem) for r in rows], "esc50", folder
-    )
+    return _corpus([Clip(str(folder / "audio" / r["filename"]), r["category"], Path(r["filename"]).stem) for r in rows], "esc50", folder)
 
 
 def urbansound8k(folder: str | os.PathLike) -> Corpus:
@@ -258,10 +256,7 @@ def from_manifest(path: str | os.PathLike) -> Corpus:
     """
     path = Path(path)
     rows = _rows(path, ("path", "label"), "`manifest`")
-    clips = [
-        Clip(str(path.parent / r["path"].strip()), r["label"].strip(), (r.get("id") or "").strip() or r["path"].strip())
-        for r in rows
-    ]
+    clips = [Clip(str(path.parent / r["path"].strip()), r["label"].strip(), (r.get("id") or "").strip() or r["path"].strip()) for r in rows]
     if twice := [i for i, n in Counter(c.id for c in clips).items() if n > 1 and any(r.get("id") for r in rows)]:
         raise InputError(f"{path}: each `id` must be there once; found again: {first_few(twice)}. Correct them or drop the column.")
     return _corpus(clips, None, path)
@@ -279,9 +274,7 @@ def load_dataset(name: str, folder: str | os.PathLike, **options: Any) -> Corpus
         An unknown name, an option the data set has not, and as its loader.
     """
     if name not in DATASETS:
-        raise InputError(
-            f"`dataset` must be one of {', '.join(DATASETS)}; got {name!r}. For other corpora give `folder` or `manifest`."
-        )
+        raise InputError(f"`dataset` must be one of {', '.join(DATASETS)}; got {name!r}. For other corpora give `folder` or `manifest`.")
     if not Path(folder).is_dir():
         raise InputError(f"`dataset` {name}: {folder} is not a folder. Give the folder the data set lies in.")
     options = {k: v for k, v in options.items() if v is not None}

@@ -90,9 +90,7 @@ def load_audiomae(spec: AudioSpec) -> AudioModel:
     known = PUBLISHED[spec.family]
     if spec.checkpoint is None and not spec.random_init and spec.variant is None:
         name = _AUDIOMAE[spec.family] + (f"@{spec.revision}" if spec.revision else "")
-        module = fetched(
-            f"`model` {spec.family} ({name})", lambda: timm.create_model(f"hf_hub:{name}", pretrained=True, num_classes=0)
-        )
+        module = fetched(f"`model` {spec.family} ({name})", lambda: timm.create_model(f"hf_hub:{name}", pretrained=True, num_classes=0))
         model = AudioMae(module, known)
         model.revision = spec.revision
         return model
@@ -140,9 +138,7 @@ class Ast(AudioModel):
 
     def prepare(self, wave: np.ndarray) -> np.ndarray:
         windows = spread_windows(pad_to(wave, self.sample_rate // 40), self.window)
-        return np.stack(
-            [self.extractor(w, sampling_rate=self.sample_rate, return_tensors="np")["input_values"][0] for w in windows]
-        )
+        return np.stack([self.extractor(w, sampling_rate=self.sample_rate, return_tensors="np")["input_values"][0] for w in windows])
 
     def forward(self, batch: Any) -> Any:
         return self.module(batch).pooler_output
@@ -179,14 +175,11 @@ class Clap(AudioModel):
         return self.module(input_features=batch, is_longer=longer).audio_embeds
 
 
-def _transformers_model(
-    spec: AudioSpec, default: str, model_class: Any, config_class: Any, extractor_class: Any
-) -> tuple[Any, Any, Any]:
+def _transformers_model(spec: AudioSpec, default: str, model_class: Any, config_class: Any, extractor_class: Any) -> tuple[Any, Any, Any]:
     """Network, feature extractor and configuration: of a folder, by name, or random."""
     if spec.checkpoint and not Path(spec.checkpoint).is_dir():
         raise InputError(
-            f"`checkpoint` of {spec.family} must be a folder with config.json, preprocessor_config.json and weights; "
-            f"got {spec.checkpoint}."
+            f"`checkpoint` of {spec.family} must be a folder with config.json, preprocessor_config.json and weights; got {spec.checkpoint}."
         )
     source = spec.checkpoint or spec.variant or default
     what = f"`checkpoint` {source}" if spec.checkpoint else f"`model` {spec.family} ({source})"
@@ -228,12 +221,8 @@ def load_clap(spec: AudioSpec) -> AudioModel:
     """The audio side of CLAP, of a folder, by name, or random."""
     from transformers import ClapAudioConfig, ClapAudioModelWithProjection, ClapFeatureExtractor
 
-    module, extractor, config = _transformers_model(
-        spec, _CLAP, ClapAudioModelWithProjection, ClapAudioConfig, ClapFeatureExtractor
-    )
+    module, extractor, config = _transformers_model(spec, _CLAP, ClapAudioModelWithProjection, ClapAudioConfig, ClapFeatureExtractor)
     published = spec.checkpoint is None and spec.variant is None
-    model = Clap(
-        module, extractor, PUBLISHED["clap"] if published else of_checkpoint(Path(spec.checkpoint or spec.variant or "").name)
-    )
+    model = Clap(module, extractor, PUBLISHED["clap"] if published else of_checkpoint(Path(spec.checkpoint or spec.variant or "").name))
     model.revision = getattr(config, "_commit_hash", None)
     return model

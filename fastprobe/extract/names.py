@@ -73,9 +73,7 @@ def read_classes(path: str | os.PathLike) -> list[ClassName]:
         _csv_rows(path, text)
         if path.suffix.lower() == ".csv"
         else [
-            ClassName(line.strip(), natural_name(line))
-            for line in text.splitlines()
-            if line.strip() and not line.lstrip().startswith("#")
+            ClassName(line.strip(), natural_name(line)) for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
         ]
     )
     if not rows:

@@ -64,8 +64,11 @@ def by_name(name: str) -> frozenset[str]:
 def tuned(published: Provenance, name: str) -> Provenance:
     """A published model under a name that tells what else it was tuned on."""
     sets = by_name(name) - published.label_sets
-    return Provenance((*published.trained_on, *(f"{_TITLES[s]} (labels; told by its name)" for s in sorted(sets))),
-                      published.label_sets | sets, published.labels)
+    return Provenance(
+        (*published.trained_on, *(f"{_TITLES[s]} (labels; told by its name)" for s in sorted(sets))),
+        published.label_sets | sets,
+        published.labels,
+    )
 
 
 def leak(provenance: Provenance, labels: Iterable[str], dataset: str | None) -> str | None:

@@ -86,8 +86,7 @@ class AudioSpec:
         _choice("pad", self.pad, PADS)
         if self.mode != "embed_only" and self.family not in ("passt", "hear"):
             raise InputError(
-                f"`mode` {self.mode!r} needs a model with logits beside its embedding (passt, hear:MODULE); "
-                f"got model {self.model!r}."
+                f"`mode` {self.mode!r} needs a model with logits beside its embedding (passt, hear:MODULE); got model {self.model!r}."
             )
         if self.pad == "none" and self.family not in ("passt", "pann", "hear"):
             raise InputError(

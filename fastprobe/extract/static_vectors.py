@@ -89,9 +89,7 @@ def _numbers(path: Path, number: int, parts: Sequence[bytes]) -> np.ndarray:
     try:
         vector = np.array([float(p) for p in parts], dtype=np.float32)
     except ValueError:
-        raise InputError(
-            f"`model` {path}: line {number} has other than numbers after its word, or fewer than the first line."
-        ) from None
+        raise InputError(f"`model` {path}: line {number} has other than numbers after its word, or fewer than the first line.") from None
     if not np.isfinite(vector).all():
         raise InputError(f"`model` {path}: line {number} holds NaN or infinity.")
     return vector

@@ -66,9 +66,7 @@ def _load(spec: TextSpec, device: str | None) -> _Model:
         if spec.random_init:
             network, info = AutoModel.from_config(config, dtype=getattr(torch, spec.dtype)), {}
         else:
-            network, info = AutoModel.from_pretrained(
-                spec.model, dtype=getattr(torch, spec.dtype), output_loading_info=True, **where
-            )
+            network, info = AutoModel.from_pretrained(spec.model, dtype=getattr(torch, spec.dtype), output_loading_info=True, **where)
         return tokenizer, network, info
 
     with quiet(), seeded(spec.seed), no_network(what) if local else contextlib.nullcontext():
@@ -154,9 +152,7 @@ def _encode(model: _Model, prompts: Sequence[tuple[str, int, int]], pool: str, w
     offsets, special = encoded.pop("offset_mapping").numpy(), encoded.pop("special_tokens_mask").numpy()
     width = encoded["input_ids"].shape[1]
     if width > model.longest:
-        raise InputError(
-            f"{what}: a prompt is {width} tokens long, the model takes {model.longest}. Shorten the template or the name."
-        )
+        raise InputError(f"{what}: a prompt is {width} tokens long, the model takes {model.longest}. Shorten the template or the name.")
     special = np.maximum(special, 1 - encoded["attention_mask"].numpy())
     if pool == "cls":
         first = model.tokenizer.cls_token_id

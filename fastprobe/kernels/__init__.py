@@ -26,8 +26,17 @@ from .batch import BatchResult, ProbeBatch, check_cpu, make_batch
 if TYPE_CHECKING:
     import torch
 
-__all__ = ["BACKENDS", "Backend", "BatchResult", "ProbeBatch", "available_backends", "contrastive_loss",
-           "device_name", "make_batch", "select_backend"]
+__all__ = [
+    "BACKENDS",
+    "Backend",
+    "BatchResult",
+    "ProbeBatch",
+    "available_backends",
+    "contrastive_loss",
+    "device_name",
+    "make_batch",
+    "select_backend",
+]
 
 
 @dataclass(frozen=True)
@@ -87,17 +96,21 @@ def _triton_missing() -> str | None:
     if not (_gpu_driver() or _interpreted()):
         return "this machine has no GPU driver (libcuda.so.1)"
     import torch
+
     if torch.cuda.is_available() or _interpreted():
         return None
     return "PyTorch sees no GPU"
 
 
-BACKENDS = {b.name: b for b in (
-    Backend("reference", "reference", lambda: None, ("ieee", "tf32x3", "tf32", "bf16")),
-    Backend("torch", "torch_backend", _torch_missing, ("ieee", "tf32")),
-    Backend("cpp", "cpp_backend", _cpp_missing, ("ieee", "bf16")),
-    Backend("triton", "gpu.backend", _triton_missing, ("ieee", "tf32x3", "tf32", "bf16")),
-)}
+BACKENDS = {
+    b.name: b
+    for b in (
+        Backend("reference", "reference", lambda: None, ("ieee", "tf32x3", "tf32", "bf16")),
+        Backend("torch", "torch_backend", _torch_missing, ("ieee", "tf32")),
+        Backend("cpp", "cpp_backend", _cpp_missing, ("ieee", "bf16")),
+        Backend("triton", "gpu.backend", _triton_missing, ("ieee", "tf32x3", "tf32", "bf16")),
+    )
+}
 
 
 def available_backends() -> dict[str, str | None]:
@@ -119,23 +132,32 @@ def select_backend(name: str = "auto", precision: str = "ieee", device: str | No
         raise InputError(f"`device` must be text, as cpu, cuda:1 or mps; got {device!r}.")
     if name == "auto":
         # With a CPU asked for by name the GPU is left alone, and the other way round.
-        order = ("cpp", "torch") if (device or "").startswith("cpu") else \
-            ("triton", "torch") if (device or "").startswith("cuda") else \
-            ("torch",) if device else ("triton", "cpp", "torch")
+        order = (
+            ("cpp", "torch")
+            if (device or "").startswith("cpu")
+            else ("triton", "torch")
+            if (device or "").startswith("cuda")
+            else ("torch",)
+            if device
+            else ("triton", "cpp", "torch")
+        )
         order = tuple(n for n in order if not (n == "triton" and _interpreted()))
         for candidate in order:
             if BACKENDS[candidate].why_not() is None and precision in BACKENDS[candidate].precisions:
                 return BACKENDS[candidate]
-        raise BackendUnavailableError(f"no backend here trains with `precision`={precision!r}"
-                                      f"{f' on {device!r}' if device else ''}. {_listing()}")
+        raise BackendUnavailableError(
+            f"no backend here trains with `precision`={precision!r}{f' on {device!r}' if device else ''}. {_listing()}"
+        )
     if name not in BACKENDS:
         raise InputError(f"`backend` must be auto, {', '.join(BACKENDS)}; got {name!r}.")
     backend = BACKENDS[name]
     if reason := backend.why_not():
         raise BackendUnavailableError(f"`backend`={name!r} is not available: {reason}. {_listing()}")
     if precision not in backend.precisions:
-        raise BackendUnavailableError(f"`precision`={precision!r} is not one that backend {name!r} has "
-                                      f"({', '.join(backend.precisions)}). Choose one of these or another backend.")
+        raise BackendUnavailableError(
+            f"`precision`={precision!r} is not one that backend {name!r} has "
+            f"({', '.join(backend.precisions)}). Choose one of these or another backend."
+        )
     return backend
 
 
@@ -153,10 +175,12 @@ def device_name(backend: str, device: str | None = None, precision: str = "ieee"
         return "cpu"
     if backend == "cpp":
         from .cpp_backend import instruction_set
+
         return f"cpu ({instruction_set(precision)})"
     import torch
 
     from .torch_backend import check_precision, resolve_device
+
     chosen = resolve_device(device)
     if backend == "torch":
         check_precision(chosen, precision)
@@ -171,8 +195,7 @@ def _listing() -> str:
     return "Available here: " + ", ".join(n for n, why in available_backends().items() if why is None) + "."
 
 
-def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor,
-                     temperature: float = 0.25) -> torch.Tensor:
+def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor, temperature: float = 0.25) -> torch.Tensor:
     """Contrastive loss, batched over probes, with autograd for both sides.
 
         L = 1/n sum_i [ -s(y_i, i)/tau + log sum_c exp(s(c, i)/tau) ],    s(c, i) = <a_c, b_i>

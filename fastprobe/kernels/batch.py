@@ -113,12 +113,15 @@ def check_cpu(backend: str, device: str | None) -> None:
         Another device was named.
     """
     if device not in (None, "cpu"):
-        raise BackendUnavailableError(f"`device`={device!r} is not one the {backend} backend has: it trains on the CPU. "
-                                      "Leave `device` out, or choose backend torch or triton.")
+        raise BackendUnavailableError(
+            f"`device`={device!r} is not one the {backend} backend has: it trains on the CPU. "
+            "Leave `device` out, or choose backend torch or triton."
+        )
 
 
-def make_batch(pair: PairData, config: ProbeConfig, split: Split, seed: int, split_number: int, repeat: int,
-               permutations: np.ndarray) -> ProbeBatch:
+def make_batch(
+    pair: PairData, config: ProbeConfig, split: Split, seed: int, split_number: int, repeat: int, permutations: np.ndarray
+) -> ProbeBatch:
     """The batch of a pair at (split, seed), with the clip draws and starts that the plan gives there.
 
     Parameters
@@ -132,9 +135,9 @@ def make_batch(pair: PairData, config: ProbeConfig, split: Split, seed: int, spl
     train, test = split
     clips = None
     if config.sampling == "clip":
-        clips = sample_clips(seed, split_number, repeat, pair.first[train], pair.count[train],
-                             config.steps, config.clips_per_class)
+        clips = sample_clips(seed, split_number, repeat, pair.first[train], pair.count[train], config.steps, config.clips_per_class)
     queries = np.flatnonzero(np.isin(pair.labels, test))
     text_start, audio_start = start_heads(seed, split_number, repeat, pair.text.shape[1], pair.audio.shape[1], config.dim)
-    return ProbeBatch(config, pair.text, pair.audio, pair.labels, train, clips, queries,
-                      np.ascontiguousarray(permutations), text_start, audio_start)
+    return ProbeBatch(
+        config, pair.text, pair.audio, pair.labels, train, clips, queries, np.ascontiguousarray(permutations), text_start, audio_start
+    )

@@ -61,12 +61,21 @@ class Shape:
         return 4.0 * self.train * (self.text_width + self.audio_width) * self.dim + 6.0 * self.train**2 * self.dim
 
 
-SHAPES = {s.name: s for s in (
-    Shape("A", 100, 144, 144, 64, "centroid"), Shape("B", 100, 144, 768, 64, "clip"),
-    Shape("35", 35, 50, 96, 32, "centroid"), Shape("35-clip", 35, 50, 96, 32, "clip"),
-    Shape("222", 222, 318, 128, 64, "centroid"), Shape("222-clip", 222, 318, 128, 64, "clip"),
-    Shape("100w", 100, 144, 768, 256, "centroid"), Shape("100w-clip", 100, 144, 768, 256, "clip"),
-    Shape("500", 500, 500, 512, 128, "centroid"), Shape("500-clip", 500, 500, 512, 128, "clip"))}
+SHAPES = {
+    s.name: s
+    for s in (
+        Shape("A", 100, 144, 144, 64, "centroid"),
+        Shape("B", 100, 144, 768, 64, "clip"),
+        Shape("35", 35, 50, 96, 32, "centroid"),
+        Shape("35-clip", 35, 50, 96, 32, "clip"),
+        Shape("222", 222, 318, 128, 64, "centroid"),
+        Shape("222-clip", 222, 318, 128, 64, "clip"),
+        Shape("100w", 100, 144, 768, 256, "centroid"),
+        Shape("100w-clip", 100, 144, 768, 256, "clip"),
+        Shape("500", 500, 500, 512, 128, "centroid"),
+        Shape("500-clip", 500, 500, 512, 128, "clip"),
+    )
+}
 
 
 def make_problem(shape: Shape, config: ProbeConfig, probes: int, seed: int = 0, clips_per_class: int = 4) -> ProbeBatch:
@@ -79,14 +88,23 @@ def make_problem(shape: Shape, config: ProbeConfig, probes: int, seed: int = 0, 
     means = latent @ rng.standard_normal((16, shape.audio_width)) / 4
     audio = means[labels] + rng.standard_normal((len(labels), shape.audio_width))
     order = rng.permutation(n_classes)
-    train, test = np.sort(order[:shape.train]), order[shape.train:]
+    train, test = np.sort(order[: shape.train]), order[shape.train :]
     clips = None
     if config.sampling == "clip":
         clips = train * clips_per_class + rng.integers(0, clips_per_class, (config.steps, shape.train))
     permutations = np.stack([np.arange(n_classes)] + [rng.permutation(n_classes) for _ in range(probes - 1)])
     starts = (rng.standard_normal((r, shape.dim)) / np.sqrt(r) for r in (shape.text_width, shape.audio_width))
-    return ProbeBatch(config, text / np.sqrt(2 * shape.text_width), audio / np.sqrt(2 * shape.audio_width), labels, train, clips,
-                      np.flatnonzero(np.isin(labels, test)), permutations, *starts)
+    return ProbeBatch(
+        config,
+        text / np.sqrt(2 * shape.text_width),
+        audio / np.sqrt(2 * shape.audio_width),
+        labels,
+        train,
+        clips,
+        np.flatnonzero(np.isin(labels, test)),
+        permutations,
+        *starts,
+    )
 
 
 @dataclass(frozen=True)
@@ -138,12 +156,15 @@ class Method:
 def _backend(name: str, **options: Any) -> Callable[[Shape, ProbeConfig, int], Prepared]:
     def prepare(shape: Shape, config: ProbeConfig, probes: int) -> Prepared:
         from . import select_backend
+
         train, batch = select_backend(name, device="cpu").load(), make_problem(shape, config, probes)
 
         def call():
             result = train(batch, "cpu", **options)
             return result.loss, result.ranks
+
         return Prepared(call, batch)
+
     return prepare
 
 
@@ -151,6 +172,7 @@ def _eager(shape: Shape, config: ProbeConfig, probes: int) -> Prepared:
     """The loop people write: nn.Linear heads, autograd, torch.optim, one probe at a time."""
     import torch
     import torch.nn.functional as F
+
     batch = make_problem(shape, config, probes)
     text, audio = torch.from_numpy(batch.text32), torch.from_numpy(batch.audio32)
     train, labels = torch.from_numpy(batch.train_classes), torch.arange(shape.train)
@@ -177,12 +199,16 @@ def _eager(shape: Shape, config: ProbeConfig, probes: int) -> Prepared:
     return Prepared(lambda: (np.array([one(p) for p in batch.permutations]), None), batch)
 
 
-METHODS = {m.name: m for m in (
-    Method("cpp", _backend("cpp")),
-    Method("cpp, direct", _backend("cpp", algebra="direct")),
-    Method("cpp, bf16", _backend("cpp"), precision="bf16"),
-    Method("torch.bmm", _backend("torch")),
-    Method("eager loop, raw 768", _eager, probes=1, raw_width=768, optimizer="adam"))}
+METHODS = {
+    m.name: m
+    for m in (
+        Method("cpp", _backend("cpp")),
+        Method("cpp, direct", _backend("cpp", algebra="direct")),
+        Method("cpp, bf16", _backend("cpp"), precision="bf16"),
+        Method("torch.bmm", _backend("torch")),
+        Method("eager loop, raw 768", _eager, probes=1, raw_width=768, optimizer="adam"),
+    )
+}
 
 
 class _Memory:
@@ -218,6 +244,7 @@ def check(prepared: Prepared, result: tuple[np.ndarray, np.ndarray | None] | Non
         With the largest deviation.
     """
     from .reference import train
+
     batch, (loss, ranks) = prepared.batch, result or prepared.call()
     some = min(2, batch.n_probes)
     truth = train(dataclasses.replace(batch, permutations=batch.permutations[:some]))
@@ -225,8 +252,7 @@ def check(prepared: Prepared, result: tuple[np.ndarray, np.ndarray | None] | Non
     missed = 0.0 if ranks is None else np.mean((ranks[:some] <= 3) != (truth.ranks <= 3))
     bound = 0.02 if batch.config.precision == "bf16" else 1e-3
     if not (off < bound and missed <= 0.01):
-        raise InputError(f"a benchmark method disagrees with the reference (loss by {off:.2g}, hits by {missed:.2%}), so it is "
-                         "not timed.")
+        raise InputError(f"a benchmark method disagrees with the reference (loss by {off:.2g}, hits by {missed:.2%}), so it is not timed.")
 
 
 def _timed(call: Callable[[], Any]) -> float:
@@ -236,8 +262,9 @@ def _timed(call: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def run(shapes: Iterable[Shape], methods: Sequence[Method] | None = None, optimizers: Sequence[str] = ("adam-mini",),
-        rounds: int = 7) -> list[dict[str, Any]]:
+def run(
+    shapes: Iterable[Shape], methods: Sequence[Method] | None = None, optimizers: Sequence[str] = ("adam-mini",), rounds: int = 7
+) -> list[dict[str, Any]]:
     """Time methods on shapes, interleaved, after a check against the reference.
 
     Returns
@@ -248,6 +275,7 @@ def run(shapes: Iterable[Shape], methods: Sequence[Method] | None = None, optimi
         memory of a turn beyond what the process held), ``speedup`` (how many times faster the first method is).
     """
     import torch
+
     if rounds < 1:
         raise InputError(f"`rounds` must be at least 1; got {rounds}.")
     methods = list(METHODS.values()) if methods is None else methods
@@ -261,8 +289,9 @@ def run(shapes: Iterable[Shape], methods: Sequence[Method] | None = None, optimi
             for method in methods:
                 sized = method.on(shape)
                 steps = int(np.clip(TURN_FLOPS / (32 * sized.flops), 4, 20))
-                config = ProbeConfig(dim=shape.dim, steps=steps, sampling=shape.sampling,
-                                     optimizer=method.optimizer or optimizer, precision=method.precision)
+                config = ProbeConfig(
+                    dim=shape.dim, steps=steps, sampling=shape.sampling, optimizer=method.optimizer or optimizer, precision=method.precision
+                )
                 probes = method.probes or int(np.clip(TURN_FLOPS / (steps * sized.flops), 8, 512)) // 8 * 8
                 prepared[method.name] = method.prepare(sized, config, probes)
                 with _Memory() as used:
@@ -281,12 +310,21 @@ def run(shapes: Iterable[Shape], methods: Sequence[Method] | None = None, optimi
             for name, p in prepared.items():
                 flops = by_name[name].on(shape).flops
                 seconds = statistics.median(per_step[name])
-                records.append({
-                    "shape": shape.name, "optimizer": p.batch.config.optimizer if p.batch.config.optimizer == optimizer
-                    else f"{p.batch.config.optimizer} (for {optimizer})", "method": name,
-                    "us": seconds * 1e6, "gflops": flops / seconds / 1e9, "ceiling": statistics.median(ceiling) / 1e9,
-                    "share": float(np.median(flops / per_step[name] / ceiling)), "mib": memory[name],
-                    "speedup": float(np.median(per_step[name] / leader))})
+                records.append(
+                    {
+                        "shape": shape.name,
+                        "optimizer": p.batch.config.optimizer
+                        if p.batch.config.optimizer == optimizer
+                        else f"{p.batch.config.optimizer} (for {optimizer})",
+                        "method": name,
+                        "us": seconds * 1e6,
+                        "gflops": flops / seconds / 1e9,
+                        "ceiling": statistics.median(ceiling) / 1e9,
+                        "share": float(np.median(flops / per_step[name] / ceiling)),
+                        "mib": memory[name],
+                        "speedup": float(np.median(per_step[name] / leader)),
+                    }
+                )
     return records
 
 
@@ -295,18 +333,28 @@ def environment() -> dict[str, Any]:
     import torch
 
     from .. import __version__
+
     cpu = platform.processor() or platform.machine()
     try:
         with open("/proc/cpuinfo") as file:
             cpu = next(line.split(":", 1)[1].strip() for line in file if line.startswith("model name"))
     except (OSError, StopIteration):
         pass
-    record = {"date": time.strftime("%Y-%m-%d"), "cpu": cpu, "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-              "python": platform.python_version(), "numpy": np.__version__, "torch": torch.__version__, "fastprobe": __version__}
+    record = {
+        "date": time.strftime("%Y-%m-%d"),
+        "cpu": cpu,
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "numpy": np.__version__,
+        "torch": torch.__version__,
+        "fastprobe": __version__,
+    }
     if "jax" in sys.modules:
         record["jax"] = sys.modules["jax"].__version__
     try:
         from .cpp_backend import instruction_set
+
         record["isa"] = instruction_set()
     except ImportError:
         record["isa"] = None
@@ -315,12 +363,16 @@ def environment() -> dict[str, Any]:
 
 def table(records: Sequence[dict[str, Any]]) -> str:
     """The records as a Markdown table."""
-    lines = ["| shape | optimiser | method | us / probe-step | GFLOP/s | of torch.mm | times the first | peak MiB |",
-             "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |"]
+    lines = [
+        "| shape | optimiser | method | us / probe-step | GFLOP/s | of torch.mm | times the first | peak MiB |",
+        "| --- | --- | --- | ---: | ---: | ---: | ---: | ---: |",
+    ]
     for r in records:
         mib = "" if r["mib"] is None else f"{r['mib']:.0f}"
-        lines.append(f"| {r['shape']} | {r['optimizer']} | {r['method']} | {r['us']:.1f} | {r['gflops']:.0f} | {r['share']:.2f} | "
-                     f"{r['speedup']:.1f} | {mib} |")
+        lines.append(
+            f"| {r['shape']} | {r['optimizer']} | {r['method']} | {r['us']:.1f} | {r['gflops']:.0f} | {r['share']:.2f} | "
+            f"{r['speedup']:.1f} | {mib} |"
+        )
     return "\n".join(lines)
 
 
@@ -342,8 +394,7 @@ def _has_bf16() -> bool:
     return _cpp.bf16_isa() is not None
 
 
-def main(shapes: Sequence[str] = ("A", "B"), optimizers: Sequence[str] = ("adam-mini",), rounds: int = 7,
-         as_json: bool = False) -> str:
+def main(shapes: Sequence[str] = ("A", "B"), optimizers: Sequence[str] = ("adam-mini",), rounds: int = 7, as_json: bool = False) -> str:
     """What ``fastprobe bench`` prints: the backends of this machine at the given shapes, in under a minute.
 
     Raises
@@ -353,6 +404,7 @@ def main(shapes: Sequence[str] = ("A", "B"), optimizers: Sequence[str] = ("adam-
     """
     chosen = [_shape(s) for s in shapes]
     from . import available_backends
+
     here = available_backends()
     methods = [m for m in METHODS.values() if not m.name.startswith("cpp") or here["cpp"] is None]
     methods = [m for m in methods if m.precision == "ieee" or _has_bf16()]

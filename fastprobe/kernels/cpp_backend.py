@@ -37,8 +37,10 @@ def instruction_set(precision: str = "ieee") -> str:
     name = os.environ.get("FASTPROBE_ISA", "")
     if precision == "bf16" and name in ("", "avx512"):
         if (found := _cpp.bf16_isa()) is None:
-            raise BackendUnavailableError("`precision`='bf16' needs a CPU with AVX512-BF16 (Zen 4, Cooper Lake, Sapphire Rapids or "
-                                          "newer), and this one has none. Use \"ieee\".")
+            raise BackendUnavailableError(
+                "`precision`='bf16' needs a CPU with AVX512-BF16 (Zen 4, Cooper Lake, Sapphire Rapids or "
+                'newer), and this one has none. Use "ieee".'
+            )
         return found
     if not name:
         return supported[0]
@@ -46,11 +48,13 @@ def instruction_set(precision: str = "ieee") -> str:
         raise InputError(f"`FASTPROBE_ISA` must be one of {', '.join(ISAS)}; got {name!r}. Unset it for the best there is.")
     if name not in supported:
         why = "this machine lacks it" if name in _cpp.compiled_isas() else "this build does not hold it"
-        raise BackendUnavailableError(f"`FASTPROBE_ISA`={name!r} is not available: {why}. Here: {', '.join(supported)}. "
-                                      "Unset it for the best there is.")
+        raise BackendUnavailableError(
+            f"`FASTPROBE_ISA`={name!r} is not available: {why}. Here: {', '.join(supported)}. Unset it for the best there is."
+        )
     if precision == "bf16":
-        raise BackendUnavailableError(f"`precision`='bf16' needs AVX512-BF16, and `FASTPROBE_ISA` asks for {name!r}. Unset it, or "
-                                      "use \"ieee\".")
+        raise BackendUnavailableError(
+            f"`precision`='bf16' needs AVX512-BF16, and `FASTPROBE_ISA` asks for {name!r}. Unset it, or use \"ieee\"."
+        )
     return name
 
 
@@ -73,8 +77,9 @@ def probe_flops(batch: ProbeBatch) -> float:
     return batch.config.steps * step_flops(batch) + 2.0 * d * (q * (batch.audio.shape[1] + c) + c * batch.text.shape[1])
 
 
-def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, isa: str | None = None, threads: int = 0,
-          algebra: str = "auto") -> BatchResult:
+def train(
+    batch: ProbeBatch, device: str | None = None, heads: bool = False, *, isa: str | None = None, threads: int = 0, algebra: str = "auto"
+) -> BatchResult:
     """Train and rank all probes of a batch.
 
     Parameters
@@ -104,16 +109,25 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, 
     shapes = ((n_probes, batch.text.shape[1], c.dim), (n_probes, batch.audio.shape[1], c.dim))
     text_heads, audio_heads = (np.empty(s, np.float32) if heads else None for s in shapes)
     inputs = {
-        "text": batch.text32, "audio": batch.audio32, "rows": batch.n_rows,
+        "text": batch.text32,
+        "audio": batch.audio32,
+        "rows": batch.n_rows,
         "centroids": np.ascontiguousarray(batch.centroids, np.float32) if batch.clips is None else None,
         "clips": None if batch.clips is None else _index(batch.clips),
-        "train_classes": _index(batch.train_classes), "queries": _index(batch.queries),
+        "train_classes": _index(batch.train_classes),
+        "queries": _index(batch.queries),
         "query_classes": _index(batch.labels[batch.queries]),
         "text_start": np.ascontiguousarray(batch.text_start, np.float32),
         "audio_start": np.ascontiguousarray(batch.audio_start, np.float32),
         "rates": np.array([c.learning_rate(t) for t in range(c.steps)], np.float64),
-        "optimizer": c.optimizer, "temperature": c.temperature, "momentum": c.momentum, "weight_decay": c.weight_decay,
-        "symmetric": c.symmetric, "isa": isa or instruction_set(c.precision), "threads": threads, "algebra": algebra,
+        "optimizer": c.optimizer,
+        "temperature": c.temperature,
+        "momentum": c.momentum,
+        "weight_decay": c.weight_decay,
+        "symmetric": c.symmetric,
+        "isa": isa or instruction_set(c.precision),
+        "threads": threads,
+        "algebra": algebra,
     }
     permutations = _index(batch.permutations)
     # A multiple of many thread counts, so that a bounded call still feeds all cores evenly.
@@ -121,11 +135,19 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False, *, 
     try:
         for at in range(0, n_probes, chunk):
             part = slice(at, at + chunk)
-            _cpp.train(**inputs, permutations=permutations[part], loss=loss[part], ranks=ranks[part],
-                       text_heads=text_heads[part] if heads else None, audio_heads=audio_heads[part] if heads else None)
+            _cpp.train(
+                **inputs,
+                permutations=permutations[part],
+                loss=loss[part],
+                ranks=ranks[part],
+                text_heads=text_heads[part] if heads else None,
+                audio_heads=audio_heads[part] if heads else None,
+            )
     except MemoryError:
-        raise OutOfMemoryError("the cpp backend could not get the scratch memory of its threads. Set OMP_NUM_THREADS to "
-                               "a smaller number: each thread holds one probe.") from None
+        raise OutOfMemoryError(
+            "the cpp backend could not get the scratch memory of its threads. Set OMP_NUM_THREADS to "
+            "a smaller number: each thread holds one probe."
+        ) from None
     return BatchResult(loss, ranks, text_heads, audio_heads)
 
 

@@ -68,10 +68,10 @@ class Optimizer:
     def step(self, w: np.ndarray, g: np.ndarray, lr: float) -> np.ndarray:
         """The head after one update.
 
-            adam-mini   m <- b1 m + (1-b1) g    v <- b2 v + (1-b2) |g|_F^2 / d
-                        W <- W - lr (wd W + m^ / sqrt(v^))
-            adam        torch.optim.Adam: g + wd W, v elementwise, W <- W - lr m^ / (sqrt(v^) + 1e-8)
-            sgd         torch.optim.SGD:  g + wd W, m <- mu m + g, W <- W - lr m
+        adam-mini   m <- b1 m + (1-b1) g    v <- b2 v + (1-b2) |g|_F^2 / d
+                    W <- W - lr (wd W + m^ / sqrt(v^))
+        adam        torch.optim.Adam: g + wd W, v elementwise, W <- W - lr m^ / (sqrt(v^) + 1e-8)
+        sgd         torch.optim.SGD:  g + wd W, m <- mu m + g, W <- W - lr m
         """
         c, self.t = self.config, self.t + 1
         if c.optimizer == "sgd":
@@ -114,8 +114,9 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> 
         w, v, loss = batch.text_start.copy(), batch.audio_start.copy(), np.nan
         of_w, of_v = Optimizer(c, w.shape), Optimizer(c, v.shape)
         for step in range(c.steps):
-            loss, dw, dv = loss_and_gradient(w, v, text[batch.train_classes], batch.step_rows(step),
-                                             batch.row_classes, c.temperature, c.symmetric)
+            loss, dw, dv = loss_and_gradient(
+                w, v, text[batch.train_classes], batch.step_rows(step), batch.row_classes, c.temperature, c.symmetric
+            )
             w, v = (o.step(h, g, c.learning_rate(step)) for o, h, g in ((of_w, w, dw), (of_v, v, dv)))
         a, b = norm(text @ w)[0], norm(batch.audio[batch.queries] @ v)[0]
         results.append((loss, ranks(a, b, batch.labels[batch.queries]), w, v))

@@ -58,8 +58,7 @@ def load_faiss() -> Any:
         import faiss
     except ImportError as error:
         why = "is not installed" if not faiss_installed() else f"is installed but cannot be loaded ({error})"
-        raise InputError(f"FAISS {why}. It serves approximate and stored indexes: {INSTALL}; exact search works without.") \
-            from None
+        raise InputError(f"FAISS {why}. It serves approximate and stored indexes: {INSTALL}; exact search works without.") from None
     return faiss
 
 
@@ -130,6 +129,7 @@ def top_k(queries: Any, gallery: Any, k: int, *, path: str = "auto", device: str
     if path == "numpy":
         return _numpy(*(_as_array(a, name) for a, name in ((queries, "queries"), (gallery, "gallery"))), k)
     import torch
+
     tensors = isinstance(queries, torch.Tensor)
     where = next((a.device for a in (queries, gallery) if isinstance(a, torch.Tensor)), torch.device(device or "cpu"))
     q, g = (_as_tensor(a, name, where) for a, name in ((queries, "queries"), (gallery, "gallery")))
@@ -154,8 +154,10 @@ def check_shapes(queries: tuple[int, ...], gallery: tuple[int, ...], k: Any) -> 
     if len(gallery) != 2 or gallery[0] == 0:
         raise InputError(f"`gallery` must have at least one row, shape (rows, width); got shape {gallery}. Add texts.")
     if len(queries) != 2 or queries[1] != gallery[1]:
-        raise InputError(f"`queries` must have the width of the gallery, {gallery[1]}; got shape {queries}. "
-                         "Use the embeddings, or the probe, that the gallery was made with.")
+        raise InputError(
+            f"`queries` must have the width of the gallery, {gallery[1]}; got shape {queries}. "
+            "Use the embeddings, or the probe, that the gallery was made with."
+        )
     if isinstance(k, bool) or not isinstance(k, (int, np.integer)) or k < 1:
         raise InputError(f"`k` must be a whole number of at least 1; got {k!r}.")
     if k > gallery[0]:
@@ -165,6 +167,7 @@ def check_shapes(queries: tuple[int, ...], gallery: tuple[int, ...], k: Any) -> 
 def merge_top_k(parts: Sequence[tuple[torch.Tensor, torch.Tensor]], k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """One list per query from those of several parts of a gallery; rows already count over the whole."""
     import torch
+
     return _ordered(torch.cat([p[0] for p in parts], 1), torch.cat([p[1] for p in parts], 1), k)
 
 
@@ -177,11 +180,13 @@ def _as_array(value: Any, name: str) -> np.ndarray:
 
 def _as_tensor(value: Any, name: str, device: torch.device) -> torch.Tensor:
     import torch
+
     if isinstance(value, torch.Tensor):
         return value.detach().to(device, torch.float32)
     array = _as_array(value, name)
     if not array.flags.writeable:  # a memory-mapped file: torch only reads it, but warns that it could not write
         import warnings
+
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
             return torch.from_numpy(array).to(device)
@@ -194,6 +199,7 @@ def _as_tensor(value: Any, name: str, device: torch.device) -> torch.Tensor:
 def _settled(q: torch.Tensor, g: torch.Tensor, k: int, path: str) -> tuple[torch.Tensor, torch.Tensor]:
     """Lists in the documented order: what a path leaves open at equal scores is settled here."""
     import torch
+
     more = min(k + 1, len(g))  # one more than asked shows whether equal scores straddle the end of the list
     scores, rows, sure = {"faiss": _faiss, "groups": _groups, "torch": _torch}[path](q, g, more)
     scores, rows = _ordered(scores, rows, more)
@@ -218,9 +224,10 @@ def _ordered(scores: torch.Tensor, rows: torch.Tensor, k: int) -> tuple[torch.Te
 def _in_order(q: torch.Tensor, g: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
     """Stable selection in gallery order, for the few queries with equal scores where the list ends."""
     import torch
+
     scores, rows = q.new_full((len(q), k), -torch.inf), torch.full((len(q), k), -1, dtype=torch.int64, device=q.device)
     for start in range(0, len(g), 65536):
-        s = q @ g[start:start + 65536].T
+        s = q @ g[start : start + 65536].T
         better = (s > scores[:, -1:]).any(1) | (rows[:, -1] < 0)  # what only equals the last comes too late
         if not bool(better.any()):
             continue
@@ -235,11 +242,13 @@ def _in_order(q: torch.Tensor, g: torch.Tensor, k: int) -> tuple[torch.Tensor, t
 def _finite(q: torch.Tensor) -> bool:
     # NaN and infinity survive a sum; only a sum that overflows needs the element-wise look.
     import torch
+
     return bool(torch.isfinite(q.sum())) or bool(torch.isfinite(q).all())
 
 
 def _all_sure(q: torch.Tensor) -> torch.Tensor:
     import torch
+
     return torch.ones(len(q), dtype=torch.bool, device=q.device)
 
 
@@ -247,12 +256,13 @@ def _faiss(q: torch.Tensor, g: torch.Tensor, k: int):
     faiss = load_faiss()
     if q.device.type == "cpu":
         import torch
+
         found = faiss.knn(q.numpy(), g.numpy(), k, metric=faiss.METRIC_INNER_PRODUCT)
         return *(torch.from_numpy(a) for a in found), _all_sure(q)
     if q.device.type != "cuda" or q.device.index not in range(faiss_gpus()):
-        raise InputError(f"`path`=\"faiss\": the installed FAISS cannot use {q.device}. {INSTALL}, or path=\"torch\".")
+        raise InputError(f'`path`="faiss": the installed FAISS cannot use {q.device}. {INSTALL}, or path="torch".')
     if k > FAISS_GPU_MAX_K:
-        raise InputError(f"`path`=\"faiss\" on a GPU serves k below {FAISS_GPU_MAX_K}; got {k - 1}. Use path=\"torch\".")
+        raise InputError(f'`path`="faiss" on a GPU serves k below {FAISS_GPU_MAX_K}; got {k - 1}. Use path="torch".')
     return *_faiss_gpu(faiss, q.contiguous(), g.contiguous(), k), _all_sure(q)
 
 
@@ -270,13 +280,14 @@ def _faiss_gpu(faiss: Any, q: torch.Tensor, g: torch.Tensor, k: int) -> tuple[to
     """`knn_gpu` on tensors where they lie, ordered with other work by torch's current stream."""
     import torch
     from faiss.contrib import torch_utils  # noqa: F401 (teaches knn_gpu about tensors and streams)
+
     with torch.cuda.device(q.device):
-        return faiss.knn_gpu(gpu_resources(faiss, q.device.index), q, g, k, metric=faiss.METRIC_INNER_PRODUCT,
-                             device=q.device.index)
+        return faiss.knn_gpu(gpu_resources(faiss, q.device.index), q, g, k, metric=faiss.METRIC_INNER_PRODUCT, device=q.device.index)
 
 
 def _torch(q: torch.Tensor, g: torch.Tensor, k: int):
     import torch
+
     limit = _BLOCK_FLOATS[q.device.type]
     columns = min(len(g), max(limit // min(len(q), 64), 4 * k))
     rows = max(limit // columns, 1)
@@ -284,7 +295,7 @@ def _torch(q: torch.Tensor, g: torch.Tensor, k: int):
     for block in q.split(rows):
         best = None
         for start in range(0, len(g), columns):
-            part = g[start:start + columns]
+            part = g[start : start + columns]
             scores, found = (block @ part.T).topk(min(k, len(part)), dim=1)
             if best is not None:
                 scores, found = torch.cat([best[0], scores], 1), torch.cat([best[1], found + start], 1)
@@ -302,6 +313,7 @@ def _groups(q: torch.Tensor, g: torch.Tensor, k: int):
     over contiguous queries. A row is certain when the worst group kept lies below its k-th score.
     """
     import torch
+
     whole = len(g) // _GROUP * _GROUP
     keep = min(k + _SPARE, whole // _GROUP)
     rest = torch.arange(whole, len(g), device=q.device)
@@ -314,10 +326,10 @@ def _groups(q: torch.Tensor, g: torch.Tensor, k: int):
             stop = min(start + _CHUNK_ROWS, whole)
             peaks = scratch("peaks", (stop - start) // _GROUP, len(block))
             for at in range(start, stop, _TILE_ROWS):
-                tile = g[at:min(at + _TILE_ROWS, stop)]
+                tile = g[at : min(at + _TILE_ROWS, stop)]
                 scores = torch.mm(tile, transposed, out=scratch("tile", len(tile), len(block)))
                 into = (at - start) // _GROUP
-                torch.amax(scores.view(-1, _GROUP, len(block)), 1, out=peaks[into:into + len(tile) // _GROUP])
+                torch.amax(scores.view(-1, _GROUP, len(block)), 1, out=peaks[into : into + len(tile) // _GROUP])
             value, group = peaks.T.contiguous().topk(min(keep, len(peaks)), dim=1)
             group += start // _GROUP
             if best is not None:
@@ -362,7 +374,7 @@ def _numpy(q: np.ndarray, g: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray
     for start in range(0, len(q), step):
         part = slice(start, start + step)
         s = q[part] @ g.T
-        found = np.sort(np.argpartition(s, len(g) - k, axis=1)[:, len(g) - k:], axis=1)
+        found = np.sort(np.argpartition(s, len(g) - k, axis=1)[:, len(g) - k :], axis=1)
         last = np.take_along_axis(s, found, 1).min(axis=1, keepdims=True)
         open_ended = np.flatnonzero((s >= last).sum(axis=1) > k)  # equal scores straddle the end of the list
         found[open_ended] = np.argsort(-s[open_ended], axis=1, kind="stable")[:, :k]

@@ -34,25 +34,24 @@ def resolve_device(device: str | None) -> torch.device:
     BackendUnavailableError
         When the device is not there; the message names those that are.
     """
-    present = ["cpu"] + (["cuda"] if torch.cuda.is_available() else []) \
-        + (["mps"] if torch.backends.mps.is_available() else [])
+    present = ["cpu"] + (["cuda"] if torch.cuda.is_available() else []) + (["mps"] if torch.backends.mps.is_available() else [])
     if device is None:
         return torch.device(next(d for d in ("cuda", "mps", "cpu") if d in present))
     try:
         chosen = torch.device(device)
     except RuntimeError:
         chosen = None
-    if chosen is None or chosen.type not in present or \
-            (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
-        raise BackendUnavailableError(f"`device`={device!r} is not there. PyTorch sees: {', '.join(present)}"
-                                      f" ({torch.cuda.device_count()} CUDA devices).")
+    if chosen is None or chosen.type not in present or (chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count()):
+        raise BackendUnavailableError(
+            f"`device`={device!r} is not there. PyTorch sees: {', '.join(present)} ({torch.cuda.device_count()} CUDA devices)."
+        )
     return chosen
 
 
 def check_precision(device: torch.device, precision: str) -> None:
     """Refuse tf32 where there are no matrix units for it."""
     if device.type != "cuda" and precision != "ieee":
-        raise BackendUnavailableError(f"`precision`={precision!r} needs a CUDA device; got {device.type!r}. Use \"ieee\".")
+        raise BackendUnavailableError(f'`precision`={precision!r} needs a CUDA device; got {device.type!r}. Use "ieee".')
 
 
 @contextmanager
@@ -98,15 +97,16 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> 
         try:
             shared = _Shared(batch, chosen)
             for start in range(0, batch.n_probes, size):
-                chunk = batch.permutations[start:start + size]
+                chunk = batch.permutations[start : start + size]
                 filled = chunk[np.arange(size) % len(chunk)]
-                parts.append(tuple(None if column is None else column[:len(chunk)]
-                                   for column in _train_chunk(shared, filled, heads)))
+                parts.append(tuple(None if column is None else column[: len(chunk)] for column in _train_chunk(shared, filled, heads)))
         except torch.OutOfMemoryError:
             free = f", {torch.cuda.mem_get_info(chosen)[0] >> 20} MiB free" if chosen.type == "cuda" else ""
-            raise OutOfMemoryError(f"device {chosen} is out of memory{free}: a chunk of {size} probes needs about "
-                                   f"{(size * _probe_bytes(batch) + batch.audio32.nbytes) >> 20} MiB. Free memory on it, lower "
-                                   "`dim`, or use `device=\"cpu\"`. Everything finished is kept.") from None
+            raise OutOfMemoryError(
+                f"device {chosen} is out of memory{free}: a chunk of {size} probes needs about "
+                f"{(size * _probe_bytes(batch) + batch.audio32.nbytes) >> 20} MiB. Free memory on it, lower "
+                '`dim`, or use `device="cpu"`. Everything finished is kept.'
+            ) from None
     return BatchResult(*(np.concatenate(column) if column[0] is not None else None for column in zip(*parts)))
 
 
@@ -117,7 +117,7 @@ def _up(n: int) -> int:
 def _padded(array: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """float32, filled up with zeros: they change no product."""
     out = np.zeros((rows, columns), np.float32)
-    out[:array.shape[0], :array.shape[1]] = array
+    out[: array.shape[0], : array.shape[1]] = array
     return out
 
 
@@ -149,7 +149,7 @@ class _Shared:
     def texts(self, permutations: np.ndarray) -> torch.Tensor:
         """Text rows of each probe, (P, rows up to ALIGN, r)."""
         index = np.full((len(permutations), _up(permutations.shape[1])), self.classes)
-        index[:, :permutations.shape[1]] = permutations
+        index[:, : permutations.shape[1]] = permutations
         return self.text[torch.from_numpy(index).to(self.device)]
 
 
@@ -165,8 +165,13 @@ def _train_chunk(shared: _Shared, permutations: np.ndarray, heads: bool) -> tupl
         of_w.step(w, dw, c.learning_rate(step))
         of_v.step(v, dv, c.learning_rate(step))
     gallery = F.normalize(torch.bmm(shared.texts(permutations), w), dim=-1, eps=EPS)
-    ranks = torch.cat([_ranks(gallery, shared.classes, shared.audio[q].expand(n_probes, -1, -1), v, y)
-                       for q, y in zip(shared.queries.split(QUERY_BLOCK), shared.query_classes.split(QUERY_BLOCK))], dim=1)
+    ranks = torch.cat(
+        [
+            _ranks(gallery, shared.classes, shared.audio[q].expand(n_probes, -1, -1), v, y)
+            for q, y in zip(shared.queries.split(QUERY_BLOCK), shared.query_classes.split(QUERY_BLOCK))
+        ],
+        dim=1,
+    )
     d, r_text, r_audio = shared.dims
     kept = (w[:, :r_text, :d].cpu().numpy(), v[:, :r_audio, :d].cpu().numpy()) if heads else (None, None)
     return loss.double().cpu().numpy(), ranks.to(torch.int32).cpu().numpy(), *kept

@@ -83,8 +83,13 @@ class ProbeConfig:
     precision: Literal["ieee", "tf32x3", "tf32", "bf16"] = "ieee"
 
     def __post_init__(self) -> None:
-        for name, choices in (("optimizer", OPTIMIZERS), ("schedule", SCHEDULES), ("sampling", SAMPLINGS),
-                              ("basis", (*BASES, None)), ("precision", PRECISIONS)):
+        for name, choices in (
+            ("optimizer", OPTIMIZERS),
+            ("schedule", SCHEDULES),
+            ("sampling", SAMPLINGS),
+            ("basis", (*BASES, None)),
+            ("precision", PRECISIONS),
+        ):
             value = getattr(self, name)
             if value not in choices:
                 known = ", ".join(str(c) for c in choices if c is not None)
@@ -98,11 +103,9 @@ class ProbeConfig:
             if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
                 raise InputError(f"`{name}` must be a whole number of at least {low}; got {value!r}.")
             object.__setattr__(self, name, int(value))  # NumPy's numbers are welcome, and stored as plain ones
-        for name, low, strict in (("temperature", 0.0, True), ("lr", 0.0, True),
-                                  ("momentum", 0.0, False), ("weight_decay", 0.0, False)):
+        for name, low, strict in (("temperature", 0.0, True), ("lr", 0.0, True), ("momentum", 0.0, False), ("weight_decay", 0.0, False)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not low <= value < float("inf") \
-                    or (strict and value == low):
+            if isinstance(value, bool) or not isinstance(value, Real) or not low <= value < float("inf") or (strict and value == low):
                 rule = "above" if strict else "at least"
                 raise InputError(f"`{name}` must be a finite number {rule} {low:g}; got {value!r}.")
             object.__setattr__(self, name, float(value))
@@ -116,8 +119,9 @@ class ProbeConfig:
                 raise InputError(f"`energy` must lie in (0, 1]; got {self.energy!r}.")
             object.__setattr__(self, "energy", float(self.energy))
             if self.basis != "svd":
-                raise InputError("`energy` truncates the SVD basis and needs `basis`=\"svd\"; got \"raw\". "
-                                 "Leave `energy` out or choose the svd basis.")
+                raise InputError(
+                    '`energy` truncates the SVD basis and needs `basis`="svd"; got "raw". Leave `energy` out or choose the svd basis.'
+                )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values, in order."""
@@ -128,4 +132,5 @@ class ProbeConfig:
         if self.schedule == "constant":
             return float(self.lr)
         from math import cos, pi
+
         return 0.5 * float(self.lr) * (1.0 + cos(pi * step / self.steps))

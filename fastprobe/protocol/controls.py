@@ -1,9 +1,9 @@
 """Nulls: what a control destroys, and which relabellings it draws.
 
-    permute          the text rows are shuffled and the probe is trained again (the paper's control)
-    permute-within   rows move only within blocks (a category): is it more than coarse category?
-    frozen           the probe is trained once; the held-out texts are shuffled (cheap; one split at a time)
-    gaussian         texts are replaced by Gaussian draws of the same mean and covariance
+permute          the text rows are shuffled and the probe is trained again (the paper's control)
+permute-within   rows move only within blocks (a category): is it more than coarse category?
+frozen           the probe is trained once; the held-out texts are shuffled (cheap; one split at a time)
+gaussian         texts are replaced by Gaussian draws of the same mean and covariance
 """
 
 from __future__ import annotations
@@ -64,12 +64,14 @@ def check_control(control: str, groups: np.ndarray | None, n_splits: int = 1) ->
     if control not in CONTROLS:
         raise InputError(f"`control` must be one of {', '.join(CONTROLS)}; got {control!r}.")
     if control == "permute-within" and groups is None:
-        raise InputError("`control`=\"permute-within\" needs `groups`: a CSV with a column `label` and the column to stay within.")
+        raise InputError('`control`="permute-within" needs `groups`: a CSV with a column `label` and the column to stay within.')
     if control == "frozen" and n_splits > 1:
-        raise InputError(f"`control`=\"frozen\" is valid for one split at a time, because its shuffles of different splits cannot "
-                         f"be matched; got `splits`={n_splits}. Use `splits`=1, or `control`=\"permute\".")
+        raise InputError(
+            f'`control`="frozen" is valid for one split at a time, because its shuffles of different splits cannot '
+            f'be matched; got `splits`={n_splits}. Use `splits`=1, or `control`="permute".'
+        )
     if control != "permute-within" and groups is not None:
-        raise InputError(f"`groups` belongs to `control`=\"permute-within\"; got `control`={control!r}. Choose one.")
+        raise InputError(f'`groups` belongs to `control`="permute-within"; got `control`={control!r}. Choose one.')
 
 
 def read_groups(path: str | os.PathLike, column: str, classes: Sequence[str]) -> np.ndarray:
@@ -163,8 +165,7 @@ def _listed(groups: tuple[str, ...]) -> np.ndarray:
     return enumerate_distinct(len(groups), np.array(groups))
 
 
-def permutation_source(control: str, seed: int, n_classes: int, n_permutations: int,
-                       groups: np.ndarray | None = None) -> PermutationSource:
+def permutation_source(control: str, seed: int, n_classes: int, n_permutations: int, groups: np.ndarray | None = None) -> PermutationSource:
     """What a run trains on, for controls that relabel all texts.
 
     When there are no more distinct relabellings than the run asks for, each is trained once and p is exact;
@@ -189,8 +190,9 @@ def permutation_source(control: str, seed: int, n_classes: int, n_permutations: 
     if distinct - 1 <= n_permutations and distinct <= ENUMERATE_UP_TO:
         table = enumerate_distinct(n_classes, groups)
         return PermutationSource(control, distinct, True, distinct - 1, lambda start, stop: table[start:stop])
-    return PermutationSource(control, distinct, False, n_permutations,
-                             lambda start, stop: plan.permutations(seed, start, stop, n_classes, groups))
+    return PermutationSource(
+        control, distinct, False, n_permutations, lambda start, stop: plan.permutations(seed, start, stop, n_classes, groups)
+    )
 
 
 def frozen_permutation(seed: int, split: int, number: int, test_classes: np.ndarray) -> np.ndarray:
@@ -203,8 +205,7 @@ def frozen_permutation(seed: int, split: int, number: int, test_classes: np.ndar
     return np.asarray(test_classes, np.int64)[generator(seed, CONTROL, split, number).permutation(len(test_classes))]
 
 
-def frozen_ranks(scores: np.ndarray, query_classes: np.ndarray, test_classes: np.ndarray,
-                 relabelled: np.ndarray) -> np.ndarray:
+def frozen_ranks(scores: np.ndarray, query_classes: np.ndarray, test_classes: np.ndarray, relabelled: np.ndarray) -> np.ndarray:
     """Ranks of the queries under shuffled held-out texts, with the trained probe as it is.
 
         rank_bi = 1 + #{c != pi_b(y_i) : s(c, i) >= s(pi_b(y_i), i)}

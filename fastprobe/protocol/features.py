@@ -45,8 +45,10 @@ class Preprocessing:
         """
         vectors = np.asarray(vectors)
         if vectors.ndim != 2 or vectors.shape[1] != len(self.mean):
-            raise InputError(f"`vectors` must have the width {len(self.mean)} of the table the probe was fitted on; "
-                             f"got shape {vectors.shape}. Use the same embedding model.")
+            raise InputError(
+                f"`vectors` must have the width {len(self.mean)} of the table the probe was fitted on; "
+                f"got shape {vectors.shape}. Use the same embedding model."
+            )
         z = (vectors.astype(np.float64) - self.mean) / self.scale
         if self.basis is not None:
             z = z @ self.basis
@@ -141,8 +143,10 @@ def table_features(table: EmbeddingTable, config: ProbeConfig) -> TableFeatures:
     The order is by label, then by the digest of the vector, then by id: a function of the content, so
     that a table read from a reordered file trains the same probes, with or without ids.
     """
-    digest = np.array([int.from_bytes(blake2b(row.tobytes(), digest_size=8).digest(), "big")
-                       for row in table.vectors.astype("<f4", copy=False)], dtype=np.uint64)
+    digest = np.array(
+        [int.from_bytes(blake2b(row.tobytes(), digest_size=8).digest(), "big") for row in table.vectors.astype("<f4", copy=False)],
+        dtype=np.uint64,
+    )
     order = np.lexsort((table.ids, digest, table.labels))
     labels, ids = table.labels[order], table.ids[order]
     vectors = table.vectors[order]
@@ -150,8 +154,13 @@ def table_features(table: EmbeddingTable, config: ProbeConfig) -> TableFeatures:
     return TableFeatures(table.name, labels, ids, pre.apply(vectors), pre)
 
 
-def make_pair(text: EmbeddingTable, audio: EmbeddingTable, config: ProbeConfig,
-              text_features: TableFeatures | None = None, audio_features: TableFeatures | None = None) -> PairData:
+def make_pair(
+    text: EmbeddingTable,
+    audio: EmbeddingTable,
+    config: ProbeConfig,
+    text_features: TableFeatures | None = None,
+    audio_features: TableFeatures | None = None,
+) -> PairData:
     """Check that two tables belong together and build what probes are trained on.
 
     Raises
@@ -164,5 +173,16 @@ def make_pair(text: EmbeddingTable, audio: EmbeddingTable, config: ProbeConfig,
     a = audio_features or table_features(audio, config)
     labels = np.searchsorted(t.labels, a.labels)
     count = np.bincount(labels, minlength=len(t.labels)).astype(np.int64)
-    return PairData(t.name, a.name, t.labels, t.features, a.features, labels.astype(np.int64),
-                    np.cumsum(count) - count, count, a.ids, t.preprocessing, a.preprocessing)
+    return PairData(
+        t.name,
+        a.name,
+        t.labels,
+        t.features,
+        a.features,
+        labels.astype(np.int64),
+        np.cumsum(count) - count,
+        count,
+        a.ids,
+        t.preprocessing,
+        a.preprocessing,
+    )

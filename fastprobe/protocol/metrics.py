@@ -15,8 +15,19 @@ _BLOCK_BYTES = 32 << 20
 
 def metric_names(ks: tuple[int, ...]) -> list[str]:
     """Columns that `summarise` gives, in order."""
-    return ["n_queries", *(f"hits@{k}" for k in ks), *(f"acc@{k}_macro" for k in ks), *(f"acc@{k}_micro" for k in ks),
-            "mrr", "mean_rank", "mean_log_rank", "mrr_micro", "mean_rank_micro", "mean_log_rank_micro", "median_rank"]
+    return [
+        "n_queries",
+        *(f"hits@{k}" for k in ks),
+        *(f"acc@{k}_macro" for k in ks),
+        *(f"acc@{k}_micro" for k in ks),
+        "mrr",
+        "mean_rank",
+        "mean_log_rank",
+        "mrr_micro",
+        "mean_rank_micro",
+        "mean_log_rank_micro",
+        "median_rank",
+    ]
 
 
 def check_ks(ks, n_classes: int) -> tuple[int, ...]:
@@ -46,8 +57,7 @@ def column_of(statistic: str, ks: tuple[int, ...] = ()) -> str:
     name = f"{statistic}_macro" if re.fullmatch(r"acc@\d+", statistic) else statistic
     known = ["loss", *metric_names(ks)[1:]]
     if name not in known:
-        raise InputError(f"`statistic` must name a stored metric ({', '.join(known)}); got {statistic!r}. "
-                         "For another k, add it to `k`.")
+        raise InputError(f"`statistic` must name a stored metric ({', '.join(known)}); got {statistic!r}. For another k, add it to `k`.")
     return name
 
 
@@ -95,12 +105,13 @@ def summarise(ranks: np.ndarray, query_classes: np.ndarray, ks: tuple[int, ...],
     sizes = np.diff(np.r_[starts, n_queries])
     r = np.arange(n_classes + 1, dtype=np.float64)
     tables = {"mrr": 1.0 / np.maximum(r, 1), "mean_rank": r, "mean_log_rank": np.log(np.maximum(r, 1))}
-    out = {name: np.empty(n_probes, np.int64 if name == "n_queries" or name.startswith("hits@") else np.float64)
-           for name in metric_names(ks)}
+    out = {
+        name: np.empty(n_probes, np.int64 if name == "n_queries" or name.startswith("hits@") else np.float64) for name in metric_names(ks)
+    }
     out["n_queries"][:] = n_queries
     rows = max(_BLOCK_BYTES // (8 * max(n_queries, 1)), 1)
     for at in range(0, n_probes, rows):
-        block, here = ranks[at:at + rows], slice(at, at + rows)
+        block, here = ranks[at : at + rows], slice(at, at + rows)
         for k in ks:
             per_class = np.add.reduceat((block <= k).astype(np.int64), starts, axis=1)
             out[f"hits@{k}"][here] = per_class.sum(axis=1)

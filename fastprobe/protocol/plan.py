@@ -42,11 +42,13 @@ def train_count(n_classes: int, train_fraction: float) -> int:
         raise InputError(f"`train_fraction` must lie between 0 and 1; got {train_fraction!r}.")
     n_train = int(np.floor(train_fraction * n_classes + 0.5))
     if n_classes - n_train < 2:
-        raise InputError(f"`train_fraction` must leave at least 2 test classes; got {train_fraction:g} of "
-                         f"{n_classes} classes. Lower it or add classes.")
+        raise InputError(
+            f"`train_fraction` must leave at least 2 test classes; got {train_fraction:g} of {n_classes} classes. Lower it or add classes."
+        )
     if n_train < 2:
-        raise InputError(f"`train_fraction` must leave at least 2 train classes; got {train_fraction:g} of "
-                         f"{n_classes} classes. Raise it or add classes.")
+        raise InputError(
+            f"`train_fraction` must leave at least 2 train classes; got {train_fraction:g} of {n_classes} classes. Raise it or add classes."
+        )
     return n_train
 
 
@@ -88,8 +90,7 @@ def permutations(seed: int, start: int, stop: int, n_classes: int, groups: np.nd
     return out
 
 
-def sample_clips(seed: int, split: int, repeat: int, first: np.ndarray, count: np.ndarray,
-                 steps: int, clips_per_class: int) -> np.ndarray:
+def sample_clips(seed: int, split: int, repeat: int, first: np.ndarray, count: np.ndarray, steps: int, clips_per_class: int) -> np.ndarray:
     """The audio rows of every step: `clips_per_class` clips of each train class, with replacement.
 
     Parameters
@@ -111,8 +112,10 @@ def sample_clips(seed: int, split: int, repeat: int, first: np.ndarray, count: n
 
 def start_heads(seed: int, split: int, repeat: int, r_text: int, r_audio: int, dim: int) -> tuple[np.ndarray, np.ndarray]:
     """Random starts of both heads, N(0, 1/r): float64 (r_text, dim) and (r_audio, dim)."""
-    return tuple(generator(seed, purpose, split, repeat).standard_normal((r, dim)) / np.sqrt(r)
-                 for purpose, r in ((TEXT_START, r_text), (AUDIO_START, r_audio)))
+    return tuple(
+        generator(seed, purpose, split, repeat).standard_normal((r, dim)) / np.sqrt(r)
+        for purpose, r in ((TEXT_START, r_text), (AUDIO_START, r_audio))
+    )
 
 
 class Job(NamedTuple):

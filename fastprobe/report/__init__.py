@@ -1,7 +1,7 @@
 """Figures, tables and one self-contained page, from stored results only.
 
-    from fastprobe.report import write_report
-    write_report(["runs/today"], categories="categories.csv")
+from fastprobe.report import write_report
+write_report(["runs/today"], categories="categories.csv")
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from ..errors import InputError
 __all__ = ["write_report"]
 
 
-def write_report(run_dirs: Sequence[str | os.PathLike], out: str | os.PathLike | None = None,
-                 categories: str | os.PathLike | None = None) -> Path:
+def write_report(
+    run_dirs: Sequence[str | os.PathLike], out: str | os.PathLike | None = None, categories: str | os.PathLike | None = None
+) -> Path:
     """Write the report of a run, or the comparison of two.
 
     Parameters
@@ -43,6 +44,7 @@ def write_report(run_dirs: Sequence[str | os.PathLike], out: str | os.PathLike |
     if len(paths) not in (1, 2):
         raise InputError(f"`report` takes one run directory, or two to compare; got {len(paths)}.")
     from ._write import write_comparison, write_single
+
     category_file = None if categories is None else Path(categories)
     if len(paths) == 1:
         return write_single(paths[0], Path(out) if out else paths[0] / "report.html", category_file)

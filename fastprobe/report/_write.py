@@ -30,8 +30,11 @@ def write_single(run_dir: Path, out: Path, categories: Path | None) -> Path:
         else:
             maps.append((pair, aligned))
     made = page.single(run, found, maps)
-    texts = {"results.csv": tables.to_csv(*tables.results(run)), "results.tex": tables.to_latex(run),
-             "families.csv": tables.to_csv(*tables.families(run))}
+    texts = {
+        "results.csv": tables.to_csv(*tables.results(run)),
+        "results.tex": tables.to_latex(run),
+        "families.csv": tables.to_csv(*tables.families(run)),
+    }
     if found:
         texts["comparisons.csv"] = tables.to_csv(tables.COMPARISON_HEADER, tables.comparison_rows(found))
     if run.observed is not None:
@@ -52,13 +55,27 @@ def write_comparison(first_dir: Path, second_dir: Path, out: Path, categories: P
         sign = -1.0 if first.lower_is_better else 1.0
         a, b = (np.array([m[j] for m in matched]) for j in range(2))
         by_class = [None, None]
-        if first.observed is not None and second.observed is not None and first.observed.k == second.observed.k and \
-                np.array_equal(first.observed.classes, second.observed.classes):
+        if (
+            first.observed is not None
+            and second.observed is not None
+            and first.observed.k == second.observed.k
+            and np.array_equal(first.observed.classes, second.observed.classes)
+        ):
             by_class = [np.stack([run.observed.per_class(i) for i in rows]) for run, rows in ((first, a), (second, b))]
-        names = [tuple(f"{run.name}: {run.records[m[j]]['text']} × {run.records[m[j]]['audio']}"
-                       for j, run in enumerate((first, second))) for m in matched]
-        found = compare_many(names, first.statistic, sign * first.per_split[a], sign * second.per_split[b], n_train, n_test,
-                             *by_class, generator(first.identity["seed"], BOOTSTRAP, 2))
+        names = [
+            tuple(f"{run.name}: {run.records[m[j]]['text']} × {run.records[m[j]]['audio']}" for j, run in enumerate((first, second)))
+            for m in matched
+        ]
+        found = compare_many(
+            names,
+            first.statistic,
+            sign * first.per_split[a],
+            sign * second.per_split[b],
+            n_train,
+            n_test,
+            *by_class,
+            generator(first.identity["seed"], BOOTSTRAP, 2),
+        )
     made = compare_page.compared(first, second, matched, found, why_not)
     texts = {"comparisons.csv": tables.to_csv(tables.COMPARISON_HEADER, tables.comparison_rows(found))} if found else {}
     return _write(made, out, texts, "comparison-")
@@ -81,8 +98,10 @@ def not_paired(first: RunData, second: RunData, matched: list[tuple[int, int]]) 
         return f"The runs test different statistics ({first.statistic} and {second.statistic}), so no difference is tested."
     for name, words in (("seed", "seeds"), ("splits", "numbers of splits"), ("train_fraction", "train fractions")):
         if first.identity[name] != second.identity[name]:
-            return f"The runs have different {words} ({first.identity[name]} and {second.identity[name]}), hence different splits: no " \
-                   "difference is tested. Run the second with the settings of the first."
+            return (
+                f"The runs have different {words} ({first.identity[name]} and {second.identity[name]}), hence different splits: no "
+                "difference is tested. Run the second with the settings of the first."
+            )
     same = first.summary["n_classes"] == second.summary["n_classes"]
     if same and first.observed is not None and second.observed is not None:
         same = np.array_equal(first.observed.classes, second.observed.classes)

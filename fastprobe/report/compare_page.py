@@ -22,9 +22,11 @@ def compared(first: RunData, second: RunData, matched: list[tuple[int, int]], fo
     if comparable:
         difference = np.array([first.records[i]["statistic"] - second.records[j]["statistic"] for i, j in matched])
         better = (difference > 0) ^ first.lower_is_better
-        page.text(f"{plural(len(matched), 'pair')} in both. {first.name} does better in {int(better[difference != 0].sum())}, "
-                  f"{second.name} in {int((~better)[difference != 0].sum())}; mean difference {number(float(difference.mean()))} "
-                  f"in {first.statistic}.")
+        page.text(
+            f"{plural(len(matched), 'pair')} in both. {first.name} does better in {int(better[difference != 0].sum())}, "
+            f"{second.name} in {int((~better)[difference != 0].sum())}; mean difference {number(float(difference.mean()))} "
+            f"in {first.statistic}."
+        )
     elif not matched:
         page.text("The two runs have no pair in common and their numbers of pairs differ, so no pair can be set beside another.")
     if why_not:
@@ -33,17 +35,36 @@ def compared(first: RunData, second: RunData, matched: list[tuple[int, int]], fo
     body = []
     for at, (i, j) in enumerate(matched if comparable else []):
         a, b = first.records[i], second.records[j]
-        row = [" | ".join(dict.fromkeys(f"{r['text']} × {r['audio']}" for r in (a, b))), number(a["statistic"]),
-               number(b["statistic"]), number(a["statistic"] - b["statistic"]), pvalue(a["pvalue_maxT"]), pvalue(b["pvalue_maxT"])]
+        row = [
+            " | ".join(dict.fromkeys(f"{r['text']} × {r['audio']}" for r in (a, b))),
+            number(a["statistic"]),
+            number(b["statistic"]),
+            number(a["statistic"] - b["statistic"]),
+            pvalue(a["pvalue_maxT"]),
+            pvalue(b["pvalue_maxT"]),
+        ]
         if found:
             row += [between(rows[at][3], rows[at][4]), pvalue(rows[at][8]), pvalue(rows[at][9]), pvalue(rows[at][10])]
         body.append(row)
     if comparable:
         page.cards([page.figure(figures.compared(first, second, matched), "compared", f"{first.statistic} of both runs.")])
-        page.table(["pair", first.name, second.name, "difference", f"p max-T, {first.name}", f"p max-T, {second.name}",
-                    *(["95% interval", "p", "p Holm", "p sign-flip by class"] if found else [])], body, 1,
-                   "Interval and p of the difference are paired over splits and corrected for their overlap (Nadeau & Bengio); "
-                   f"there a positive difference means that the first run does better. {sign_flip_note(first, found)}" if found else "")
+        page.table(
+            [
+                "pair",
+                first.name,
+                second.name,
+                "difference",
+                f"p max-T, {first.name}",
+                f"p max-T, {second.name}",
+                *(["95% interval", "p", "p Holm", "p sign-flip by class"] if found else []),
+            ],
+            body,
+            1,
+            "Interval and p of the difference are paired over splits and corrected for their overlap (Nadeau & Bengio); "
+            f"there a positive difference means that the first run does better. {sign_flip_note(first, found)}"
+            if found
+            else "",
+        )
     page.heading("What differs between the runs")
     differences = settings_that_differ(first, second)
     if differences:
@@ -59,10 +80,18 @@ def compared(first: RunData, second: RunData, matched: list[tuple[int, int]], fo
 
 def settings_that_differ(first: RunData, second: RunData) -> list[list[str]]:
     """Rows (setting, value in the first, value in the second)."""
+
     def flat(run: RunData) -> dict[str, Any]:
         own = {k: v for k, v in run.identity.items() if k not in ("pairs", "inputs", "probe", "groups")}
         tables_ = {f"{t['side']} table {t['name']}": t["digest"][:16] for t in run.identity["inputs"]}
-        return {**own, "permutations": run.n_permutations, "statistic": run.statistic, "classes": run.summary["n_classes"],
-                **{f"probe.{k}": v for k, v in run.identity["probe"].items()}, **tables_}
+        return {
+            **own,
+            "permutations": run.n_permutations,
+            "statistic": run.statistic,
+            "classes": run.summary["n_classes"],
+            **{f"probe.{k}": v for k, v in run.identity["probe"].items()},
+            **tables_,
+        }
+
     a, b = flat(first), flat(second)
     return [[k, str(a.get(k, "–")), str(b.get(k, "–"))] for k in dict.fromkeys([*a, *b]) if a.get(k) != b.get(k)]

@@ -197,8 +197,19 @@ def load_run(path: Path, categories: Path | None = None) -> RunData:
     k = (statistic_ks(summary["statistic"]) or ((3,) if 3 in ks else ks[:1]))[0]
     observed = _observed(path, identity, k, notes)
     intervals = [] if observed is None else _intervals(observed, identity["seed"])
-    return RunData(path, manifest, summary, replicates[columns[0]], per_split, curve, observed, intervals,
-                   _confusions(path, identity, notes), read_categories(categories, notes), notes)
+    return RunData(
+        path,
+        manifest,
+        summary,
+        replicates[columns[0]],
+        per_split,
+        curve,
+        observed,
+        intervals,
+        _confusions(path, identity, notes),
+        read_categories(categories, notes),
+        notes,
+    )
 
 
 def _curve(ks: tuple[int, ...], t: dict[str, np.ndarray]) -> Curve:
@@ -215,6 +226,7 @@ def _read_parquet(file: Path, columns: list[str], strings: list[str], notes: lis
     """Columns of a table of the run, strings as (codes, values); None with a note when that is impossible."""
     import pyarrow as pa
     import pyarrow.parquet as pq
+
     if not file.exists():
         notes.append(f"{what} cannot be shown: this run has no {file.name}.")
         return None
@@ -243,8 +255,13 @@ def _pair_numbers(data: dict[str, Any], pairs: list[list[str]]) -> np.ndarray:
 
 
 def _observed(path: Path, identity: dict[str, Any], k: int, notes: list[str]) -> Observed | None:
-    data = _read_parquet(path / "observed.parquet", ["text", "audio", "split", "label", "rank"], ["text", "audio", "label"],
-                         notes, "Accuracy by class and its bootstrap interval")
+    data = _read_parquet(
+        path / "observed.parquet",
+        ["text", "audio", "split", "label", "rank"],
+        ["text", "audio", "label"],
+        notes,
+        "Accuracy by class and its bootstrap interval",
+    )
     if data is None:
         return None
     (label, classes), pair = data["label"], _pair_numbers(data, identity["pairs"])
@@ -260,12 +277,18 @@ def _observed(path: Path, identity: dict[str, Any], k: int, notes: list[str]) ->
 
 def _intervals(observed: Observed, seed: int) -> list[Interval]:
     from ..statistics.intervals import class_bootstraps
+
     return class_bootstraps(observed.accuracy, resamples=2000, rng=generator(seed, BOOTSTRAP))
 
 
 def _confusions(path: Path, identity: dict[str, Any], notes: list[str], top: int = 12) -> dict[int, list[tuple[str, str, float]]]:
-    data = _read_parquet(path / "retrieved.parquet", ["text", "audio", "label", "retrieved", "position"],
-                         ["text", "audio", "label", "retrieved"], notes, "What was retrieved instead")
+    data = _read_parquet(
+        path / "retrieved.parquet",
+        ["text", "audio", "label", "retrieved", "position"],
+        ["text", "audio", "label", "retrieved"],
+        notes,
+        "What was retrieved instead",
+    )
     if data is None or not len(data["position"]):
         return {}
     first = data["position"] == 1
@@ -310,22 +333,25 @@ def procrustes_of(run: RunData, pair: int, permutations: int = 999) -> tuple[Pro
         name = run.records[pair][side]
         path = (run.manifest.get("paths") or {}).get(f"{side}/{name}")
         if path is None:
-            return f"The Procrustes map of {run.records[pair]['text']} x {run.records[pair]['audio']} is not shown: the {side} " \
-                   "table did not come from a file."
+            return (
+                f"The Procrustes map of {run.records[pair]['text']} x {run.records[pair]['audio']} is not shown: the {side} "
+                "table did not come from a file."
+            )
         try:
             table = EmbeddingTable.load(path)
         except InputError:
             return f"The Procrustes map is not shown: {Path(path).name} is no longer where the run found it."
         known = next(t for t in run.identity["inputs"] if t["side"] == side and t["name"] == name)
         if table.digest != known["digest"]:
-            return (f"The Procrustes map is not shown: {Path(path).name} is not the table that was run (its digest differs): it "
-                    "has changed, or labels were left out with --classes common.")
+            return (
+                f"The Procrustes map is not shown: {Path(path).name} is not the table that was run (its digest differs): it "
+                "has changed, or labels were left out with --classes common."
+            )
         tables.append(table)
     text, audio = tables
     classes = np.array(sorted(set(text.labels.tolist()) & set(audio.labels.tolist())))
     rows = [np.flatnonzero(np.isin(t.labels, classes)) for t in tables]
-    x, y = (centroids(t.vectors[r].astype(np.float64), np.searchsorted(classes, t.labels[r]), len(classes))
-            for t, r in zip(tables, rows))
+    x, y = (centroids(t.vectors[r].astype(np.float64), np.searchsorted(classes, t.labels[r]), len(classes)) for t, r in zip(tables, rows))
     groups = run.identity.get("groups")
     # The blocks of the run are the blocks of its map; they are stored in ascending order of the labels, as `classes` is.
     blocks = np.array(groups) if groups is not None and len(groups) == len(classes) else None

@@ -21,14 +21,38 @@ PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 # Text, axes and rules have colours of their own, which the page replaces by those of its theme.
 INK, RULE, CONTROL = "#1b1c1d", "#d8d9da", "#9a9b9c"
 STYLE: dict[str, Any] = {
-    "font.size": 7.5, "axes.titlesize": 8.5, "axes.titlelocation": "left", "axes.labelsize": 7.5,
-    "xtick.labelsize": 7, "ytick.labelsize": 7, "legend.fontsize": 7, "legend.frameon": False,
-    "axes.spines.top": False, "axes.spines.right": False, "axes.linewidth": 0.6, "xtick.major.width": 0.6, "ytick.major.width": 0.6,
-    "text.color": INK, "axes.edgecolor": INK, "axes.labelcolor": INK, "xtick.color": INK, "ytick.color": INK,
+    "font.size": 7.5,
+    "axes.titlesize": 8.5,
+    "axes.titlelocation": "left",
+    "axes.labelsize": 7.5,
+    "xtick.labelsize": 7,
+    "ytick.labelsize": 7,
+    "legend.fontsize": 7,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.6,
+    "xtick.major.width": 0.6,
+    "ytick.major.width": 0.6,
+    "text.color": INK,
+    "axes.edgecolor": INK,
+    "axes.labelcolor": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
     # Type 42 fonts, which publishers ask for, and one weight only: embedding each takes a quarter of a second.
-    "svg.fonttype": "none", "pdf.fonttype": 42, "svg.hashsalt": "fastprobe", "savefig.transparent": True, "path.simplify": True,
-    "grid.color": RULE, "grid.linewidth": 0.5, "lines.linewidth": 1.3, "hatch.linewidth": 0.6,
-    "font.family": "sans-serif", "figure.facecolor": "none", "axes.facecolor": "none"}
+    "svg.fonttype": "none",
+    "pdf.fonttype": 42,
+    "svg.hashsalt": "fastprobe",
+    "savefig.transparent": True,
+    "path.simplify": True,
+    "grid.color": RULE,
+    "grid.linewidth": 0.5,
+    "lines.linewidth": 1.3,
+    "hatch.linewidth": 0.6,
+    "font.family": "sans-serif",
+    "figure.facecolor": "none",
+    "axes.facecolor": "none",
+}
 
 
 def _new(height: float, rows: int = 1, **kwargs: Any):
@@ -38,7 +62,7 @@ def _new(height: float, rows: int = 1, **kwargs: Any):
 
 def short(name: str, limit: int = 24) -> str:
     """A name that fits beside an axis."""
-    return name if len(name) <= limit else name[:limit - 9] + "…" + name[-8:]
+    return name if len(name) <= limit else name[: limit - 9] + "…" + name[-8:]
 
 
 def stars(p: float) -> str:
@@ -57,9 +81,15 @@ def accuracy(run: RunData, audio: str) -> Figure:
     ax.barh(y + (0.19 if has_null else 0), observed, 0.38, color=BLUE, label="observed")
     ends = observed.copy()
     if has_null:
-        ax.barh(y - 0.19, [run.records[i]["null_mean"] for i in pairs], 0.38, color=CONTROL,
-                xerr=[run.records[i]["null_sd"] or 0 for i in pairs], label="control (null mean, sd)",
-                error_kw={"lw": 0.8, "ecolor": INK})
+        ax.barh(
+            y - 0.19,
+            [run.records[i]["null_mean"] for i in pairs],
+            0.38,
+            color=CONTROL,
+            xerr=[run.records[i]["null_sd"] or 0 for i in pairs],
+            label="control (null mean, sd)",
+            error_kw={"lw": 0.8, "ecolor": INK},
+        )
     for row, i in zip(y, pairs):
         r, at = run.records[i], row + (0.19 if has_null else 0)
         if r["sem_corrected"] is not None:
@@ -99,9 +129,15 @@ def nulls(run: RunData, audio: str) -> Figure:
         ax.plot([run.t[i, 0]] * 2, [base, base + 0.88], color=RED, lw=2, solid_capstyle="butt")
         # Above the highest bar, beside the end of the line.
         near_end = run.t[i, 0] > low + 0.72 * (high - low)
-        ax.annotate(pvalue(run.records[i]["pvalue"], relation=True), (run.t[i, 0], base + 0.77),
-                    xytext=(-3 if near_end else 3, 0), textcoords="offset points", ha="right" if near_end else "left",
-                    fontsize=7, va="center")
+        ax.annotate(
+            pvalue(run.records[i]["pvalue"], relation=True),
+            (run.t[i, 0], base + 0.77),
+            xytext=(-3 if near_end else 3, 0),
+            textcoords="offset points",
+            ha="right" if near_end else "left",
+            fontsize=7,
+            va="center",
+        )
     ax.set_yticks(np.arange(len(pairs)) + 0.2, [short(run.records[i]["text"]) for i in pairs[::-1]])
     ax.tick_params(axis="y", length=0)
     ax.set_title(short(audio, 44))
@@ -117,9 +153,10 @@ def curves(run: RunData, audio: str) -> Figure:
     figure, ax = _new(2.5)
     ks, c = np.array(run.curve.ks), run.curve
     if np.isfinite(c.null_low).all() and run.n_permutations > 0:
-        ax.fill_between(ks, c.null_low[pairs].min(axis=0), c.null_high[pairs].max(axis=0), color=CONTROL, alpha=0.45, lw=0,
-                        label="controls, middle 95%")
-    best = sorted(pairs, key=lambda i: -c.observed[i].mean())[:len(PALETTE)]
+        ax.fill_between(
+            ks, c.null_low[pairs].min(axis=0), c.null_high[pairs].max(axis=0), color=CONTROL, alpha=0.45, lw=0, label="controls, middle 95%"
+        )
+    best = sorted(pairs, key=lambda i: -c.observed[i].mean())[: len(PALETTE)]
     for i in pairs:
         if i not in best:
             ax.plot(ks, c.observed[i], color=CONTROL, lw=0.7)
@@ -153,8 +190,16 @@ def classes(run: RunData, pair: int, shown: int = 10) -> Figure:
     for top, bottom in ((0.6, -shown + 0.5), (-shown - 0.5, y[-1] - 0.6)) if several else ((0.6, y[-1] - 0.6),):
         ax.plot([mean, mean], [top, bottom], color=RED, lw=0.9, ls=(0, (3, 2)), zorder=0)
     side = mean > 0.7
-    ax.annotate(f"mean {number(mean)}", (mean, 1.05), xytext=(-3 if side else 3, 0), textcoords="offset points", color=RED, fontsize=7,
-                ha="right" if side else "left", va="center")
+    ax.annotate(
+        f"mean {number(mean)}",
+        (mean, 1.05),
+        xytext=(-3 if side else 3, 0),
+        textcoords="offset points",
+        color=RED,
+        fontsize=7,
+        ha="right" if side else "left",
+        va="center",
+    )
     ax.set_yticks(y, [short(str(run.observed.classes[i]).replace("_", " "), 28) for i in picked])
     ax.tick_params(axis="y", length=0)
     ax.set(xlim=(0, 1), xlabel=f"acc@{run.observed.k} on the class while unseen", ylim=(y[-1] - 0.8, 1.6))
@@ -214,6 +259,7 @@ def layer_curves(run: RunData, audio: str) -> Figure:
 
 def _hull(points: np.ndarray) -> np.ndarray | None:
     from scipy.spatial import ConvexHull, QhullError
+
     if len(points) < 3:
         return None
     try:
@@ -226,9 +272,10 @@ def _hull(points: np.ndarray) -> np.ndarray | None:
 def procrustes(test, names: np.ndarray, category: dict[str, str], title: str) -> Figure:
     """Text and audio centroids on one plane after the rotation, by category, and a zoom into the densest part."""
     from .procrustes import principal_plane
+
     text, audio, share = principal_plane(test.x, test.y)
     groups = np.array([category.get(str(n), "") for n in names])
-    common = [g for g, _ in sorted(((g, np.sum(groups == g)) for g in set(groups) - {""}), key=lambda p: -p[1])][:len(PALETTE)]
+    common = [g for g, _ in sorted(((g, np.sum(groups == g)) for g in set(groups) - {""}), key=lambda p: -p[1])][: len(PALETTE)]
     colour = {g: PALETTE[i] for i, g in enumerate(common)}
     figure, axes = _new(6.4, 2)
     for g in common:
@@ -239,7 +286,7 @@ def procrustes(test, names: np.ndarray, category: dict[str, str], title: str) ->
     near = min(max(len(names) // 8, 5), 14, len(names) - 1)
     distance = np.linalg.norm(middle[:, None] - middle[None], axis=2)
     centre = int(np.sort(distance, axis=1)[:, near].argmin())
-    inside = np.argsort(distance[centre])[:near + 1]
+    inside = np.argsort(distance[centre])[: near + 1]
     for ax, rows, size in ((axes[0], np.arange(len(names)), 9), (axes[1], inside, 20)):
         ax.plot(*np.stack([text[rows], audio[rows]]).transpose(2, 0, 1), color=RULE, lw=0.6, zorder=1)
         for g in [*common, None]:
@@ -255,12 +302,16 @@ def procrustes(test, names: np.ndarray, category: dict[str, str], title: str) ->
             ax.spines[side].set_visible(True)
     _label_apart(axes[1], text[inside], [str(names[r]).replace("_", " ") for r in inside])
     axes[0].set_title(title)
-    axes[0].set_xlabel(f"PC1 ({share[0]:.0%}), PC2 ({share[1]:.0%});  m² = {test.m2:.3f}, {pvalue(test.pvalue, relation=True)} "
-                       f"(PROTEST, {len(test.null):,})")
+    axes[0].set_xlabel(
+        f"PC1 ({share[0]:.0%}), PC2 ({share[1]:.0%});  m² = {test.m2:.3f}, {pvalue(test.pvalue, relation=True)} "
+        f"(PROTEST, {len(test.null):,})"
+    )
     axes[1].set_title("zoom into the densest part")
-    handles = [axes[0].scatter([], [], s=12, marker="o", color=CONTROL, label="text"),
-               axes[0].scatter([], [], s=12, marker="^", facecolors="none", edgecolors=CONTROL, label="sound (centroid)"),
-               *(axes[0].scatter([], [], s=14, marker="s", color=colour[g], label=short(g, 30)) for g in common)]
+    handles = [
+        axes[0].scatter([], [], s=12, marker="o", color=CONTROL, label="text"),
+        axes[0].scatter([], [], s=12, marker="^", facecolors="none", edgecolors=CONTROL, label="sound (centroid)"),
+        *(axes[0].scatter([], [], s=14, marker="s", color=colour[g], label=short(g, 30)) for g in common),
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, handletextpad=0.2, columnspacing=1.0)
     return figure
 
@@ -282,8 +333,15 @@ def _label_apart(ax, points: np.ndarray, names: list[str]) -> None:
         if not moved:
             break
     for i, name in enumerate(names):
-        ax.annotate(short(name, 22), points[i], xytext=(points[i, 0] + (-1 if ends[i] else 1) * (right - left) / 40, y[i]),
-                    fontsize=6.5, ha="right" if ends[i] else "left", va="center", annotation_clip=False)
+        ax.annotate(
+            short(name, 22),
+            points[i],
+            xytext=(points[i, 0] + (-1 if ends[i] else 1) * (right - left) / 40, y[i]),
+            fontsize=6.5,
+            ha="right" if ends[i] else "left",
+            va="center",
+            annotation_clip=False,
+        )
     ax.set_ylim(min(low, y.min() - gap), max(high, y.max() + gap))
 
 

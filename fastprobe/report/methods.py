@@ -9,51 +9,55 @@ from .text import listing, number, plural, pvalue
 
 REFERENCES = {
     "Ngo & Kim 2024": "J. Ngo and Y. Kim. What do language models hear? Probing for auditory representations in language models. "
-                      "arXiv:2402.16998, 2024.",
+    "arXiv:2402.16998, 2024.",
     "Zhang et al. 2024": "Y. Zhang et al. Adam-mini: use fewer learning rates to gain more. arXiv:2406.16793, 2024.",
     "Kingma & Ba 2015": "D. P. Kingma and J. Ba. Adam: a method for stochastic optimization. ICLR, 2015.",
     "Phipson & Smyth 2010": "B. Phipson and G. K. Smyth. Permutation p-values should never be zero. Statistical Applications in "
-                            "Genetics and Molecular Biology 9(1), article 39, 2010.",
-    "Hemerik & Goeman 2018": "J. Hemerik and J. Goeman. Exact testing with random permutations. TEST 27, 811-825, 2018; "
-                             "arXiv:1411.7565.",
+    "Genetics and Molecular Biology 9(1), article 39, 2010.",
+    "Hemerik & Goeman 2018": "J. Hemerik and J. Goeman. Exact testing with random permutations. TEST 27, 811-825, 2018; arXiv:1411.7565.",
     "Clopper & Pearson 1934": "C. J. Clopper and E. S. Pearson. The use of confidence or fiducial limits illustrated in the case "
-                              "of the binomial. Biometrika 26, 404-413, 1934.",
+    "of the binomial. Biometrika 26, 404-413, 1934.",
     "Westfall & Young 1993": "P. H. Westfall and S. S. Young. Resampling-based multiple testing. Wiley, 1993.",
-    "Holm 1979": "S. Holm. A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6, "
-                 "65-70, 1979.",
+    "Holm 1979": "S. Holm. A simple sequentially rejective multiple test procedure. Scandinavian Journal of Statistics 6, 65-70, 1979.",
     "Benjamini & Hochberg 1995": "Y. Benjamini and Y. Hochberg. Controlling the false discovery rate. Journal of the Royal "
-                                 "Statistical Society B 57, 289-300, 1995.",
+    "Statistical Society B 57, 289-300, 1995.",
     "Nadeau & Bengio 2003": "C. Nadeau and Y. Bengio. Inference for the generalization error. Machine Learning 52, 239-281, 2003.",
     "Efron & Tibshirani 1993": "B. Efron and R. J. Tibshirani. An introduction to the bootstrap. Chapman & Hall, 1993.",
     "Besag & Clifford 1991": "J. Besag and P. Clifford. Sequential Monte Carlo p-values. Biometrika 78, 301-304, 1991.",
     "Fischer & Ramdas 2024": "L. Fischer and A. Ramdas. Sequential Monte-Carlo testing by betting. arXiv:2401.07365, 2024.",
     "Robbins 1970": "H. Robbins. Statistical methods related to the law of the iterated logarithm. Annals of Mathematical "
-                    "Statistics 41, 1397-1409, 1970.",
+    "Statistics 41, 1397-1409, 1970.",
     "Hewitt & Liang 2019": "J. Hewitt and P. Liang. Designing and interpreting probes with control tasks. EMNLP, 2019.",
     "Jackson 1995": "D. A. Jackson. PROTEST: a PROcrustean randomization TEST of community environment concordance. Ecoscience 2, "
-                    "297-303, 1995.",
+    "297-303, 1995.",
     "Peres-Neto & Jackson 2001": "P. R. Peres-Neto and D. A. Jackson. How well do multivariate data sets match? Oecologia 129, "
-                                 "169-178, 2001.",
-    "Knijnenburg et al. 2009": "T. A. Knijnenburg et al. Fewer permutations, more accurate P-values. Bioinformatics 25, "
-                               "i161-i168, 2009.",
+    "169-178, 2001.",
+    "Knijnenburg et al. 2009": "T. A. Knijnenburg et al. Fewer permutations, more accurate P-values. Bioinformatics 25, i161-i168, 2009.",
     "Peschel et al. 2026": "S. Peschel et al. permApprox: a general framework for accurate permutation p-value approximation. "
-                           "arXiv:2602.22975, 2026.",
+    "arXiv:2602.22975, 2026.",
     "Okabe & Ito 2008": "M. Okabe and K. Ito. Color universal design, 2008.",
 }
 
 # What is known of audio models: a pattern on the name or meta, and what to say.
 _HEARD = (
-    (r"passt.*fsd50k|fsd50k.*passt", "{name} looks like PaSST fine-tuned on FSD50K. On FSD50K it was trained with the labels "
-                                     "of the "
-     "very classes held out here: those results are leaked and show nothing about the text model."),
-    (r"vggish", "{name} was trained on the labels of YouTube videos and has heard most kinds of sound tested here. \"Unseen\" means "
-                "held out from the probe, not from the audio model."),
-    (r"panns?|cnn14|passt|audiomae.*ft|yamnet|\bast\b|beats|htsat|clap|audioset",
-     "{name} was trained with AudioSet labels or audio and has heard most kinds of sound tested here. \"Unseen\" means held "
-     "out from "
-     "the probe, not from the audio model."),
-    (r"mfcc|mel|spectrogram", "{name} is a plain signal description without learning: it has heard nothing, and serves as a "
-                              "floor."),
+    (
+        r"passt.*fsd50k|fsd50k.*passt",
+        "{name} looks like PaSST fine-tuned on FSD50K. On FSD50K it was trained with the labels "
+        "of the "
+        "very classes held out here: those results are leaked and show nothing about the text model.",
+    ),
+    (
+        r"vggish",
+        '{name} was trained on the labels of YouTube videos and has heard most kinds of sound tested here. "Unseen" means '
+        "held out from the probe, not from the audio model.",
+    ),
+    (
+        r"panns?|cnn14|passt|audiomae.*ft|yamnet|\bast\b|beats|htsat|clap|audioset",
+        '{name} was trained with AudioSet labels or audio and has heard most kinds of sound tested here. "Unseen" means held '
+        "out from "
+        "the probe, not from the audio model.",
+    ),
+    (r"mfcc|mel|spectrogram", "{name} is a plain signal description without learning: it has heard nothing, and serves as a floor."),
 )
 
 
@@ -70,29 +74,38 @@ def _null(run: RunData, b: int) -> str:
     identity = run.identity
     control = identity.get("control", "permute")
     if control == "permute-within":
-        how = f"the rows of the text table were permuted only within the groups of \"{identity.get('within') or 'groups'}\""
-        draw = f"all {b + 1:,} distinct permutations were used" if identity.get("enumerated") else \
-            f"{b:,} permutations were drawn uniformly from {_count(identity.get('distinct_permutations'))} distinct ones"
+        how = f'the rows of the text table were permuted only within the groups of "{identity.get("within") or "groups"}"'
+        draw = (
+            f"all {b + 1:,} distinct permutations were used"
+            if identity.get("enumerated")
+            else f"{b:,} permutations were drawn uniformly from {_count(identity.get('distinct_permutations'))} distinct ones"
+        )
         return f"{how}, and the probe was trained again; {draw}"
     if control == "frozen":
         return f"the probe was trained once and the texts of the held-out classes were permuted {b:,} times"
     if control == "gaussian":
         return f"the texts were replaced {b:,} times by Gaussian draws of the same mean and covariance, and the probe was trained again"
-    return f"the rows of the text table were permuted and the probe was trained again, for {b:,} uniformly drawn permutations, " \
-           "identity included (Hemerik & Goeman 2018)"
+    return (
+        f"the rows of the text table were permuted and the probe was trained again, for {b:,} uniformly drawn permutations, "
+        "identity included (Hemerik & Goeman 2018)"
+    )
 
 
 # What is measured, and what the control puts in place of the texts, for readers who meet both for the first time.
-_MEASURES = {"mrr": "is the mean of 1 / rank of a sound's own text", "mean_rank": "is the mean rank of a sound's own text",
-             "median_rank": "is the median rank of a sound's own text", "loss": "is the loss at the end of training",
-             "mean_log_rank": "is the mean logarithm of the rank of a sound's own text"}
-_CONTROLS = {"permute": "shuffles the texts among the classes and trains the probe again, so that only luck leads from a sound to its text",
-             "permute-within": "shuffles the texts within groups of classes and trains the probe again, so that beyond the group only "
-                               "luck leads from a sound to its text",
-             "frozen": "shuffles the texts of the unseen classes and looks the sounds up again, so that only luck leads from a sound "
-                       "to its text",
-             "gaussian": "puts random vectors in place of the texts and trains the probe again, so that only luck leads from a sound "
-                         "to its text"}
+_MEASURES = {
+    "mrr": "is the mean of 1 / rank of a sound's own text",
+    "mean_rank": "is the mean rank of a sound's own text",
+    "median_rank": "is the median rank of a sound's own text",
+    "loss": "is the loss at the end of training",
+    "mean_log_rank": "is the mean logarithm of the rank of a sound's own text",
+}
+_CONTROLS = {
+    "permute": "shuffles the texts among the classes and trains the probe again, so that only luck leads from a sound to its text",
+    "permute-within": "shuffles the texts within groups of classes and trains the probe again, so that beyond the group only "
+    "luck leads from a sound to its text",
+    "frozen": "shuffles the texts of the unseen classes and looks the sounds up again, so that only luck leads from a sound to its text",
+    "gaussian": "puts random vectors in place of the texts and trains the probe again, so that only luck leads from a sound to its text",
+}
 
 
 def primer(run: RunData) -> str:
@@ -100,13 +113,20 @@ def primer(run: RunData) -> str:
     n, n_train, n_test = n_classes_of(run)
     base = run.statistic.removesuffix("_micro").removesuffix("_macro")
     measure = f"is the share of sounds whose own text is among the {base[4:]} nearest" if base.startswith("acc@") else _MEASURES[base]
-    out = [f"A probe learned on {n_train} classes to bring the text of a class and its sounds together. The sounds of the other "
-           f"{n_test} classes, which it never saw, were then looked up among the texts of all {n}: {run.statistic} {measure}."]
+    out = [
+        f"A probe learned on {n_train} classes to bring the text of a class and its sounds together. The sounds of the other "
+        f"{n_test} classes, which it never saw, were then looked up among the texts of all {n}: {run.statistic} {measure}."
+    ]
     if run.n_permutations:
-        several = ". It is adjusted for the number of pairs: luck alone says yes anywhere in at most 5 of 100 such runs" \
-            if len(run.records) > 1 else ""
-        out.append(f"The control {_CONTROLS[run.identity.get('control', 'permute')]}. p says how often it does at least as well as the "
-                   f"real texts: at .05 or below luck is a poor explanation, and the answer is yes{several}.")
+        several = (
+            ". It is adjusted for the number of pairs: luck alone says yes anywhere in at most 5 of 100 such runs"
+            if len(run.records) > 1
+            else ""
+        )
+        out.append(
+            f"The control {_CONTROLS[run.identity.get('control', 'permute')]}. p says how often it does at least as well as the "
+            f"real texts: at .05 or below luck is a poor explanation, and the answer is yes{several}."
+        )
     return " ".join(out)
 
 
@@ -116,13 +136,23 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
     n, n_train, n_test = n_classes_of(run)
     b, j, r = run.n_permutations, identity["splits"], identity["seeds"]
     m, version = len(run.records), run.manifest.get("versions", {}).get("fastprobe", "")
-    optimizer = {"adam-mini": "Adam with one second moment per head (Adam-mini; Zhang et al. 2024)", "sgd": "SGD with momentum "
-                 f"{probe['momentum']:g}", "adam": "Adam (Kingma & Ba 2015)"}[probe["optimizer"]]
-    clips = "the mean embedding of every train class" if probe["sampling"] == "centroid" else \
-        f"{plural(probe['clips_per_class'], 'clip')} of every train class, drawn at random"
-    basis = "in the lossless basis of the embeddings' singular vectors" if probe["basis"] == "svd" and not probe["energy"] else \
-        f"in the leading singular directions that hold {probe['energy']:.0%} of the variance" if probe["energy"] else \
-        "on the raw embeddings"
+    optimizer = {
+        "adam-mini": "Adam with one second moment per head (Adam-mini; Zhang et al. 2024)",
+        "sgd": f"SGD with momentum {probe['momentum']:g}",
+        "adam": "Adam (Kingma & Ba 2015)",
+    }[probe["optimizer"]]
+    clips = (
+        "the mean embedding of every train class"
+        if probe["sampling"] == "centroid"
+        else f"{plural(probe['clips_per_class'], 'clip')} of every train class, drawn at random"
+    )
+    basis = (
+        "in the lossless basis of the embeddings' singular vectors"
+        if probe["basis"] == "svd" and not probe["energy"]
+        else f"in the leading singular directions that hold {probe['energy']:.0%} of the variance"
+        if probe["energy"]
+        else "on the raw embeddings"
+    )
     macro = ", averaged over classes (macro)" if re.fullmatch(r"acc@\d+|mrr|mean_rank|mean_log_rank", run.statistic) else ""
     out = [
         f"We asked whether the geometry of {plural(len(run.texts), 'text embedding table')} ({listing(run.texts)}) carries over to "
@@ -139,40 +169,65 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
     ]
     if b == 0:
         return " ".join([*out, "No control was run, so no p-value is given."])
-    out.append(f"For the null, {_null(run, b)}. Each replicate was averaged exactly as the observed run, on the same splits, "
-               f"{'starts ' if r > 1 else ''}and clips.".replace("splits, and", "splits and"))
+    out.append(
+        f"For the null, {_null(run, b)}. Each replicate was averaged exactly as the observed run, on the same splits, "
+        f"{'starts ' if r > 1 else ''}and clips.".replace("splits, and", "splits and")
+    )
     if stop := identity.get("stop"):
-        rule = f"Besag & Clifford 1991, h = {re.search(r'h=([0-9]+)', stop).group(1)}" if stop.startswith("besag") else \
-            f"Fischer & Ramdas 2024, alpha = {re.search(r'alpha=([0-9.]+)', stop).group(1)}"
-        ended = f"ended the run after {b:,} permutations, for all pairs together" if run.stopped else \
-            f"did not fire within the {b:,} permutations"
-        out.append(f"A stopping rule declared before the first permutation ({rule}; at most {identity.get('stop_limit', b):,}) "
-                   f"{ended}; p-values are those valid under this rule{', adjusted for the family by max-T' if m > 1 else ''}, "
-                   "with confidence sequences (Robbins 1970).")
+        rule = (
+            f"Besag & Clifford 1991, h = {re.search(r'h=([0-9]+)', stop).group(1)}"
+            if stop.startswith("besag")
+            else f"Fischer & Ramdas 2024, alpha = {re.search(r'alpha=([0-9.]+)', stop).group(1)}"
+        )
+        ended = (
+            f"ended the run after {b:,} permutations, for all pairs together"
+            if run.stopped
+            else f"did not fire within the {b:,} permutations"
+        )
+        out.append(
+            f"A stopping rule declared before the first permutation ({rule}; at most {identity.get('stop_limit', b):,}) "
+            f"{ended}; p-values are those valid under this rule{', adjusted for the family by max-T' if m > 1 else ''}, "
+            "with confidence sequences (Robbins 1970)."
+        )
     else:
-        kind = "It is exact, since all distinct permutations were used." if identity.get("enumerated") else \
-            f"The smallest p within reach is {pvalue(1 / (b + 1))}. Intervals on p are Clopper-Pearson's (Clopper & Pearson 1934)."
+        kind = (
+            "It is exact, since all distinct permutations were used."
+            if identity.get("enumerated")
+            else f"The smallest p within reach is {pvalue(1 / (b + 1))}. Intervals on p are Clopper-Pearson's (Clopper & Pearson 1934)."
+        )
         out.append(f"p = (1 + number of permutations at least as good) / (1 + {b:,}), ties counted (Phipson & Smyth 2010). {kind}")
         if m > 1:
-            out.append(f"p-values are adjusted for all {m} pairs by single-step max-T on statistics studentised over all "
-                       "replicates (Westfall & Young 1993); step-down max-T, Holm (Holm 1979) and false discovery rates "
-                       "(Benjamini & Hochberg 1995) are given beside them.")
+            out.append(
+                f"p-values are adjusted for all {m} pairs by single-step max-T on statistics studentised over all "
+                "replicates (Westfall & Young 1993); step-down max-T, Holm (Holm 1979) and false discovery rates "
+                "(Benjamini & Hochberg 1995) are given beside them."
+            )
     if any(record.get("tail") for record in run.records):
-        out.append("Where p < .10, a generalised Pareto fit to the tail of the null, its support constrained to contain the "
-                   "observed value, is printed beside the exact p (Knijnenburg et al. 2009; Peschel et al. 2026).")
+        out.append(
+            "Where p < .10, a generalised Pareto fit to the tail of the null, its support constrained to contain the "
+            "observed value, is printed beside the exact p (Knijnenburg et al. 2009; Peschel et al. 2026)."
+        )
     if j > 1:
-        out.append("Error bars are the standard error over splits and the one corrected for overlapping splits, variance "
-                   f"(1/{j} + {n_test}/{n_train}) S² (Nadeau & Bengio 2003).")
+        out.append(
+            "Error bars are the standard error over splits and the one corrected for overlapping splits, variance "
+            f"(1/{j} + {n_test}/{n_train}) S² (Nadeau & Bengio 2003)."
+        )
     if run.observed is not None:
-        out.append(f"Intervals on acc@{run.observed.k} are percentile intervals of a bootstrap over classes (Efron & Tibshirani "
-                   "1993). Selectivity is observed minus control (Hewitt & Liang 2019).")
+        out.append(
+            f"Intervals on acc@{run.observed.k} are percentile intervals of a bootstrap over classes (Efron & Tibshirani "
+            "1993). Selectivity is observed minus control (Hewitt & Liang 2019)."
+        )
     if with_map:
-        out.append("For the map, class centroids were aligned by an orthogonal Procrustes rotation in at most 20 principal components; m² "
-                   "was tested by permuting the text rows (PROTEST; Jackson 1995; Peres-Neto & Jackson 2001).")
+        out.append(
+            "For the map, class centroids were aligned by an orthogonal Procrustes rotation in at most 20 principal components; m² "
+            "was tested by permuting the text rows (PROTEST; Jackson 1995; Peres-Neto & Jackson 2001)."
+        )
     precision = run.manifest.get("precision", "ieee")
-    out.append(f"Probes were trained by the {identity['backend']} backend ("
-               f"{'float64' if identity['backend'] == 'reference' else 'float32' if precision == 'ieee' else precision}; seed "
-               f"{identity['seed']}).")
+    out.append(
+        f"Probes were trained by the {identity['backend']} backend ("
+        f"{'float64' if identity['backend'] == 'reference' else 'float32' if precision == 'ieee' else precision}; seed "
+        f"{identity['seed']})."
+    )
     return " ".join(out)
 
 
@@ -185,17 +240,22 @@ def caveats(run: RunData) -> list[str]:
     for table in identity["inputs"]:
         meta = table.get("meta") or {}
         if meta.get("untrained"):
-            out.append(f"{table['name']} comes from a model with random, untrained weights: its results say nothing about the "
-                       "published model.")
+            out.append(
+                f"{table['name']} comes from a model with random, untrained weights: its results say nothing about the published model."
+            )
         if meta.get("label_leak"):
-            out.append(f"{table['name']} was accepted although the labels leak: {str(meta['label_leak']).rstrip('.')}. Its results "
-                       "show nothing about the text model.")
+            out.append(
+                f"{table['name']} was accepted although the labels leak: {str(meta['label_leak']).rstrip('.')}. Its results "
+                "show nothing about the text model."
+            )
     unknown = []
     for table in (t for t in identity["inputs"] if t["side"] == "audio" and t["name"] not in simulated):
         meta = table.get("meta") or {}
         if meta.get("trained_on") and not meta.get("untrained"):
-            out.append(f"{table['name']}: the audio model was trained on {listing([str(t) for t in meta['trained_on']])}. \"Unseen\" "
-                       "means held out from the probe, not from the audio model.")
+            out.append(
+                f'{table["name"]}: the audio model was trained on {listing([str(t) for t in meta["trained_on"]])}. "Unseen" '
+                "means held out from the probe, not from the audio model."
+            )
             continue
         known = " ".join([table["name"], *(str(meta.get(key, "")) for key in ("model", "checkpoint", "source"))]).lower()
         said = next((text for pattern, text in _HEARD if re.search(pattern, known)), None)
@@ -204,30 +264,39 @@ def caveats(run: RunData) -> list[str]:
         else:
             out.append(said.format(name=table["name"]))
     if unknown:
-        out.append(f"What {listing(unknown)} heard in training is not recorded. \"Unseen\" means held out from the probe, not from "
-                   "the audio model.")
+        out.append(
+            f'What {listing(unknown)} heard in training is not recorded. "Unseen" means held out from the probe, not from the audio model.'
+        )
     _, n_train, n_test = n_classes_of(run)
     b, j = run.n_permutations, identity["splits"]
     if j > 1:
         factor = (1 + j * n_test / n_train) ** 0.5
-        out.append(f"The {j} splits share classes, so they are not independent: the naive error bars are too short by a factor of "
-                   f"{number(factor, 2)}. The p-values do not rest on them.")
+        out.append(
+            f"The {j} splits share classes, so they are not independent: the naive error bars are too short by a factor of "
+            f"{number(factor, 2)}. The p-values do not rest on them."
+        )
     else:
-        out.append("There is a single split, so no error bar over splits can be given, and two models cannot be compared by a "
-                   "t-test.")
+        out.append("There is a single split, so no error bar over splits can be given, and two models cannot be compared by a t-test.")
     if b:
-        out.append("Chance is the null mean, not k/C: a trained probe draws queries to the classes it was trained on, so the "
-                   "control can lie below k/C.")
+        out.append(
+            "Chance is the null mean, not k/C: a trained probe draws queries to the classes it was trained on, so the "
+            "control can lie below k/C."
+        )
     if identity.get("control", "permute") == "permute":
-        out.append("The null shuffles all texts. Rejecting it can mean no more than that coarse categories carry over (music, "
-                   "animals, vehicles); run with --control permute-within to ask for more than that.")
+        out.append(
+            "The null shuffles all texts. Rejecting it can mean no more than that coarse categories carry over (music, "
+            "animals, vehicles); run with --control permute-within to ask for more than that."
+        )
     if identity.get("control") == "gaussian":
-        out.append("The Gaussian null is a reference, not a permutation group: its p holds as far as the texts are like "
-                   "Gaussian draws.")
+        out.append("The Gaussian null is a reference, not a permutation group: its p holds as far as the texts are like Gaussian draws.")
     if b and b < 999:
-        out.append(f"{b} permutations cannot show a p below {pvalue(1 / (b + 1))}"
-                   + (", and adjusted p-values are coarse." if len(run.records) > 1 else "."))
+        out.append(
+            f"{b} permutations cannot show a p below {pvalue(1 / (b + 1))}"
+            + (", and adjusted p-values are coarse." if len(run.records) > 1 else ".")
+        )
     if run.observed is not None:
-        out.append("The bootstrap over classes holds the trained probes fixed; it says how acc@k varies with the classes tested, "
-                   "not with those trained on.")
+        out.append(
+            "The bootstrap over classes holds the trained probes fixed; it says how acc@k varies with the classes tested, "
+            "not with those trained on."
+        )
     return out

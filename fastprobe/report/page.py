@@ -77,14 +77,19 @@ def render(figure, kind: str) -> bytes:
 
 def inline_svg(svg: str, number_on_page: int, label: str) -> str:
     """An SVG file as an element of the page: ids of its own, the theme's colours, no namespaces or metadata."""
-    svg = svg[svg.index("<svg"):]
+    svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r'\s+xmlns(:\w+)?="[^"]*"', "", svg, count=2)
     prefix = f"f{number_on_page}-"
     svg = re.sub(r'\bid="', f'id="{prefix}', svg)
     svg = svg.replace("url(#", f"url(#{prefix}").replace('xlink:href="#', f'href="#{prefix}')
-    for colour, name in ((figures.INK, "ink"), (figures.RULE, "rule"), (figures.BLUE, "blue"), (figures.RED, "red"),
-                         (figures.CONTROL, "control")):
+    for colour, name in (
+        (figures.INK, "ink"),
+        (figures.RULE, "rule"),
+        (figures.BLUE, "blue"),
+        (figures.RED, "red"),
+        (figures.CONTROL, "control"),
+    ):
         svg = svg.replace(colour.lower(), f"var(--{name})")
     width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
     opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label, quote=True)}">'
@@ -141,7 +146,8 @@ class Page:
             cells = "".join(
                 f'<td data-label="{escape(h, quote=True)}"{css_class(c or ("sig" if bold and bold(r, i) else ""))}>'
                 f"{breakable(str(v)) if c else escape(str(v))}</td>"
-                for i, (v, h, c) in enumerate(zip(row, header, css)))
+                for i, (v, h, c) in enumerate(zip(row, header, css))
+            )
             body.append(f"<tr>{cells}</tr>")
         css_table = css_class("wide" if len(header) > 4 else "")
         table = f"<table{css_table}><thead><tr>{head}</tr></thead><tbody>{''.join(body)}</tbody></table>"
@@ -151,11 +157,12 @@ class Page:
 
     def html(self) -> str:
         """The whole page."""
-        return ("<!DOCTYPE html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">"
-                "<meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">"
-                "<link rel=\"icon\" href=\"data:,\">"
-                f"<title>{escape(self.title)}</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(self.parts)
-                + "\n</body></html>\n")
+        return (
+            '<!DOCTYPE html>\n<html lang="en"><head><meta charset="utf-8">'
+            '<meta name="viewport" content="width=device-width, initial-scale=1">'
+            '<link rel="icon" href="data:,">'
+            f"<title>{escape(self.title)}</title><style>{CSS}</style></head>\n<body>\n" + "\n".join(self.parts) + "\n</body></html>\n"
+        )
 
 
 def breakable(name: str) -> str:
@@ -181,29 +188,53 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
     n, n_train, n_test = n_classes_of(run)
     b, m = run.n_permutations, len(run.records)
     page.add(f"<h1>{escape(_title(run))}</h1>")
-    page.text(f"{plural(m, 'pair')}, {n} classes, {plural(run.identity['splits'], 'split')} ({n_train} train, {n_test} test "
-              f"classes), {plural(b, 'permutation')}; run “{run.name}”, {run.manifest.get('updated', '')[:10]}.", soft=True)
+    page.text(
+        f"{plural(m, 'pair')}, {n} classes, {plural(run.identity['splits'], 'split')} ({n_train} train, {n_test} test "
+        f"classes), {plural(b, 'permutation')}; run “{run.name}”, {run.manifest.get('updated', '')[:10]}.",
+        soft=True,
+    )
     page.text(methods.primer(run))
     _answers(page, run)
     add_results(page, run)
     page.heading("Observed against control")
     if m > 12 and figures.is_grid(run) and b:
-        page.cards([page.figure(figures.evidence(run), "evidence", "All pairs at a glance, in null standard deviations above "
-                                                                   "the control.")])
-    page.cards([page.figure(figures.accuracy(run, a), f"accuracy-{slug(a)}",
-                            f"{a}: {run.statistic} of each language model and of its control. Thick bar: standard error over "
-                            "splits; thin bar: corrected for overlapping splits. * p < .05, ** p < .01, *** p < .001, adjusted "
-                            "for all pairs (max-T).")
-                for a in run.audios])
+        page.cards(
+            [page.figure(figures.evidence(run), "evidence", "All pairs at a glance, in null standard deviations above the control.")]
+        )
+    page.cards(
+        [
+            page.figure(
+                figures.accuracy(run, a),
+                f"accuracy-{slug(a)}",
+                f"{a}: {run.statistic} of each language model and of its control. Thick bar: standard error over "
+                "splits; thin bar: corrected for overlapping splits. * p < .05, ** p < .01, *** p < .001, adjusted "
+                "for all pairs (max-T).",
+            )
+            for a in run.audios
+        ]
+    )
     if b:
         page.heading("Null distributions")
-        page.cards([page.figure(figures.nulls(run, a), f"null-{slug(a)}",
-                                f"{a}: the statistic under each of {b:,} permutations (grey) and as observed (line). p is "
-                                f"unadjusted.") for a in run.audios])
+        page.cards(
+            [
+                page.figure(
+                    figures.nulls(run, a),
+                    f"null-{slug(a)}",
+                    f"{a}: the statistic under each of {b:,} permutations (grey) and as observed (line). p is unadjusted.",
+                )
+                for a in run.audios
+            ]
+        )
     if len(run.curve.ks) > 1:
         page.heading("Accuracy against k")
-        page.cards([page.figure(figures.curves(run, a), f"curve-{slug(a)}",
-                                f"{a}: share of clips whose true text is among the k nearest of all {n}.") for a in run.audios])
+        page.cards(
+            [
+                page.figure(
+                    figures.curves(run, a), f"curve-{slug(a)}", f"{a}: share of clips whose true text is among the k nearest of all {n}."
+                )
+                for a in run.audios
+            ]
+        )
     _layers(page, run)
     _families(page, run)
     _compare_texts(page, run, found)
@@ -242,30 +273,58 @@ def _answers(page: Page, run: RunData) -> None:
         lines.append(f"<li{css_class('yes' if yes else '')}><b>{escape(name)}</b>: {escape(rest)}</li>")
     page.add('<ul class="answers">' + "".join(lines[:12]) + "</ul>")
     if len(lines) > 12:
-        page.add(f'<details><summary>the other {len(lines) - 12} pairs</summary><ul '
-                 f'class="answers">{"".join(lines[12:])}</ul></details>')
+        page.add(f'<details><summary>the other {len(lines) - 12} pairs</summary><ul class="answers">{"".join(lines[12:])}</ul></details>')
 
 
 def add_results(page: Page, run: RunData, level: int = 2) -> None:
     """The table of all pairs of a run, under its heading."""
     page.heading("Results", level)
     tail, intervals = any(r.get("tail") for r in run.records), bool(run.intervals)
-    header = ["text", "audio", run.statistic, *([f"acc@{run.observed.k}, 95% over classes"] if intervals else []), "± SE",
-              "control", "selectivity", "k/C" if run.statistic.startswith("acc@") else "random ranking", "p", "95% interval of p",
-              "p max-T", "p step-down", *(["p tail fit"] if tail else [])]
+    header = [
+        "text",
+        "audio",
+        run.statistic,
+        *([f"acc@{run.observed.k}, 95% over classes"] if intervals else []),
+        "± SE",
+        "control",
+        "selectivity",
+        "k/C" if run.statistic.startswith("acc@") else "random ranking",
+        "p",
+        "95% interval of p",
+        "p max-T",
+        "p step-down",
+        *(["p tail fit"] if tail else []),
+    ]
     rows = []
     for i, r in enumerate(run.records):
         t = r.get("tail")
-        rows.append([r["text"], r["audio"], number(r["statistic"]),
-                     *([f"{run.intervals[i].low:.3f}–{run.intervals[i].high:.3f}"] if intervals else []),
-                     number(r["sem_corrected"]), number(r["null_mean"]), number(r.get("selectivity")), number(r["chance"]),
-                     pvalue(r["pvalue"]), f"{pvalue(r['pvalue_low'])}–{pvalue(r['pvalue_high'])}", pvalue(r["pvalue_maxT"]),
-                     pvalue(r.get("pvalue_stepdown")), *([_tail(t)] if tail else [])])
+        rows.append(
+            [
+                r["text"],
+                r["audio"],
+                number(r["statistic"]),
+                *([f"{run.intervals[i].low:.3f}–{run.intervals[i].high:.3f}"] if intervals else []),
+                number(r["sem_corrected"]),
+                number(r["null_mean"]),
+                number(r.get("selectivity")),
+                number(r["chance"]),
+                pvalue(r["pvalue"]),
+                f"{pvalue(r['pvalue_low'])}–{pvalue(r['pvalue_high'])}",
+                pvalue(r["pvalue_maxT"]),
+                pvalue(r.get("pvalue_stepdown")),
+                *([_tail(t)] if tail else []),
+            ]
+        )
     at = header.index("p max-T")
-    page.table(header, rows, 2, "p is the share of permutations, the observed run included, that are at least as good; max-T and "
-                                "step-down are adjusted for all pairs. SE: corrected for overlapping splits. Selectivity: "
-                                "observed minus control.",
-               bold=lambda row, column: column == at and run.records[row]["pvalue_maxT"] <= 0.05 and run.n_permutations > 0)
+    page.table(
+        header,
+        rows,
+        2,
+        "p is the share of permutations, the observed run included, that are at least as good; max-T and "
+        "step-down are adjusted for all pairs. SE: corrected for overlapping splits. Selectivity: "
+        "observed minus control.",
+        bold=lambda row, column: column == at and run.records[row]["pvalue_maxT"] <= 0.05 and run.n_permutations > 0,
+    )
 
 
 def _tail(fit: dict[str, Any] | None) -> str:
@@ -277,14 +336,20 @@ def _layers(page: Page, run: RunData) -> None:
     if not curves:
         return
     page.heading("Layers")
-    page.cards([page.figure(figures.layer_curves(run, a), f"layers-{slug(a)}", f"{a}: {run.statistic} of each layer against "
-        f"its own control.")
-                for a in curves])
+    page.cards(
+        [
+            page.figure(figures.layer_curves(run, a), f"layers-{slug(a)}", f"{a}: {run.statistic} of each layer against its own control.")
+            for a in curves
+        ]
+    )
     for family in run.summary.get("families", []):
         if family["name"].startswith("best layer"):
-            page.table(["model × audio", "best layer", "p max-T", "p step-down"],
-                       [[t["test"], t["best_layer"], pvalue(t["pvalue_maxT"]), pvalue(t["pvalue_stepdown"])] for t in family["tests"]], 1,
-                       "The best layer was chosen anew inside every permutation, so choosing it is paid for.")
+            page.table(
+                ["model × audio", "best layer", "p max-T", "p step-down"],
+                [[t["test"], t["best_layer"], pvalue(t["pvalue_maxT"]), pvalue(t["pvalue_stepdown"])] for t in family["tests"]],
+                1,
+                "The best layer was chosen anew inside every permutation, so choosing it is paid for.",
+            )
 
 
 def _families(page: Page, run: RunData) -> None:
@@ -294,12 +359,18 @@ def _families(page: Page, run: RunData) -> None:
     page.heading("Families of tests")
     rows = []
     for f in families:
-        counts = [sum(t[n] <= 0.05 for t in f["tests"]) if n in f["tests"][0] else "–" for n in
-                  ("pvalue", "pvalue_maxT", "pvalue_stepdown", "pvalue_holm", "pvalue_bh")]
+        counts = [
+            sum(t[n] <= 0.05 for t in f["tests"]) if n in f["tests"][0] else "–"
+            for n in ("pvalue", "pvalue_maxT", "pvalue_stepdown", "pvalue_holm", "pvalue_bh")
+        ]
         rows.append([f["name"], f["n_tests"], *counts])
-    page.table(["family", "tests", "p ≤ .05 unadjusted", "max-T", "step-down", "Holm", "BH"], rows, 1,
-               "How many tests of each family reach .05 under each adjustment: max-T, step-down and Holm bound the chance of any "
-               "false positive, Benjamini-Hochberg (BH) the share of false ones. All values are in families.csv.")
+    page.table(
+        ["family", "tests", "p ≤ .05 unadjusted", "max-T", "step-down", "Holm", "BH"],
+        rows,
+        1,
+        "How many tests of each family reach .05 under each adjustment: max-T, step-down and Holm bound the chance of any "
+        "false positive, Benjamini-Hochberg (BH) the share of false ones. All values are in families.csv.",
+    )
 
 
 def _compare_texts(page: Page, run: RunData, found: list[Comparison]) -> None:
@@ -308,18 +379,34 @@ def _compare_texts(page: Page, run: RunData, found: list[Comparison]) -> None:
     page.heading("Language models against each other")
     rows = tables.comparison_rows(found)
     order = sorted(range(len(found)), key=lambda i: rows[i][8] if rows[i][8] is not None else 2.0)[:15]
-    page.table(["first", "second", "difference", "95% interval", "p", "p Holm", "p sign-flip by class"],
-               [[rows[i][0], rows[i][1], number(rows[i][2]), between(rows[i][3], rows[i][4]), pvalue(rows[i][8]),
-                 pvalue(rows[i][9]), pvalue(rows[i][10])] for i in order], 2,
-               f"Paired over the same {plural(run.identity['splits'], 'split')}, variance corrected for their overlap (Nadeau & "
-               f"Bengio); a positive difference means that the first does better. {sign_flip_note(run, found)}"
-               + (f" The {len(order)} clearest of {len(found)}; all are in comparisons.csv." if len(found) > len(order) else ""))
+    page.table(
+        ["first", "second", "difference", "95% interval", "p", "p Holm", "p sign-flip by class"],
+        [
+            [
+                rows[i][0],
+                rows[i][1],
+                number(rows[i][2]),
+                between(rows[i][3], rows[i][4]),
+                pvalue(rows[i][8]),
+                pvalue(rows[i][9]),
+                pvalue(rows[i][10]),
+            ]
+            for i in order
+        ],
+        2,
+        f"Paired over the same {plural(run.identity['splits'], 'split')}, variance corrected for their overlap (Nadeau & "
+        f"Bengio); a positive difference means that the first does better. {sign_flip_note(run, found)}"
+        + (f" The {len(order)} clearest of {len(found)}; all are in comparisons.csv." if len(found) > len(order) else ""),
+    )
 
 
 def sign_flip_note(run: RunData, found: list[Comparison]) -> str:
     """What the sign-flip test beside the t-test compares, whatever the statistic; nothing where there is none."""
-    return f"The sign-flip test takes classes as the unit, by the acc@{run.observed.k} of each, and is a check on the t-test." \
-        if any(c.sign_flip is not None for c in found) else ""
+    return (
+        f"The sign-flip test takes classes as the unit, by the acc@{run.observed.k} of each, and is a check on the t-test."
+        if any(c.sign_flip is not None for c in found)
+        else ""
+    )
 
 
 def _classes(page: Page, run: RunData) -> None:
@@ -328,28 +415,40 @@ def _classes(page: Page, run: RunData) -> None:
     strongest = [run.strongest(run.pairs_of(a)) for a in run.audios][:6]
     page.heading("Classes")
     if len(strongest) < len(run.records):
-        page.text("For each audio model the language model furthest above its control is shown"
-                  + (f" (the first {len(strongest)} audio models)" if len(strongest) < len(run.audios) else "") + "; all pairs "
-                      "are in the CSV files.",
-                  soft=True)
+        page.text(
+            "For each audio model the language model furthest above its control is shown"
+            + (f" (the first {len(strongest)} audio models)" if len(strongest) < len(run.audios) else "")
+            + "; all pairs "
+            "are in the CSV files.",
+            soft=True,
+        )
     if run.categories and run.observed is not None and not figures.category_rows(run, strongest[0]):
         run.notes.append("Accuracy by category is not shown: no class of the run is in the file of categories.")
     cards = []
     for i in strongest if run.observed is not None else []:
         r = run.records[i]
         name, file = f"{r['text']} × {r['audio']}", f"{slug(r['text'])}-{slug(r['audio'])}"
-        cards.append(page.figure(figures.classes(run, i), f"classes-{file}",
-                                 f"{name}: the classes found best and worst, each while it was unseen."))
+        cards.append(
+            page.figure(figures.classes(run, i), f"classes-{file}", f"{name}: the classes found best and worst, each while it was unseen.")
+        )
         if figures.category_rows(run, i):
-            cards.append(page.figure(figures.categories(run, i), f"categories-{file}",
-                                     f"{name}: by category, mean over its classes, with a 95% bootstrap interval over classes."))
+            cards.append(
+                page.figure(
+                    figures.categories(run, i),
+                    f"categories-{file}",
+                    f"{name}: by category, mean over its classes, with a 95% bootstrap interval over classes.",
+                )
+            )
     page.cards(cards)
     for i in strongest:
         if run.confusions.get(i):
             page.heading(f"{run.records[i]['text']} × {run.records[i]['audio']}: what was retrieved instead", 3)
-            page.table(["heard", "retrieved first instead", "share of its clips"],
-                       [[a.replace("_", " "), c.replace("_", " "), f"{s:.0%}"] for a, c, s in run.confusions[i]], 2,
-                       "The most complete confusions.")
+            page.table(
+                ["heard", "retrieved first instead", "share of its clips"],
+                [[a.replace("_", " "), c.replace("_", " "), f"{s:.0%}"] for a, c, s in run.confusions[i]],
+                2,
+                "The most complete confusions.",
+            )
 
 
 def _maps(page: Page, run: RunData, maps: list[tuple[int, Any]]) -> None:
@@ -359,24 +458,34 @@ def _maps(page: Page, run: RunData, maps: list[tuple[int, Any]]) -> None:
     html = []
     for i, (test, names) in maps:
         r = run.records[i]
-        html.append(page.figure(
-            figures.procrustes(test, names, run.categories, figures.short(f"{r['text']} × {r['audio']}", 44)),
-            f"procrustes-{slug(r['text'])}-{slug(r['audio'])}",
-            f"Text vectors and mean sounds of {len(names)} classes after an orthogonal Procrustes rotation in {test.components} "
-            f"principal components, projected on two. m² = {test.m2:.3f} of the squared distance is left, correlation "
-            f"{test.correlation:.3f}, {pvalue(test.pvalue, relation=True)} by permuting the text rows {len(test.null):,} times "
-            "(PROTEST). All classes take part in this alignment; it is a picture, the probe's test on unseen classes is the "
-            "evidence."))
+        html.append(
+            page.figure(
+                figures.procrustes(test, names, run.categories, figures.short(f"{r['text']} × {r['audio']}", 44)),
+                f"procrustes-{slug(r['text'])}-{slug(r['audio'])}",
+                f"Text vectors and mean sounds of {len(names)} classes after an orthogonal Procrustes rotation in {test.components} "
+                f"principal components, projected on two. m² = {test.m2:.3f} of the squared distance is left, correlation "
+                f"{test.correlation:.3f}, {pvalue(test.pvalue, relation=True)} by permuting the text rows {len(test.null):,} times "
+                "(PROTEST). All classes take part in this alignment; it is a picture, the probe's test on unseen classes is the "
+                "evidence.",
+            )
+        )
     page.cards(html)
 
 
 def _provenance(page: Page, run: RunData) -> None:
     page.heading("Provenance")
     identity, versions = run.identity, run.manifest.get("versions", {})
-    facts = [("run directory", run.name), ("backend", f"{identity['backend']}, {run.manifest.get('device', '')}, "
-                                                      f"{run.manifest.get('precision', '')}"),
-             ("seed", identity["seed"]), ("probes", f"{run.summary.get('n_jobs', 0):,}"), ("control", run.summary.get("null", "")),
-             ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())), ("machine", run.manifest.get("machine", "")),
-             *((f"{t['side']} table {t['name']}", f"{t['rows']:,} rows, width {t['width']}, sha256 {t['digest'][:16]}…")
-               for t in identity["inputs"])]
+    facts = [
+        ("run directory", run.name),
+        ("backend", f"{identity['backend']}, {run.manifest.get('device', '')}, {run.manifest.get('precision', '')}"),
+        ("seed", identity["seed"]),
+        ("probes", f"{run.summary.get('n_jobs', 0):,}"),
+        ("control", run.summary.get("null", "")),
+        ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),
+        ("machine", run.manifest.get("machine", "")),
+        *(
+            (f"{t['side']} table {t['name']}", f"{t['rows']:,} rows, width {t['width']}, sha256 {t['digest'][:16]}…")
+            for t in identity["inputs"]
+        ),
+    ]
     page.add("<dl>" + "".join(f"<dt>{escape(str(k))}</dt><dd>{escape(str(v))}</dd>" for k, v in facts) + "</dl>")

@@ -61,8 +61,14 @@ def _standardise(x: np.ndarray, components: int | None) -> np.ndarray:
     return x / np.linalg.norm(x)
 
 
-def protest(text: np.ndarray, audio: np.ndarray, permutations: int = 999, seed: int = 0,
-            components: int | None = 20, groups: np.ndarray | None = None) -> ProcrustesTest:
+def protest(
+    text: np.ndarray,
+    audio: np.ndarray,
+    permutations: int = 999,
+    seed: int = 0,
+    components: int | None = 20,
+    groups: np.ndarray | None = None,
+) -> ProcrustesTest:
     """Align two configurations by an orthogonal Procrustes rotation and test the fit by permuting the text rows.
 
         m2 = min over rotations R and scales k of |X - k Y R|_F^2 = 1 - (sum_j S_j)^2,    X'Y = U S V'
@@ -83,8 +89,9 @@ def protest(text: np.ndarray, audio: np.ndarray, permutations: int = 999, seed: 
     Source: Gower 1975; Jackson 1995 (PROTEST); Peres-Neto & Jackson 2001.
     """
     if len(text) != len(audio) or len(text) < 3:
-        raise InputError(f"`text` and `audio` must have one row for each of the same classes, at least 3; got {len(text)} and "
-                         f"{len(audio)}.")
+        raise InputError(
+            f"`text` and `audio` must have one row for each of the same classes, at least 3; got {len(text)} and {len(audio)}."
+        )
     x, y = _standardise(text, components), _standardise(audio, components)
     width = max(x.shape[1], y.shape[1])
     x, y = (np.pad(v, ((0, 0), (0, width - v.shape[1]))) for v in (x, y))
@@ -93,7 +100,7 @@ def protest(text: np.ndarray, audio: np.ndarray, permutations: int = 999, seed: 
     for at in range(0, permutations, 256):
         order = plan.permutations(seed, at + 1, min(at + 256, permutations) + 1, len(x), groups)
         products = np.einsum("bcr,cs->brs", x[order], y, optimize=True)
-        null[at:at + len(order)] = 1 - np.linalg.svd(products, compute_uv=False).sum(axis=1) ** 2
+        null[at : at + len(order)] = 1 - np.linalg.svd(products, compute_uv=False).sum(axis=1) ** 2
     m2 = float(1 - total**2)
     p = (1 + int(np.sum(null <= m2 + 1e-12))) / (1 + permutations)
     return ProcrustesTest(m2, float(total), p, null, x, total * (y @ rotation), width)

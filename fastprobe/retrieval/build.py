@@ -46,8 +46,7 @@ class IndexPlan(NamedTuple):
     available: int | None
 
 
-def plan_index(source: str | os.PathLike, kind: str = "auto", probe: ContrastiveProbe | None = None,
-               any_model: bool = False) -> IndexPlan:
+def plan_index(source: str | os.PathLike, kind: str = "auto", probe: ContrastiveProbe | None = None, any_model: bool = False) -> IndexPlan:
     """Check everything that can be checked beforehand, and estimate memory and disk.
 
     Parameters
@@ -72,21 +71,32 @@ def plan_index(source: str | os.PathLike, kind: str = "auto", probe: Contrastive
     if kind != "exact":
         load_faiss()
         if stream.rows < SMALLEST_APPROXIMATE:
-            raise InputError(f"`kind`={kind!r} needs at least {SMALLEST_APPROXIMATE:,} rows; {stream.path} has {stream.rows:,}. "
-                             "Use kind exact, which is fast at that size.")
+            raise InputError(
+                f"`kind`={kind!r} needs at least {SMALLEST_APPROXIMATE:,} rows; {stream.path} has {stream.rows:,}. "
+                "Use kind exact, which is fast at that size."
+            )
     if probe is not None:
         check_model(probe, "text", stream.meta, stream.width, str(stream.path), any_model)
     width = probe.config.dim if probe is not None else stream.width
     estimate, available = memory_estimate(kind, stream.rows, width, stream.width), available_memory()
     if available is not None and estimate["build"] > available:
-        raise InputError(f"an index of kind {kind} over {stream.rows:,} x {width} needs about {gib(estimate['build'])} to build; "
-                         f"{gib(available)} are free. Use kind "
-                         f"{'exact' if kind == 'ivfpq' else 'ivfpq or exact'}, or a machine with more memory.")
+        raise InputError(
+            f"an index of kind {kind} over {stream.rows:,} x {width} needs about {gib(estimate['build'])} to build; "
+            f"{gib(available)} are free. Use kind "
+            f"{'exact' if kind == 'ivfpq' else 'ivfpq or exact'}, or a machine with more memory."
+        )
     return IndexPlan(stream, kind, stream.rows, width, estimate, available)
 
 
-def build_index(plan: IndexPlan, out: str | os.PathLike, probe: ContrastiveProbe | None = None, *, recall: float = 0.95,
-                queries: np.ndarray | None = None, overwrite: bool = False) -> Iterator[int]:
+def build_index(
+    plan: IndexPlan,
+    out: str | os.PathLike,
+    probe: ContrastiveProbe | None = None,
+    *,
+    recall: float = 0.95,
+    queries: np.ndarray | None = None,
+    overwrite: bool = False,
+) -> Iterator[int]:
     """Build a planned index. Yields the number of rows read, block by block; the index is there at the end.
 
     Parameters
@@ -107,8 +117,10 @@ def build_index(plan: IndexPlan, out: str | os.PathLike, probe: ContrastiveProbe
     """
     out = Path(out)
     if out.exists() and not (overwrite and (out / "meta.json").is_file()):
-        raise InputError(f"{out} exists. Choose another place" + (", or give --overwrite to replace this index."
-                         if (out / "meta.json").is_file() else "; it is not an index."))
+        raise InputError(
+            f"{out} exists. Choose another place"
+            + (", or give --overwrite to replace this index." if (out / "meta.json").is_file() else "; it is not an index.")
+        )
     work = out.with_name(f".{out.name}.{os.getpid()}.tmp")
     try:
         work.mkdir(parents=True)
@@ -116,9 +128,17 @@ def build_index(plan: IndexPlan, out: str | os.PathLike, probe: ContrastiveProbe
         if plan.estimate["disk"] > free:
             raise InputError(f"{out}: the index takes about {gib(plan.estimate['disk'])} on disk; {gib(free)} are free there.")
         yield from _write_rows(plan, work, probe)
-        meta = {"format": "fastprobe-index", "version": FORMAT, "fastprobe": __version__, "kind": plan.kind, "rows": plan.rows,
-                "width": plan.width, "source": plan.source.meta, "source_width": plan.source.width,
-                "probe": None if probe is None else probe.digest}
+        meta = {
+            "format": "fastprobe-index",
+            "version": FORMAT,
+            "fastprobe": __version__,
+            "kind": plan.kind,
+            "rows": plan.rows,
+            "width": plan.width,
+            "source": plan.source.meta,
+            "source_width": plan.source.width,
+            "probe": None if probe is None else probe.digest,
+        }
         if probe is not None:
             probe.save(work / "probe.safetensors")
         if plan.kind != "exact":
@@ -133,9 +153,13 @@ def build_index(plan: IndexPlan, out: str | os.PathLike, probe: ContrastiveProbe
 
 def _write_rows(plan: IndexPlan, work: Path, probe: ContrastiveProbe | None) -> Iterator[int]:
     import pyarrow as pa
+
     schema = pa.schema([("text", pa.large_string())])
-    with open(work / "vectors.npy", "wb") as file, pa.OSFile(str(work / "texts.arrow"), "wb") as sink, \
-            pa.ipc.new_file(sink, schema) as texts:
+    with (
+        open(work / "vectors.npy", "wb") as file,
+        pa.OSFile(str(work / "texts.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, schema) as texts,
+    ):
         np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": (plan.rows, plan.width)})
         for block in plan.source.blocks(block_rows(plan.source.width)):
             vectors = probe.project_text(block.vectors) if probe is not None else block.vectors

@@ -32,8 +32,10 @@ RECALL_AT = 10
 _HNSW_LINKS = 32
 _ADD_ROWS = 65536
 # Effort: efSearch of HNSW, or the lists that are looked into, and the candidates per result that are scored again.
-_EFFORTS = {"hnsw": tuple((ef, 1) for ef in (16, 32, 64, 128, 256, 512, 1024)),
-            "ivfpq": tuple((lists, again) for lists in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) for again in (5, 10, 20))}
+_EFFORTS = {
+    "hnsw": tuple((ef, 1) for ef in (16, 32, 64, 128, 256, 512, 1024)),
+    "ivfpq": tuple((lists, again) for lists in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) for again in (5, 10, 20)),
+}
 
 
 def unit_rows(vectors: np.ndarray) -> np.ndarray:
@@ -118,9 +120,19 @@ class GalleryIndex:
         An empty gallery, labels that do not fit, an approximate kind without FAISS or for fewer than 5,000 rows.
     """
 
-    def __init__(self, vectors: Any, texts: Sequence[str] | None = None, kind: str = "auto", *, recall: float = 0.95,
-                 queries: Any = None, devices: Sequence[str] | None = None, unit: bool = False) -> None:
+    def __init__(
+        self,
+        vectors: Any,
+        texts: Sequence[str] | None = None,
+        kind: str = "auto",
+        *,
+        recall: float = 0.95,
+        queries: Any = None,
+        devices: Sequence[str] | None = None,
+        unit: bool = False,
+    ) -> None:
         import torch
+
         if kind not in (*KINDS, "auto"):
             raise InputError(f"`kind` must be auto, {', '.join(KINDS)}; got {kind!r}.")
         shape = tuple(vectors.shape)
@@ -130,13 +142,12 @@ class GalleryIndex:
         if kind == "auto":
             kind = choose_kind(shape[0])
         if not unit:
-            vectors = torch.nn.functional.normalize(vectors.float(), dim=1) if isinstance(vectors, torch.Tensor) \
-                else unit_rows(vectors)
+            vectors = torch.nn.functional.normalize(vectors.float(), dim=1) if isinstance(vectors, torch.Tensor) else unit_rows(vectors)
         self.vectors, self._texts, self._faiss, self._shards = vectors, texts, None, None
         self.meta: dict[str, Any] = {"kind": kind, "rows": shape[0], "width": shape[1]}
         if devices is not None:
             if kind != "exact":
-                raise InputError(f"`devices` splits an exact search; got kind {kind!r}. Use kind=\"exact\".")
+                raise InputError(f'`devices` splits an exact search; got kind {kind!r}. Use kind="exact".')
             self._shards = _place(vectors, devices)
         if kind != "exact":
             self._faiss = build_faiss(vectors, kind)
@@ -175,6 +186,7 @@ class GalleryIndex:
             Another width, k above N.
         """
         import torch
+
         check_shapes(tuple(queries.shape), (len(self), self.meta["width"]), k)
         if isinstance(queries, torch.Tensor):
             queries = torch.nn.functional.normalize(queries.float(), dim=1)
@@ -201,7 +213,7 @@ class GalleryIndex:
         step = max((64 << 20) // (4 * fetch * self.meta["width"]), 1)
         out = []
         for start in range(0, len(queries), step):
-            q = np.ascontiguousarray(queries[start:start + step], np.float32)
+            q = np.ascontiguousarray(queries[start : start + step], np.float32)
             rows = self._faiss.search(q, fetch)[1]
             missing = rows < 0  # fewer candidates than asked for
             if (short := (~missing).sum(axis=1) < k).any():
@@ -212,8 +224,7 @@ class GalleryIndex:
             scores[missing] = -np.inf
             order = np.lexsort((rows, -scores))[:, :k]
             out.append((np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)))
-        return tuple(np.concatenate(column) for column in zip(*out)) if out else \
-            (np.empty((0, k), np.float32), np.empty((0, k), np.int64))
+        return tuple(np.concatenate(column) for column in zip(*out)) if out else (np.empty((0, k), np.float32), np.empty((0, k), np.int64))
 
     def recall(self, queries: Any, k: int = RECALL_AT) -> float:
         """Share of the exact k nearest that `search` finds, over these queries."""
@@ -228,6 +239,7 @@ class GalleryIndex:
             return rows.astype(str)
         if hasattr(self._texts, "take") and not isinstance(self._texts, np.ndarray):  # an Arrow column, mapped
             import pyarrow as pa
+
             wanted, back = np.unique(rows, return_inverse=True)
             found = np.array(self._texts.take(pa.array(wanted)).to_pylist(), dtype=str)
             return found[back].reshape(rows.shape)
@@ -245,11 +257,14 @@ class GalleryIndex:
         """
         made = self.meta.get("probe")
         if made is None:
-            raise InputError("this index was built without a probe, so no sound can be looked up in it. Build it again with "
-                             "`probe` (in the shell --probe).")
+            raise InputError(
+                "this index was built without a probe, so no sound can be looked up in it. Build it again with "
+                "`probe` (in the shell --probe)."
+            )
         if made != digest:
-            raise InputError(f"this index was built with another probe ({made[:12]}..., not {digest[:12]}...). "
-                             "Build it again with this one.")
+            raise InputError(
+                f"this index was built with another probe ({made[:12]}..., not {digest[:12]}...). Build it again with this one."
+            )
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -266,8 +281,12 @@ class GalleryIndex:
         try:
             meta = json.loads((path / "meta.json").read_text("utf-8"))
             whole = [meta["version"], meta["rows"], meta["width"], *(meta["effort"] if meta["kind"] != "exact" else (1, 1))]
-            if meta["format"] != "fastprobe-index" or not all(isinstance(n, int) and n > 0 for n in whole) or len(whole) != 5 \
-                    or (meta["kind"] not in KINDS and meta["version"] <= FORMAT):
+            if (
+                meta["format"] != "fastprobe-index"
+                or not all(isinstance(n, int) and n > 0 for n in whole)
+                or len(whole) != 5
+                or (meta["kind"] not in KINDS and meta["version"] <= FORMAT)
+            ):
                 raise ValueError("a meta.json of something else")
         except FileNotFoundError:
             raise InputError(f"{path}: no index (no meta.json in it). `fastprobe index build` makes one.") from None
@@ -276,6 +295,7 @@ class GalleryIndex:
         if meta["version"] > FORMAT:
             raise InputError(f"{path}: written by a newer fastprobe. Upgrade fastprobe.")
         import pyarrow as pa
+
         index = cls.__new__(cls)
         index.meta, index._faiss, index._shards = meta, None, None
         try:
@@ -283,8 +303,9 @@ class GalleryIndex:
             with pa.memory_map(str(path / "texts.arrow")) as file:
                 index._texts = pa.ipc.open_file(file).read_all()["text"]
             if index.vectors.shape != (meta["rows"], meta["width"]) or len(index._texts) != meta["rows"]:
-                raise ValueError(f"vectors of shape {index.vectors.shape} and {len(index._texts)} texts, not {meta['rows']} x "
-                                 f"{meta['width']}")
+                raise ValueError(
+                    f"vectors of shape {index.vectors.shape} and {len(index._texts)} texts, not {meta['rows']} x {meta['width']}"
+                )
             if meta["kind"] != "exact":
                 index._faiss = _read_faiss(path / "index.faiss", meta)
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
@@ -297,6 +318,7 @@ class GalleryIndex:
 def choose_kind(rows: int) -> str:
     """`auto`: exact below a million rows, then ivfpq; exact at any size without FAISS."""
     from ..kernels.topk import faiss_installed
+
     return "ivfpq" if rows >= APPROXIMATE_FROM and faiss_installed() else "exact"
 
 
@@ -308,17 +330,22 @@ def _place(vectors: Any, devices: Sequence[str]) -> list[tuple[int, Any]]:
     import torch
 
     from ..kernels.torch_backend import resolve_device
+
     if isinstance(devices, str) or not devices:
         raise InputError(f"`devices` must be a list of device names; got {devices!r}.")
     found = [resolve_device(d) for d in devices]
     edges = np.linspace(0, len(vectors), len(found) + 1).astype(int)
-    return [(int(a), torch.as_tensor(np.array(vectors[a:b]) if isinstance(vectors, np.ndarray) else vectors[a:b]).to(d))
-            for a, b, d in zip(edges, edges[1:], found) if b > a]
+    return [
+        (int(a), torch.as_tensor(np.array(vectors[a:b]) if isinstance(vectors, np.ndarray) else vectors[a:b]).to(d))
+        for a, b, d in zip(edges, edges[1:], found)
+        if b > a
+    ]
 
 
 def _search_shards(queries: Any, shards: list[tuple[int, Any]], k: int) -> tuple[Any, Any]:
     """Every part's top k, each on its own device and that device's current stream, then one list of them."""
     import torch
+
     tensors = isinstance(queries, torch.Tensor)
     q = queries if tensors else torch.from_numpy(queries)
     # All parts are set going before any result is waited for.
@@ -342,8 +369,9 @@ def build_faiss(vectors: Any, kind: str) -> Any:
     faiss = load_faiss()
     rows, width = vectors.shape
     if rows < SMALLEST_APPROXIMATE:
-        raise InputError(f"`kind`={kind!r} needs at least {SMALLEST_APPROXIMATE:,} rows; got {rows:,}. Use kind=\"exact\", which "
-                         "is fast at that size.")
+        raise InputError(
+            f'`kind`={kind!r} needs at least {SMALLEST_APPROXIMATE:,} rows; got {rows:,}. Use kind="exact", which is fast at that size.'
+        )
     # Among rows of length 1 the largest inner product is the smallest distance, and codes of differences from a centre
     # (which FAISS makes for distances) found .93 where those for inner products found .83 (benchmarks/NOTES.md).
     metric = faiss.METRIC_INNER_PRODUCT if kind == "hnsw" else faiss.METRIC_L2
@@ -396,8 +424,13 @@ def tune(index: GalleryIndex, recall: float, queries: Any = None) -> dict[str, A
         reached = _share_found(index.search(queries, k)[1], true)
         if reached >= recall:
             break
-    return {"factory": factory(kind, len(index), index.meta["width"]), "effort": list(effort), "recall": round(reached, 4),
-            "recall_wanted": recall, "recall_on": on}
+    return {
+        "factory": factory(kind, len(index), index.meta["width"]),
+        "effort": list(effort),
+        "recall": round(reached, 4),
+        "recall_wanted": recall,
+        "recall_on": on,
+    }
 
 
 def _read_faiss(path: Path, meta: dict[str, Any]) -> Any:
@@ -405,9 +438,9 @@ def _read_faiss(path: Path, meta: dict[str, Any]) -> Any:
     try:
         index = faiss.read_index(str(path))
     except RuntimeError as error:
-        raise InputError(f"{path}: not readable by FAISS {faiss.__version__} ({str(error).splitlines()[-1][:120]}). Build the "
-                         "index again.") from None
+        raise InputError(
+            f"{path}: not readable by FAISS {faiss.__version__} ({str(error).splitlines()[-1][:120]}). Build the index again."
+        ) from None
     if index.d != meta["width"] or index.ntotal != meta["rows"]:
-        raise InputError(f"{path}: holds {index.ntotal:,} x {index.d}, its meta says {meta['rows']:,} x {meta['width']}. Build "
-                         "it again.")
+        raise InputError(f"{path}: holds {index.ntotal:,} x {index.d}, its meta says {meta['rows']:,} x {meta['width']}. Build it again.")
     return index

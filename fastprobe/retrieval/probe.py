@@ -48,8 +48,7 @@ class ContrastiveProbe:
         Training loss of the last step.
     """
 
-    def __init__(self, config: ProbeConfig | None = None, *, backend: str = "auto", device: str | None = None,
-                 seed: int = 0) -> None:
+    def __init__(self, config: ProbeConfig | None = None, *, backend: str = "auto", device: str | None = None, seed: int = 0) -> None:
         self.config = ProbeConfig() if config is None else config
         if not isinstance(self.config, ProbeConfig):
             raise InputError(f"`config` must be a ProbeConfig; got {type(config).__name__}.")
@@ -98,8 +97,15 @@ class ContrastiveProbe:
         self.text_preprocessing, self.audio_preprocessing = pair.text_preprocessing, pair.audio_preprocessing
         self.gallery_ = norm(pair.text @ self.text_head_)[0]
         self._fitted_on: PairData | None = pair
-        self.meta = {"text": text.meta, "audio": audio.meta, "text_digest": text.digest, "audio_digest": audio.digest,
-                     "backend": chosen.name, "seed": self.seed, "loss": self.loss_}
+        self.meta = {
+            "text": text.meta,
+            "audio": audio.meta,
+            "text_digest": text.digest,
+            "audio_digest": audio.digest,
+            "backend": chosen.name,
+            "seed": self.seed,
+            "loss": self.loss_,
+        }
         return self
 
     def _check_fitted(self) -> None:
@@ -155,6 +161,7 @@ class ContrastiveProbe:
             As in `rank`.
         """
         from ..protocol.metrics import check_ks
+
         self._check_fitted()
         (k,) = check_ks((k,), len(self.classes_))
         rank, y = self._ranks(audio)
@@ -187,6 +194,7 @@ class ContrastiveProbe:
         """
         from ..kernels.topk import top_k
         from .gallery import GalleryIndex
+
         self._check_fitted()
         queries = self.project_audio(audio)
         if gallery is None:
@@ -216,6 +224,7 @@ class ContrastiveProbe:
     def save(self, path: str | os.PathLike) -> None:
         """Write heads, preprocessing, gallery and meta as one .safetensors file, local or by URL, whole or not at all."""
         from safetensors.numpy import save
+
         self._check_fitted()
         check_probe_file(path)
         tensors = {"text_head": self.text_head_, "audio_head": self.audio_head_, "gallery": self.gallery_}
@@ -223,8 +232,14 @@ class ContrastiveProbe:
             tensors[f"{side}_mean"], tensors[f"{side}_scale"] = pre.mean, np.array([pre.scale])
             if pre.basis is not None:
                 tensors[f"{side}_basis"] = pre.basis
-        header = {"format": "fastprobe-probe", "version": _FORMAT, "config": self.config.to_dict(), "meta": self.meta,
-                  "classes": self.classes_.tolist(), "train_classes": self.train_classes_.tolist()}
+        header = {
+            "format": "fastprobe-probe",
+            "version": _FORMAT,
+            "config": self.config.to_dict(),
+            "meta": self.meta,
+            "classes": self.classes_.tolist(),
+            "train_classes": self.train_classes_.tolist(),
+        }
         with new_file(path) as file:
             file.write(save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata={"fastprobe": json.dumps(header)}))
 
@@ -238,6 +253,7 @@ class ContrastiveProbe:
             A missing, foreign or damaged file, or one from a newer version.
         """
         from safetensors import SafetensorError, safe_open
+
         try:
             with local_copy(path) as source, safe_open(source, framework="numpy") as file:
                 header = json.loads((file.metadata() or {})["fastprobe"])
@@ -252,7 +268,8 @@ class ContrastiveProbe:
             probe.text_head_, probe.audio_head_, probe.gallery_ = (tensors[n] for n in ("text_head", "audio_head", "gallery"))
             probe.text_preprocessing, probe.audio_preprocessing = (
                 Preprocessing(tensors[f"{s}_mean"], float(tensors[f"{s}_scale"][0]), tensors.get(f"{s}_basis"), probe.config.bias)
-                for s in ("text", "audio"))
+                for s in ("text", "audio")
+            )
         except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
             if isinstance(error, InputError):
                 raise
@@ -295,8 +312,7 @@ def model_difference(made: Mapping[str, Any], given: Mapping[str, Any]) -> str |
     return None
 
 
-def check_model(probe: ContrastiveProbe, side: str, meta: Mapping[str, Any], width: int, what: str,
-                any_model: bool = False) -> None:
+def check_model(probe: ContrastiveProbe, side: str, meta: Mapping[str, Any], width: int, what: str, any_model: bool = False) -> None:
     """Refuse vectors of another model than the one that a probe was trained on.
 
     Parameters
@@ -318,11 +334,15 @@ def check_model(probe: ContrastiveProbe, side: str, meta: Mapping[str, Any], wid
     expected = len((probe.text_preprocessing if side == "text" else probe.audio_preprocessing).mean)
     made = probe.meta.get(side) or {}
     if width != expected:
-        raise InputError(f"{what}: its vectors have width {width}; the probe was trained on {side} embeddings of width {expected} "
-                         f"({made.get('model') or made.get('name', 'unknown model')}). Embed it with that model.")
+        raise InputError(
+            f"{what}: its vectors have width {width}; the probe was trained on {side} embeddings of width {expected} "
+            f"({made.get('model') or made.get('name', 'unknown model')}). Embed it with that model."
+        )
     if not any_model and (difference := model_difference(made, meta)):
-        raise InputError(f"{what}: embedded by another model than the probe's {side} side: {difference}. Embed it with the "
-                         "probe's model, or say `any_model` (in the shell --any-model) if the vectors are alike all the same.")
+        raise InputError(
+            f"{what}: embedded by another model than the probe's {side} side: {difference}. Embed it with the "
+            "probe's model, or say `any_model` (in the shell --any-model) if the vectors are alike all the same."
+        )
 
 
 def _vectors(value: Any) -> np.ndarray:

@@ -34,9 +34,17 @@ class Found(NamedTuple):
     scores: list[float]
 
 
-def query(probe: Any, inputs: Sequence[str | os.PathLike], gallery: str | os.PathLike | None = None, k: int = 5, *,
-          device: str | None = None, any_model: bool = False, audio_checkpoint: str | None = None,
-          text_model: str | None = None) -> list[Found]:
+def query(
+    probe: Any,
+    inputs: Sequence[str | os.PathLike],
+    gallery: str | os.PathLike | None = None,
+    k: int = 5,
+    *,
+    device: str | None = None,
+    any_model: bool = False,
+    audio_checkpoint: str | None = None,
+    text_model: str | None = None,
+) -> list[Found]:
     """The k texts nearest to each sound.
 
     Parameters
@@ -82,8 +90,15 @@ def lookup(index: GalleryIndex, queries: Queries, k: int, exact: bool = False) -
     return [Found(name, t.tolist(), [round(float(v), 6) for v in s]) for name, t, s in zip(queries.names, texts, scores)]
 
 
-def search_index(path: str | os.PathLike, inputs: Sequence[str | os.PathLike], k: int = 5, *, exact: bool = False,
-                 device: str | None = None, any_model: bool = False) -> list[Found]:
+def search_index(
+    path: str | os.PathLike,
+    inputs: Sequence[str | os.PathLike],
+    k: int = 5,
+    *,
+    exact: bool = False,
+    device: str | None = None,
+    any_model: bool = False,
+) -> list[Found]:
     """Look inputs up in an index on disk.
 
     An index that was built with a probe carries it and takes sound files and audio tables; one without takes tables of
@@ -104,23 +119,35 @@ def search_index(path: str | os.PathLike, inputs: Sequence[str | os.PathLike], k
         names, vectors = [], []
         for file in map(Path, inputs):
             if file.suffix.lower() not in SUFFIXES:
-                raise InputError(f"{file}: this index was built without a probe, so only tables can be looked up in it. Build "
-                                 "it with --probe to look up sounds.")
+                raise InputError(
+                    f"{file}: this index was built without a probe, so only tables can be looked up in it. Build "
+                    "it with --probe to look up sounds."
+                )
             table = EmbeddingTable.load(file)
             if not any_model and (difference := model_difference(index.meta["source"], table.meta)):
-                raise InputError(f"{file}: embedded by another model than the index: {difference}. Embed it with the index's "
-                                 "model, or say --any-model if the vectors are alike all the same.")
+                raise InputError(
+                    f"{file}: embedded by another model than the index: {difference}. Embed it with the index's "
+                    "model, or say --any-model if the vectors are alike all the same."
+                )
             if table.width != index.meta["width"]:
-                raise InputError(f"{file}: its vectors have width {table.width}, those of the index {index.meta['width']}. Embed "
-                                 "it with the index's model.")
+                raise InputError(
+                    f"{file}: its vectors have width {table.width}, those of the index {index.meta['width']}. Embed "
+                    "it with the index's model."
+                )
             names += table.ids.tolist()
             vectors.append(table.vectors)
         queries = Queries(names, np.concatenate(vectors))
     return lookup(index, queries, k, exact)
 
 
-def open_gallery(probe: ContrastiveProbe, gallery: str | os.PathLike | None, *, device: str | None = None,
-                 any_model: bool = False, text_model: str | None = None) -> GalleryIndex:
+def open_gallery(
+    probe: ContrastiveProbe,
+    gallery: str | os.PathLike | None,
+    *,
+    device: str | None = None,
+    any_model: bool = False,
+    text_model: str | None = None,
+) -> GalleryIndex:
     """The gallery of a query, projected by the probe and ready to be searched; see `query`."""
     if gallery is None:
         return GalleryIndex(probe.gallery_, probe.classes_, "exact")
@@ -150,19 +177,29 @@ def read_texts(path: Path) -> list[str]:
     try:
         lines = path.read_text("utf-8-sig").splitlines()
     except OSError as error:
-        raise InputError(f"`gallery` {path}: cannot be read: {error.strerror}. Give a text table ({', '.join(SUFFIXES)}), a text "
-                         "file with one text per line, or the folder of an index.") from None
+        raise InputError(
+            f"`gallery` {path}: cannot be read: {error.strerror}. Give a text table ({', '.join(SUFFIXES)}), a text "
+            "file with one text per line, or the folder of an index."
+        ) from None
     except UnicodeDecodeError as error:
-        raise InputError(f"`gallery` {path}: not UTF-8 text (byte {error.start}). Give a text file with one text per line, or "
-                         f"a table ({', '.join(SUFFIXES)}).") from None
+        raise InputError(
+            f"`gallery` {path}: not UTF-8 text (byte {error.start}). Give a text file with one text per line, or "
+            f"a table ({', '.join(SUFFIXES)})."
+        ) from None
     texts = [line.strip() for line in lines if line.strip()]
     if not texts:
         raise InputError(f"`gallery` {path}: an empty gallery. Write one text per line.")
     return texts
 
 
-def project_inputs(probe: ContrastiveProbe, inputs: Sequence[str | os.PathLike], *, device: str | None = None,
-                   any_model: bool = False, audio_checkpoint: str | None = None) -> Queries:
+def project_inputs(
+    probe: ContrastiveProbe,
+    inputs: Sequence[str | os.PathLike],
+    *,
+    device: str | None = None,
+    any_model: bool = False,
+    audio_checkpoint: str | None = None,
+) -> Queries:
     """Sound files and audio tables, in their order, in the probe's space; see `query`."""
     paths = [Path(p) for p in inputs]
     if not paths:
@@ -188,18 +225,22 @@ def _made_by(probe: ContrastiveProbe, side: str) -> dict[str, Any]:
     meta = probe.meta.get(side) or {}
     if not meta.get("spec"):
         what, give = ("sounds", "audio tables instead of sound files") if side == "audio" else ("texts", "a text table as gallery")
-        raise InputError(f"the probe does not name a model that could embed {what}: its {side} table "
-                         f"({meta.get('name', 'unnamed')}) was not made by `fastprobe embed {side}`. Give {give}.")
+        raise InputError(
+            f"the probe does not name a model that could embed {what}: its {side} table "
+            f"({meta.get('name', 'unnamed')}) was not made by `fastprobe embed {side}`. Give {give}."
+        )
     return meta
 
 
 def _embed_files(paths: Sequence[Path], meta: dict[str, Any], checkpoint: str | None, device: str | None) -> np.ndarray:
     from ..extract.audio import AudioSpec, embed_files
+
     return embed_files(paths, AudioSpec.from_meta(meta, checkpoint), device)
 
 
 def _embed_texts(texts: Sequence[str], meta: dict[str, Any], model: str | None, device: str | None) -> np.ndarray:
     from ..extract.text import TextSpec, embed_texts
+
     return embed_texts(texts, TextSpec.from_meta(meta, model), device)
 
 
@@ -212,9 +253,14 @@ def to_table(found: Sequence[Found]):
     """For a terminal: a rich table, one line per text."""
     from rich import box
     from rich.table import Table
+
     table = Table(box=box.SIMPLE_HEAD)
-    for name, options in (("query", {"overflow": "fold"}), ("", {"justify": "right"}), ("text", {"overflow": "fold"}),
-                          ("score", {"justify": "right", "no_wrap": True})):
+    for name, options in (
+        ("query", {"overflow": "fold"}),
+        ("", {"justify": "right"}),
+        ("text", {"overflow": "fold"}),
+        ("score", {"justify": "right", "no_wrap": True}),
+    ):
         table.add_column(name, **options)
     for f in found:
         for i, (text, score) in enumerate(zip(f.texts, f.scores)):

@@ -117,8 +117,7 @@ def sign_flip_tests(differences: np.ndarray, rng: np.random.Generator | None = N
     d = np.asarray(differences, np.float64)
     tested = np.isfinite(d)
     if d.ndim != 2 or (tested.sum(axis=1) < 2).any():
-        raise InputError(f"`differences` must hold at least two classes; got "
-                         f"{int(tested.sum(axis=1).min()) if d.ndim == 2 else d.shape}.")
+        raise InputError(f"`differences` must hold at least two classes; got {int(tested.sum(axis=1).min()) if d.ndim == 2 else d.shape}.")
     d = np.where(tested, d, 0.0)
     observed = np.abs(d.sum(axis=1))
     threshold = observed - 1e-12 * np.maximum(np.abs(d).sum(axis=1), 1e-300)
@@ -170,9 +169,18 @@ class Comparison:
         return asdict(self)
 
 
-def compare(first: str, second: str, statistic: str, splits_first: np.ndarray, splits_second: np.ndarray,
-            n_train: int, n_test: int, classes_first: np.ndarray | None = None, classes_second: np.ndarray | None = None,
-            rng: np.random.Generator | None = None) -> Comparison:
+def compare(
+    first: str,
+    second: str,
+    statistic: str,
+    splits_first: np.ndarray,
+    splits_second: np.ndarray,
+    n_train: int,
+    n_test: int,
+    classes_first: np.ndarray | None = None,
+    classes_second: np.ndarray | None = None,
+    rng: np.random.Generator | None = None,
+) -> Comparison:
     """Compare two models on the same splits.
 
     Parameters
@@ -183,13 +191,22 @@ def compare(first: str, second: str, statistic: str, splits_first: np.ndarray, s
         The same per class (NaN where never tested).
     """
     rows = (None if v is None else np.asarray(v)[None] for v in (classes_first, classes_second))
-    return compare_many([(first, second)], statistic, np.asarray(splits_first)[None], np.asarray(splits_second)[None],
-                        n_train, n_test, *rows, rng)[0]
+    return compare_many(
+        [(first, second)], statistic, np.asarray(splits_first)[None], np.asarray(splits_second)[None], n_train, n_test, *rows, rng
+    )[0]
 
 
-def compare_many(names: list[tuple[str, str]], statistic: str, splits_first: np.ndarray, splits_second: np.ndarray,
-                 n_train: int, n_test: int, classes_first: np.ndarray | None = None,
-                 classes_second: np.ndarray | None = None, rng: np.random.Generator | None = None) -> list[Comparison]:
+def compare_many(
+    names: list[tuple[str, str]],
+    statistic: str,
+    splits_first: np.ndarray,
+    splits_second: np.ndarray,
+    n_train: int,
+    n_test: int,
+    classes_first: np.ndarray | None = None,
+    classes_second: np.ndarray | None = None,
+    rng: np.random.Generator | None = None,
+) -> list[Comparison]:
     """`compare` for many couples at once: (n, J) and (n, C) arrays, one row per couple."""
     a, b = (np.asarray(v, np.float64) for v in (splits_first, splits_second))
     if a.shape != b.shape:
@@ -198,6 +215,15 @@ def compare_many(names: list[tuple[str, str]], statistic: str, splits_first: np.
     if classes_first is not None and classes_second is not None:
         flips = sign_flip_tests(np.asarray(classes_first) - np.asarray(classes_second), rng)
     tests = [nadeau_bengio_test(x - y, n_train, n_test) if len(x) > 1 else None for x, y in zip(a, b)]
-    return [Comparison(first, second, statistic, float(x.mean()), float(y.mean()),
-                       test if test is not None and np.isfinite(test.pvalue) else None, flip)
-            for (first, second), x, y, test, flip in zip(names, a, b, tests, flips)]
+    return [
+        Comparison(
+            first,
+            second,
+            statistic,
+            float(x.mean()),
+            float(y.mean()),
+            test if test is not None and np.isfinite(test.pvalue) else None,
+            flip,
+        )
+        for (first, second), x, y, test, flip in zip(names, a, b, tests, flips)
+    ]

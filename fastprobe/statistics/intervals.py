@@ -8,8 +8,13 @@ from ..errors import InputError
 from .significance import Interval
 
 
-def class_bootstrap(per_class: np.ndarray, weights: np.ndarray | None = None, level: float = 0.95,
-                    resamples: int = 10_000, rng: np.random.Generator | None = None) -> Interval:
+def class_bootstrap(
+    per_class: np.ndarray,
+    weights: np.ndarray | None = None,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    rng: np.random.Generator | None = None,
+) -> Interval:
     """Interval on an accuracy that generalises to new classes: whole classes are drawn again, not clips.
 
         w ~ Multinomial(C; 1/C, ...)        T* = mean_s  sum_c w_c n_sc a_sc / sum_c w_c n_sc
@@ -41,8 +46,13 @@ def class_bootstrap(per_class: np.ndarray, weights: np.ndarray | None = None, le
     return class_bootstraps(a[None], None if weights is None else np.asarray(weights, np.float64)[None], level, resamples, rng)[0]
 
 
-def class_bootstraps(per_class: np.ndarray, weights: np.ndarray | None = None, level: float = 0.95,
-                     resamples: int = 10_000, rng: np.random.Generator | None = None) -> list[Interval]:
+def class_bootstraps(
+    per_class: np.ndarray,
+    weights: np.ndarray | None = None,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    rng: np.random.Generator | None = None,
+) -> list[Interval]:
     """`class_bootstrap` of many pairs, float (n, S, C), with the same resamples for all, so that intervals compare."""
     a = np.asarray(per_class, np.float64)
     tested = np.isfinite(a)
@@ -60,7 +70,7 @@ def class_bootstraps(per_class: np.ndarray, weights: np.ndarray | None = None, l
         drawn = total > 0
         split_means = np.divide(hit, total, out=np.zeros_like(hit), where=drawn)
         count = drawn.sum(axis=2)
-        means[at:at + len(w)] = np.where(count > 0, split_means.sum(axis=2) / np.maximum(count, 1), overall)
+        means[at : at + len(w)] = np.where(count > 0, split_means.sum(axis=2) / np.maximum(count, 1), overall)
     tail = 100 * (1 - level) / 2
     low, high = np.percentile(means, [tail, 100 - tail], axis=0)
     return [Interval(float(x), float(y)) for x, y in zip(low, high)]

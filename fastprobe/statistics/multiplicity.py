@@ -26,8 +26,10 @@ def check_replicates(t: np.ndarray) -> np.ndarray:
     """
     t = np.asarray(t, np.float64)
     if t.ndim != 2 or t.shape[0] == 0 or t.shape[1] < 2:
-        raise InputError(f"`t` must have shape (tests, B+1) with at least one test and one permutation; got {t.shape}. "
-                         "Run with `permutations` of at least 1.")
+        raise InputError(
+            f"`t` must have shape (tests, B+1) with at least one test and one permutation; got {t.shape}. "
+            "Run with `permutations` of at least 1."
+        )
     if not np.isfinite(t).all():
         row = int(np.flatnonzero(~np.isfinite(t).all(axis=1))[0])
         raise InputError(f"`t` must be finite; test {row} has NaN or infinite replicates.")
@@ -78,6 +80,7 @@ def holm(p: np.ndarray) -> np.ndarray:
     if len(p) == 1:  # statsmodels takes a second to import
         return p.copy()
     from statsmodels.stats.multitest import multipletests
+
     return multipletests(p, method="holm")[1]
 
 
@@ -87,6 +90,7 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     if len(p) == 1:
         return p.copy()
     from statsmodels.stats.multitest import multipletests
+
     return multipletests(p, method="fdr_bh")[1]
 
 
@@ -146,11 +150,22 @@ class Family:
 
     def to_dict(self) -> dict:
         """Plain values, for JSON."""
-        return {"name": self.name, "n_tests": len(self.members), "n_permutations": self.n_permutations,
-                "tests": [{"test": m, "pvalue": float(p), "pvalue_maxT": float(s), "pvalue_stepdown": float(d),
-                           "pvalue_holm": float(h), "pvalue_bh": float(b)}
-                          for m, p, s, d, h, b in zip(self.members, self.pvalue, self.single_step, self.step_down,
-                                                      self.holm, self.bh)]}
+        return {
+            "name": self.name,
+            "n_tests": len(self.members),
+            "n_permutations": self.n_permutations,
+            "tests": [
+                {
+                    "test": m,
+                    "pvalue": float(p),
+                    "pvalue_maxT": float(s),
+                    "pvalue_stepdown": float(d),
+                    "pvalue_holm": float(h),
+                    "pvalue_bh": float(b),
+                }
+                for m, p, s, d, h, b in zip(self.members, self.pvalue, self.single_step, self.step_down, self.holm, self.bh)
+            ],
+        }
 
 
 def family(name: str, members: Sequence[str], t: np.ndarray, pvalue: np.ndarray | None = None) -> Family:

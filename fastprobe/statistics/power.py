@@ -51,8 +51,15 @@ class Power:
     n_tests: int
 
 
-def simulate_power(effect: float, null_sd: float, permutations: int, alpha: float = 0.05, n_tests: int = 1,
-                   studies: int = 20_000, rng: np.random.Generator | None = None) -> Power:
+def simulate_power(
+    effect: float,
+    null_sd: float,
+    permutations: int,
+    alpha: float = 0.05,
+    n_tests: int = 1,
+    studies: int = 20_000,
+    rng: np.random.Generator | None = None,
+) -> Power:
     """Power of the permutation test for a given effect, adjusted for `n_tests` tests by single-step max-T.
 
         z ~ N(effect / null_sd, 1)       q = 1 - Phi(z)^m       x ~ Bin(B, q)       power = P((x + 1)/(B + 1) <= alpha)
@@ -81,5 +88,6 @@ def simulate_power(effect: float, null_sd: float, permutations: int, alpha: floa
     exceeds = -np.expm1(n_tests * log_ndtr(z))
     p = (rng.binomial(permutations, np.clip(exceeds, 0.0, 1.0)) + 1) / (permutations + 1)
     power = float(np.mean(p <= alpha))
-    return Power(power, float(np.sqrt(max(power * (1 - power), 1e-12) / studies)), float(effect), float(null_sd), alpha,
-                 permutations, n_tests)
+    return Power(
+        power, float(np.sqrt(max(power * (1 - power), 1e-12) / studies)), float(effect), float(null_sd), alpha, permutations, n_tests
+    )

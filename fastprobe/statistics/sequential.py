@@ -62,8 +62,10 @@ class StopRule:
     def pvalue_rule(self) -> str:
         """What p is under this rule, for summary.json."""
         if self.name == "besag-clifford":
-            return (f"{self.h}/t when permutation t is exceedance {self.h}, (1 + exceedances)/(1 + B) when none is; an exceedance is "
-                    "T_b >= T_0, ties count against (Besag & Clifford 1991)")
+            return (
+                f"{self.h}/t when permutation t is exceedance {self.h}, (1 + exceedances)/(1 + B) when none is; an exceedance is "
+                "T_b >= T_0, ties count against (Besag & Clifford 1991)"
+            )
         return "anytime-valid, from exceedances T_b >= T_0 in the order of b, ties count against (Fischer & Ramdas, arXiv 2401.07365)"
 
 

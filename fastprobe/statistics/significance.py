@@ -47,6 +47,7 @@ def counted_pvalue(observed: float, null: np.ndarray) -> float:
 def pvalue_interval(n_exceed: int, n_permutations: int, confidence_level: float = 0.95) -> Interval:
     """Clopper-Pearson interval for the chance that a permutation reaches the observed value, B fixed."""
     from scipy.stats import binomtest
+
     if n_permutations == 0:
         return Interval(0.0, 1.0)
     low, high = binomtest(n_exceed, n_permutations).proportion_ci(confidence_level, "exact")
@@ -73,6 +74,7 @@ def confidence_sequence(n_exceed: int, n_permutations: int, confidence_level: fl
 
     from scipy.optimize import brentq
     from scipy.special import betaln
+
     constant = -float(betaln(x + 1, t - x + 1)) - log(1 - confidence_level)
 
     def excess(p: float) -> float:
@@ -241,16 +243,31 @@ class PermutationTestResult:
         """The record of summary.json."""
         sem, corrected = standard_errors(self.per_split, self.n_train, self.n_test)
         low, high = self.confidence_interval()
-        return {"text": self.text, "audio": self.audio, "metric": self.metric, "statistic": self.statistic,
-                "null_mean": self.null_mean, "null_sd": self.null_sd, "sem": sem, "sem_corrected": corrected,
-                "chance": self.chance, "pvalue": self.pvalue, "pvalue_low": low, "pvalue_high": high,
-                "pvalue_maxT": self.pvalue_max_t, "n_permutations": self.n_permutations,
-                "n_splits": len(self.per_split), "n_seeds": self.n_seeds, "n_train_classes": self.n_train,
-                "n_test_classes": self.n_test}
+        return {
+            "text": self.text,
+            "audio": self.audio,
+            "metric": self.metric,
+            "statistic": self.statistic,
+            "null_mean": self.null_mean,
+            "null_sd": self.null_sd,
+            "sem": sem,
+            "sem_corrected": corrected,
+            "chance": self.chance,
+            "pvalue": self.pvalue,
+            "pvalue_low": low,
+            "pvalue_high": high,
+            "pvalue_maxT": self.pvalue_max_t,
+            "n_permutations": self.n_permutations,
+            "n_splits": len(self.per_split),
+            "n_seeds": self.n_seeds,
+            "n_train_classes": self.n_train,
+            "n_test_classes": self.n_test,
+        }
 
     def to_frame(self) -> pd.DataFrame:
         """The record of `to_dict` as a frame of one row, with the columns of summary.csv."""
         import pandas as pd
+
         return pd.DataFrame([self.to_dict()])
 
     def plot(self, ax=None):
@@ -267,21 +284,30 @@ class PermutationTestResult:
         """
         if ax is None:
             import matplotlib.pyplot as plt
+
             _, ax = plt.subplots(figsize=(5, 3), layout="constrained")
-        ax.hist(self.null_distribution, bins="auto", color="#999999",
-                label=f"null ({self.n_permutations:,} permutations)")
+        ax.hist(self.null_distribution, bins="auto", color="#999999", label=f"null ({self.n_permutations:,} permutations)")
         ax.axvline(self.statistic, color="#D55E00", lw=2, label=f"observed {self.statistic:.3g}")
         ax.axvline(self.null_mean, color="#333333", lw=1, ls="--", label=f"null mean {self.null_mean:.3g}")
         if np.isfinite(self.chance):
             ax.axvline(self.chance, color="#0072B2", lw=1, ls=":", label=f"chance {self.chance:.3g}")
-        ax.set(xlabel=f"{self.metric}, unseen classes", ylabel="permutations",
-               title=f"{self.text} x {self.audio}: p = {self.pvalue:.2g}")
+        ax.set(xlabel=f"{self.metric}, unseen classes", ylabel="permutations", title=f"{self.text} x {self.audio}: p = {self.pvalue:.2g}")
         ax.legend(frameon=False, fontsize="small")
         return ax
 
 
-def analyse_pairs(replicates: np.ndarray, per_split: np.ndarray, names: list[tuple[str, str]], *, metric: str,
-                  chance: float, lower_is_better: bool, n_train: int, n_test: int, n_seeds: int) -> list[PermutationTestResult]:
+def analyse_pairs(
+    replicates: np.ndarray,
+    per_split: np.ndarray,
+    names: list[tuple[str, str]],
+    *,
+    metric: str,
+    chance: float,
+    lower_is_better: bool,
+    n_train: int,
+    n_test: int,
+    n_seeds: int,
+) -> list[PermutationTestResult]:
     """Test every pair of a run against its own null, and all of them together.
 
     Parameters
@@ -297,7 +323,21 @@ def analyse_pairs(replicates: np.ndarray, per_split: np.ndarray, names: list[tup
     oriented = -replicates if lower_is_better else replicates
     p = [counted_pvalue(row[0], row[1:]) for row in oriented]
     adjusted = p if len(p) == 1 else max_t_pvalues(oriented)
-    return [PermutationTestResult(
-        statistic=float(t[0]), pvalue=float(p[i]), null_distribution=t[1:].copy(), metric=metric, text=names[i][0],
-        audio=names[i][1], chance=chance, per_split=per_split[i], n_train=n_train, n_test=n_test, n_seeds=n_seeds,
-        pvalue_max_t=float(adjusted[i]), lower_is_better=lower_is_better) for i, t in enumerate(replicates)]
+    return [
+        PermutationTestResult(
+            statistic=float(t[0]),
+            pvalue=float(p[i]),
+            null_distribution=t[1:].copy(),
+            metric=metric,
+            text=names[i][0],
+            audio=names[i][1],
+            chance=chance,
+            per_split=per_split[i],
+            n_train=n_train,
+            n_test=n_test,
+            n_seeds=n_seeds,
+            pvalue_max_t=float(adjusted[i]),
+            lower_is_better=lower_is_better,
+        )
+        for i, t in enumerate(replicates)
+    ]

@@ -75,7 +75,7 @@ def _fit(x: np.ndarray, beyond: np.ndarray | float) -> tuple[np.ndarray, np.ndar
     for _ in range(3):
         theta = low[:, None] + (high - low)[:, None] * np.linspace(0, 1, _GRID)
         theta = np.where(np.abs(theta) * mean[:, None] < 1e-7, 1e-7 / mean[:, None], theta)
-        xi = np.stack([np.log1p(theta[:, i:i + 1] * x).mean(axis=1) for i in range(_GRID)], axis=1)
+        xi = np.stack([np.log1p(theta[:, i : i + 1] * x).mean(axis=1) for i in range(_GRID)], axis=1)
         with np.errstate(divide="ignore", invalid="ignore"):
             likelihood = -(np.log(xi / theta) + xi + 1)
         # Below xi = -1/2 the likelihood is unbounded and its maximum no estimate (Smith 1985).
@@ -90,6 +90,7 @@ def _fit(x: np.ndarray, beyond: np.ndarray | float) -> tuple[np.ndarray, np.ndar
 def _anderson_darling(x: np.ndarray, shape: np.ndarray, scale: np.ndarray) -> np.ndarray:
     """A^2 of each row against its own fit; x (R, n)."""
     from scipy.stats import genpareto
+
     u = np.sort(genpareto.cdf(x, shape[:, None], scale=scale[:, None]), axis=1)
     u = np.clip(u, 1e-12, 1 - 1e-12)
     n = x.shape[1]
@@ -97,8 +98,7 @@ def _anderson_darling(x: np.ndarray, shape: np.ndarray, scale: np.ndarray) -> np
     return -n - ((np.log(u) + np.log1p(-u[:, ::-1])) * i).mean(axis=1)
 
 
-def tail_pvalue(t: np.ndarray, exact_pvalue: float, rng: np.random.Generator | None = None,
-                resamples: int = 200) -> TailFit | None:
+def tail_pvalue(t: np.ndarray, exact_pvalue: float, rng: np.random.Generator | None = None, resamples: int = 200) -> TailFit | None:
     """p of the observed value by a generalised Pareto tail, where that is allowed; None where it is not.
 
         P(T >= T_0) = share of replicates above u  x  (1 + xi (T_0 - u) / sigma)^(-1/xi)
@@ -118,6 +118,7 @@ def tail_pvalue(t: np.ndarray, exact_pvalue: float, rng: np.random.Generator | N
     Source: Knijnenburg et al. 2009 (tail fit); Peschel et al. 2026, arXiv 2602.22975 (support constraint).
     """
     from scipy.stats import genpareto
+
     t = np.asarray(t, np.float64)
     if t.ndim != 1 or not np.isfinite(t).all():
         raise InputError(f"`t` must be one row of finite replicates; got shape {t.shape}.")
@@ -145,6 +146,15 @@ def tail_pvalue(t: np.ndarray, exact_pvalue: float, rng: np.random.Generator | N
     ps = share * genpareto.sf(observed - threshold, shapes, scale=scales)
     low, high = np.percentile(ps, [2.5, 97.5])
     floor = np.finfo(np.float64).tiny
-    return TailFit(max(p, floor), max(float(low), floor), max(float(high), floor), float(shape[0]), float(scale[0]),
-                   float(threshold), n, float(check), bool(stretched),
-                   len(null))
+    return TailFit(
+        max(p, floor),
+        max(float(low), floor),
+        max(float(high), floor),
+        float(shape[0]),
+        float(scale[0]),
+        float(threshold),
+        n,
+        float(check),
+        bool(stretched),
+        len(null),
+    )

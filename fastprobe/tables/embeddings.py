@@ -59,8 +59,7 @@ class EmbeddingTable:
     def __post_init__(self) -> None:
         where = self._where()
         vectors = np.asarray(self.vectors)
-        if vectors.dtype == object or not (np.issubdtype(vectors.dtype, np.floating)
-                                           or np.issubdtype(vectors.dtype, np.integer)):
+        if vectors.dtype == object or not (np.issubdtype(vectors.dtype, np.floating) or np.issubdtype(vectors.dtype, np.integer)):
             raise InputError(f"`vectors`{where} must be numbers; got dtype {vectors.dtype}.")
         if vectors.ndim != 2 or vectors.shape[0] == 0 or vectors.shape[1] == 0:
             raise InputError(f"`vectors`{where} must have shape (rows, width), neither zero; got {vectors.shape}.")
@@ -90,8 +89,9 @@ class EmbeddingTable:
             try:
                 array = np.char.decode(array, "utf-8")
             except UnicodeDecodeError as error:
-                raise InputError(f"`{name}`{where} must be UTF-8 where they are bytes; got {error.object!r}. Save them as "
-                                 "strings.") from None
+                raise InputError(
+                    f"`{name}`{where} must be UTF-8 where they are bytes; got {error.object!r}. Save them as strings."
+                ) from None
         if array.dtype.kind in "iu":
             array = array.astype(str)
         if array.dtype.kind != "U":
@@ -99,32 +99,34 @@ class EmbeddingTable:
         if array.shape != (n,):
             raise InputError(f"`{name}`{where} must have one entry for each of the {n} vectors; got shape {array.shape}.")
         if name == "labels" and (empty := np.flatnonzero(np.char.strip(array) == "")).size:
-            raise InputError(f"`labels`{where} has an empty label in row {empty[0]} ({empty.size} in all). "
-                             "Name the class or drop the row.")
+            raise InputError(f"`labels`{where} has an empty label in row {empty[0]} ({empty.size} in all). Name the class or drop the row.")
         return array
 
     @staticmethod
     def _check_rows(vectors: np.ndarray, labels: np.ndarray, where: str) -> None:
         # One pass in blocks: a boolean copy of a large table would double its memory.
         for start in range(0, len(vectors), 65536):
-            block = vectors[start:start + 65536]
+            block = vectors[start : start + 65536]
             finite = np.isfinite(block).all(axis=1)
             if not finite.all():
                 row = start + int(np.flatnonzero(~finite)[0])
-                raise InputError(f"`vectors`{where} must be finite; row {row} (label {str(labels[row])!r}) holds NaN or "
-                                 "infinity. Embed that row again or drop it.")
+                raise InputError(
+                    f"`vectors`{where} must be finite; row {row} (label {str(labels[row])!r}) holds NaN or "
+                    "infinity. Embed that row again or drop it."
+                )
             alive = block.any(axis=1)
             if not alive.all():
                 row = start + int(np.flatnonzero(~alive)[0])
-                raise InputError(f"`vectors`{where} must not be zero, which has no direction; row {row} (label "
-                                 f"{str(labels[row])!r}) is. Embed that row again or drop it.")
+                raise InputError(
+                    f"`vectors`{where} must not be zero, which has no direction; row {row} (label "
+                    f"{str(labels[row])!r}) is. Embed that row again or drop it."
+                )
 
     def __len__(self) -> int:
         return len(self.vectors)
 
     def __repr__(self) -> str:
-        return (f"EmbeddingTable({self.name!r}, {len(self)} rows, width {self.width}, "
-                f"{len(np.unique(self.labels))} classes)")
+        return f"EmbeddingTable({self.name!r}, {len(self)} rows, width {self.width}, {len(np.unique(self.labels))} classes)"
 
     @property
     def width(self) -> int:
@@ -152,14 +154,12 @@ class EmbeddingTable:
     def coerce(cls, value: Any, name: str) -> EmbeddingTable:
         """A table, a path, or a pair (vectors, labels); `name` is the argument, and the default name."""
         if isinstance(value, cls):
-            return value if "name" in value.meta else cls(value.vectors, value.labels, value.ids,
-                                                          {**value.meta, "name": name})
+            return value if "name" in value.meta else cls(value.vectors, value.labels, value.ids, {**value.meta, "name": name})
         if isinstance(value, (str, os.PathLike)):
             return cls.load(value)
         if isinstance(value, tuple) and len(value) == 2:
             return cls(value[0], value[1], meta={"name": name})
-        raise InputError(f"`{name}` must be an EmbeddingTable, a path, or a pair (vectors, labels); "
-                         f"got {type(value).__name__}.")
+        raise InputError(f"`{name}` must be an EmbeddingTable, a path, or a pair (vectors, labels); got {type(value).__name__}.")
 
     # ---- files -----------------------------------------------------------------------------------
 
@@ -195,8 +195,10 @@ def _suffix(name: Path, shown: str) -> str:
 
 
 def _foreign(path: str, kind: str, error: object) -> InputError:
-    return InputError(f"{path}: not a readable {kind} file ({error}). It is truncated, or something else with this suffix: "
-                      "write it again, or give it the suffix of what it is.")
+    return InputError(
+        f"{path}: not a readable {kind} file ({error}). It is truncated, or something else with this suffix: "
+        "write it again, or give it the suffix of what it is."
+    )
 
 
 def _missing(path: str, what: str, found: Sequence[str]) -> InputError:
@@ -232,8 +234,10 @@ def _read_npz(source: Path, path: str):
         raise
     except ValueError as error:
         if "allow_pickle" in str(error) or "pickle" in str(error).lower():
-            raise InputError(f"{path}: holds pickled objects, which are never unpickled here, or is not an .npz file. "
-                             "Save plain arrays: numbers for `vectors`, strings for `labels`.") from None
+            raise InputError(
+                f"{path}: holds pickled objects, which are never unpickled here, or is not an .npz file. "
+                "Save plain arrays: numbers for `vectors`, strings for `labels`."
+            ) from None
         raise _foreign(path, "npz", error) from None
     except (zipfile.BadZipFile, OSError, EOFError, KeyError, MemoryError, NotImplementedError, SyntaxError) as error:
         raise _foreign(path, "npz", error) from None
@@ -249,6 +253,7 @@ def _write_npz(table: EmbeddingTable, file) -> None:
 
 def _read_safetensors(source: Path, path: str):
     from safetensors import SafetensorError, safe_open
+
     try:
         with safe_open(source, framework="numpy") as file:
             names, header = list(file.keys()), file.metadata() or {}
@@ -271,14 +276,19 @@ def _read_safetensors(source: Path, path: str):
 
 def _write_safetensors(table: EmbeddingTable, file) -> None:
     from safetensors.numpy import save
-    file.write(save({"vectors": table.vectors}, metadata={
-        "labels": json.dumps(table.labels.tolist()), "ids": json.dumps(table.ids.tolist()),
-        "meta": json.dumps(table.meta)}))
+
+    file.write(
+        save(
+            {"vectors": table.vectors},
+            metadata={"labels": json.dumps(table.labels.tolist()), "ids": json.dumps(table.ids.tolist()), "meta": json.dumps(table.meta)},
+        )
+    )
 
 
 def _read_parquet(source: Path, path: str):
     import pyarrow as pa
     import pyarrow.parquet as pq
+
     try:
         frame = pq.ParquetFile(source).read()  # not read_table, which takes folder names like a=b for columns
     except (pa.ArrowException, OSError) as error:
@@ -306,6 +316,7 @@ def _read_parquet(source: Path, path: str):
 def check_vector_type(kind: Any, path: object) -> None:
     """Refuse a Parquet column of anything but lists."""
     import pyarrow as pa
+
     if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
         raise InputError(f"{path}: column `vector` must hold lists of numbers; got {kind}.")
 
@@ -313,6 +324,7 @@ def check_vector_type(kind: Any, path: object) -> None:
 def _write_parquet(table: EmbeddingTable, file) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
     vector = pa.FixedSizeListArray.from_arrays(pa.array(table.vectors.ravel()), table.width)
     frame = pa.table({"id": table.ids.tolist(), "label": table.labels.tolist(), "vector": vector})
     pq.write_table(frame.replace_schema_metadata({"fastprobe": json.dumps(table.meta)}), file)
@@ -325,8 +337,11 @@ class _Format(NamedTuple):
     write: Callable[[EmbeddingTable, BinaryIO], None]
 
 
-_FORMATS = {".npz": _Format(_read_npz, _write_npz), ".safetensors": _Format(_read_safetensors, _write_safetensors),
-            ".parquet": _Format(_read_parquet, _write_parquet)}
+_FORMATS = {
+    ".npz": _Format(_read_npz, _write_npz),
+    ".safetensors": _Format(_read_safetensors, _write_safetensors),
+    ".parquet": _Format(_read_parquet, _write_parquet),
+}
 
 
 def check_labels(text: EmbeddingTable, audio: EmbeddingTable) -> None:
@@ -344,14 +359,18 @@ def check_labels(text: EmbeddingTable, audio: EmbeddingTable) -> None:
         raise InputError(f"text table {text.name!r} must have one row per class; duplicate labels: {first_few(twice)}. {swapped}")
     unknown = sorted(set(clips) - set(counts))
     if unknown:
-        raise InputError(f"audio table {audio.name!r} has {len(unknown)} labels that text table {text.name!r} lacks "
-                         f"({sum(clips[u] for u in unknown)} clips): {first_few(unknown)}. Add their text rows, or drop "
-                         "these clips (`classes=\"common\"`, in the shell `--classes common`).")
+        raise InputError(
+            f"audio table {audio.name!r} has {len(unknown)} labels that text table {text.name!r} lacks "
+            f"({sum(clips[u] for u in unknown)} clips): {first_few(unknown)}. Add their text rows, or drop "
+            'these clips (`classes="common"`, in the shell `--classes common`).'
+        )
     silent = sorted(set(counts) - set(clips))
     if silent:
-        raise InputError(f"text table {text.name!r} has {len(silent)} classes without a clip in audio table "
-                         f"{audio.name!r}: {first_few(silent)}. Add clips, or drop these rows "
-                         "(`classes=\"common\"`, in the shell `--classes common`).")
+        raise InputError(
+            f"text table {text.name!r} has {len(silent)} classes without a clip in audio table "
+            f"{audio.name!r}: {first_few(silent)}. Add clips, or drop these rows "
+            '(`classes="common"`, in the shell `--classes common`).'
+        )
 
 
 def keep_common(tables: Sequence[EmbeddingTable]) -> list[EmbeddingTable]:
@@ -364,6 +383,7 @@ def keep_common(tables: Sequence[EmbeddingTable]) -> list[EmbeddingTable]:
     """
     common = set.intersection(*(set(t.labels.tolist()) for t in tables))
     if not common:
-        raise InputError(f"the tables {', '.join(repr(t.name) for t in tables)} have no class in common. "
-                         "Labels must be spelled alike in all of them.")
+        raise InputError(
+            f"the tables {', '.join(repr(t.name) for t in tables)} have no class in common. Labels must be spelled alike in all of them."
+        )
     return [t.select(np.isin(t.labels, sorted(common))) for t in tables]

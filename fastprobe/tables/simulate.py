@@ -17,12 +17,24 @@ def fsd50k_leaf_names() -> list[str]:
     ("Crackle") belongs to several parents. For simulation only: a study takes its leaves from the data
     set's own ground truth.
     """
-    return sorted(row["label"] for row in read_csv("fsd50k", "classes", ("label", "is_leaf_in_ontology"))
-                  if row["is_leaf_in_ontology"] == "1" or row["label"] == "Fire")
+    return sorted(
+        row["label"]
+        for row in read_csv("fsd50k", "classes", ("label", "is_leaf_in_ontology"))
+        if row["is_leaf_in_ontology"] == "1" or row["label"] == "Fire"
+    )
 
 
-def simulate_pair(names: list[str], *, alignment: float, clips: int = 20, text_width: int = 384, audio_width: int = 128,
-                  spread: float = 1.0, seed: int = 0, number: int = 0) -> tuple[EmbeddingTable, EmbeddingTable]:
+def simulate_pair(
+    names: list[str],
+    *,
+    alignment: float,
+    clips: int = 20,
+    text_width: int = 384,
+    audio_width: int = 128,
+    spread: float = 1.0,
+    seed: int = 0,
+    number: int = 0,
+) -> tuple[EmbeddingTable, EmbeddingTable]:
     """A text table and an audio table whose class centroids are correlated through a random linear map.
 
         t_c ~ N(0, I) shared by all `number`s,   mu_c = rho t_c M + sqrt(1 - rho^2) e_c,   x_i = mu_y(i) + spread e_i

@@ -55,8 +55,7 @@ class TableStream:
         """
         path = Path(path)
         if path.suffix.lower() not in SUFFIXES:
-            raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(SUFFIXES)}. Save the table as one "
-                             "of these.")
+            raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(SUFFIXES)}. Save the table as one of these.")
         if not path.is_file():
             raise InputError(f"{path}: no such file." if not path.is_dir() else f"{path}: a directory, not a file.")
         with _readable(path):
@@ -81,19 +80,23 @@ class TableStream:
                 yield Block(start, vectors, labels)
                 start += len(vectors)
         if start != self.rows:
-            raise InputError(f"{self.path}: holds {start} rows where its header promises {self.rows}. It is truncated: "
-                             "write it again.")
+            raise InputError(f"{self.path}: holds {start} rows where its header promises {self.rows}. It is truncated: write it again.")
 
     def _check(self, start: int, vectors: np.ndarray, labels: list[str]) -> None:
         if vectors.ndim != 2 or vectors.shape[1] != self.width or len(labels) != len(vectors):
-            raise InputError(f"{self.path}: rows {start} ... have shape {vectors.shape} and {len(labels)} labels; expected width "
-                             f"{self.width} and a label for each.")
-        for wrong, what in ((~np.isfinite(vectors).all(axis=1), "holds NaN or infinity"),
-                            (~vectors.any(axis=1), "is zero, which has no direction")):
+            raise InputError(
+                f"{self.path}: rows {start} ... have shape {vectors.shape} and {len(labels)} labels; expected width "
+                f"{self.width} and a label for each."
+            )
+        for wrong, what in (
+            (~np.isfinite(vectors).all(axis=1), "holds NaN or infinity"),
+            (~vectors.any(axis=1), "is zero, which has no direction"),
+        ):
             if wrong.any():
                 row = int(np.flatnonzero(wrong)[0])
-                raise InputError(f"`vectors` of {self.path}: row {start + row} (label {labels[row]!r}) {what}. "
-                                 "Embed that row again or drop it.")
+                raise InputError(
+                    f"`vectors` of {self.path}: row {start + row} (label {labels[row]!r}) {what}. Embed that row again or drop it."
+                )
         for row, label in enumerate(labels):
             if not label or label.isspace():
                 raise InputError(f"`labels` of {self.path} has an empty label in row {start + row}. Name it or drop the row.")
@@ -113,10 +116,13 @@ class _readable:
             return
         name = f"{kind.__module__}.{kind.__name__}"
         if isinstance(error, (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile)) or name.startswith(
-                ("zlib.", "struct.", "pyarrow.", "safetensors_rust.", "safetensors.")):
+            ("zlib.", "struct.", "pyarrow.", "safetensors_rust.", "safetensors.")
+        ):
             why = str(error).splitlines()[0] if str(error) else name
-            raise InputError(f"{self.path}: not a readable {self.path.suffix[1:]} table ({why}). It is truncated, or something "
-                             "else with this suffix: write it again.") from None
+            raise InputError(
+                f"{self.path}: not a readable {self.path.suffix[1:]} table ({why}). It is truncated, or something "
+                "else with this suffix: write it again."
+            ) from None
 
 
 # ---- .npz: the members are read as streams, compressed or not -----------------------------------------
@@ -129,8 +135,7 @@ def _npy_header(file: Any, path: Path, name: str) -> tuple[tuple[int, ...], np.d
     if dtype.hasobject:
         raise InputError(f"{path}: `{name}` holds pickled objects, which are never unpickled here. Save plain arrays.")
     if fortran and len(shape) > 1:
-        raise InputError(f"{path}: `{name}` is stored column by column and cannot be read in blocks. Save it with "
-                         "np.ascontiguousarray.")
+        raise InputError(f"{path}: `{name}` is stored column by column and cannot be read in blocks. Save it with np.ascontiguousarray.")
     return shape, dtype
 
 
@@ -177,11 +182,13 @@ def _exactly(file: Any, size: int) -> bytes:
 
 def _safetensors_head(path: Path) -> tuple[int, int, dict[str, Any]]:
     from safetensors import safe_open
+
     with safe_open(path, framework="numpy") as file:
         header = file.metadata() or {}
         if "vectors" not in file.keys() or "labels" not in header:  # noqa: SIM118 (not a dict)
-            raise InputError(f"{path}: needs the tensor `vectors` and `labels` in its metadata; found "
-                             f"{', '.join(file.keys()) or 'nothing'}.")
+            raise InputError(
+                f"{path}: needs the tensor `vectors` and `labels` in its metadata; found {', '.join(file.keys()) or 'nothing'}."
+            )
         shape = file.get_slice("vectors").get_shape()
     if len(shape) != 2:
         raise InputError(f"{path}: `vectors` must have shape (rows, width); got {tuple(shape)}.")
@@ -190,6 +197,7 @@ def _safetensors_head(path: Path) -> tuple[int, int, dict[str, Any]]:
 
 def _safetensors_blocks(path: Path, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]:
     from safetensors import safe_open
+
     with safe_open(path, framework="numpy") as file:
         labels = [str(label) for label in json.loads(file.metadata()["labels"])]
         vectors = file.get_slice("vectors")
@@ -205,6 +213,7 @@ def _safetensors_blocks(path: Path, rows: int) -> Iterator[tuple[np.ndarray, lis
 
 def _parquet_head(path: Path) -> tuple[int, int, dict[str, Any]]:
     import pyarrow.parquet as pq
+
     with pq.ParquetFile(path) as file:
         names = file.schema_arrow.names
         for name in ("label", "vector"):
@@ -219,6 +228,7 @@ def _parquet_head(path: Path) -> tuple[int, int, dict[str, Any]]:
 
 def _parquet_blocks(path: Path, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]:
     import pyarrow.parquet as pq
+
     # Read through a small buffer, one row group after the other: by default whole row groups are fetched ahead,
     # and a file of eight of them was held complete.
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
@@ -232,8 +242,10 @@ def _parquet_blocks(path: Path, rows: int) -> Iterator[tuple[np.ndarray, list[st
                 if values.null_count:
                     raise InputError(f"{path}: column `vector` must hold numbers without nulls.")
                 labels = batch.column(batch.schema.get_field_index("label")).to_pylist()
-                yield (values.to_numpy(zero_copy_only=False).reshape(len(batch), -1),
-                       ["" if label is None else str(label) for label in labels])
+                yield (
+                    values.to_numpy(zero_copy_only=False).reshape(len(batch), -1),
+                    ["" if label is None else str(label) for label in labels],
+                )
 
 
 _HEADS = {".npz": _npz_head, ".safetensors": _safetensors_head, ".parquet": _parquet_head}

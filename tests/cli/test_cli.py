@@ -27,10 +27,12 @@ def files(tmp_path):
 
 
 def test_help_imports_nothing_heavy(shell):
-    code = ("import sys; sys.argv = ['fastprobe', '--help']\nfrom fastprobe.cli.app import main\n"
-            "try: main()\nexcept SystemExit: pass\n"
-            "heavy = {'torch', 'scipy', 'matplotlib', 'pyarrow', 'transformers', 'ray', 'faiss', 'pandas'} & set(sys.modules)\n"
-            "sys.exit(f'imported {heavy}' if heavy else 0)")
+    code = (
+        "import sys; sys.argv = ['fastprobe', '--help']\nfrom fastprobe.cli.app import main\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "heavy = {'torch', 'scipy', 'matplotlib', 'pyarrow', 'transformers', 'ray', 'faiss', 'pandas'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout and "run" in done.stdout
@@ -53,8 +55,10 @@ def test_run_and_status(shell, files, tmp_path):
 
 
 def test_config_file_gives_what_the_shell_does_not(shell, files, tmp_path):
-    (tmp_path / "e.toml").write_text('text = ["text.npz"]\naudio = "audio.parquet"\npermutations = 9\nsplits = 3\ndevice = "cpu"\n'
-                                     "[probe]\ndim = 4\nsteps = 5\noptimizer = 'sgd'\n")
+    (tmp_path / "e.toml").write_text(
+        'text = ["text.npz"]\naudio = "audio.parquet"\npermutations = 9\nsplits = 3\ndevice = "cpu"\n'
+        "[probe]\ndim = 4\nsteps = 5\noptimizer = 'sgd'\n"
+    )
     done = shell("run", "--config", "e.toml", "--out", "r", "--splits", "2")
     assert done.returncode == 0, done.stderr
     identity = json.loads((tmp_path / "r/manifest.json").read_text())["identity"]
@@ -64,30 +68,61 @@ def test_config_file_gives_what_the_shell_does_not(shell, files, tmp_path):
     assert done.returncode == 2 and "splitz" in done.stderr
 
 
-@pytest.mark.parametrize(("change", "words"), [
-    (["--train-fraction", "0.99"], ["`train_fraction`", "0.99 of 12"]),
-    (["--k", "99"], ["`k`", "99"]),
-    (["--dim", "0"], ["`dim`", "0"]),
-    (["--text", "absent.npz"], ["absent.npz", "no such file"]),
-    (["--backend", "triton", "--device", "cpu"], ["triton", "Available here"]),
-    (["--statistic", "accuracy"], ["`statistic`", "accuracy"]),
-    (["--optimizer", "lion"], ["lion"]),
-    (["--permutations", "many"], ["--permutations", "integer"]),
-])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (["--train-fraction", "0.99"], ["`train_fraction`", "0.99 of 12"]),
+        (["--k", "99"], ["`k`", "99"]),
+        (["--dim", "0"], ["`dim`", "0"]),
+        (["--text", "absent.npz"], ["absent.npz", "no such file"]),
+        (["--backend", "triton", "--device", "cpu"], ["triton", "Available here"]),
+        (["--statistic", "accuracy"], ["`statistic`", "accuracy"]),
+        (["--optimizer", "lion"], ["lion"]),
+        (["--permutations", "many"], ["--permutations", "integer"]),
+    ],
+)
 def test_bad_usage_exits_with_two_and_one_message(shell, files, change, words):
     done = shell("run", *files, *FAST, "--out", "r", *change)
     assert done.returncode == 2 and "Traceback" not in done.stderr
     assert all(word in done.stderr for word in words)
 
 
-@pytest.mark.parametrize("line", [
-    "k = 3.5", "k = true", "shard = 3", "devices = [0, 1]", "devices = 0", "device = 1", "statistic = 3", "stop = 5", "splits = 2.5",
-    "log_json = 77", "engine = 3", "backend = 3", "precision = ['ieee']", "dim = 64.0", "lr = 'x'", "address = 5", "within = 5",
-    "classes = 3", "resume = 1", "quiet = 'no'", "retrieval = 1", "energy = true", "text = 5", "audio = {a = 1}", "out = 5",
-    "groups = 5", "[probe]\ndim = 5"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "k = 3.5",
+        "k = true",
+        "shard = 3",
+        "devices = [0, 1]",
+        "devices = 0",
+        "device = 1",
+        "statistic = 3",
+        "stop = 5",
+        "splits = 2.5",
+        "log_json = 77",
+        "engine = 3",
+        "backend = 3",
+        "precision = ['ieee']",
+        "dim = 64.0",
+        "lr = 'x'",
+        "address = 5",
+        "within = 5",
+        "classes = 3",
+        "resume = 1",
+        "quiet = 'no'",
+        "retrieval = 1",
+        "energy = true",
+        "text = 5",
+        "audio = {a = 1}",
+        "out = 5",
+        "groups = 5",
+        "[probe]\ndim = 5",
+    ],
+)
 def test_a_value_of_another_type_in_a_config_file_is_named(tmp_path, monkeypatch, line):
     from fastprobe.cli.app import app
     from fastprobe.errors import InputError
+
     monkeypatch.chdir(tmp_path)
     for table, name in zip(tables(classes=12), ("text", "audio")):
         table.save(f"{name}.npz")
@@ -100,12 +135,20 @@ def test_a_value_of_another_type_in_a_config_file_is_named(tmp_path, monkeypatch
     assert not (tmp_path / "r").exists()
 
 
-@pytest.mark.parametrize(("arguments", "name"), [
-    (["fit", "--seed", "-1"], "seed"), (["fit", "--k", "99"], "k"), (["plan", "--effect", "nan", "--steps", "2"], "effect"),
-    (["demo", "--seed", "-1"], "seed"), (["bench", "--rounds", "0"], "rounds")])
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        (["fit", "--seed", "-1"], "seed"),
+        (["fit", "--k", "99"], "k"),
+        (["plan", "--effect", "nan", "--steps", "2"], "effect"),
+        (["demo", "--seed", "-1"], "seed"),
+        (["bench", "--rounds", "0"], "rounds"),
+    ],
+)
 def test_numbers_out_of_range_are_named_by_every_command(tmp_path, monkeypatch, arguments, name):
     from fastprobe.cli.app import app
     from fastprobe.errors import InputError
+
     monkeypatch.chdir(tmp_path)
     for table, side in zip(tables(classes=12), ("text", "audio")):
         table.save(f"{side}.npz")
@@ -135,8 +178,21 @@ def test_bad_tables_exit_with_two(shell, files, tmp_path):
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130)])
 def test_ctrl_c_keeps_what_is_finished(files, tmp_path, number, code):
-    command = [sys.executable, "-c", "from fastprobe.cli.app import main; main()", "run", *files, "--out", "r", "--backend", "reference",
-               "--permutations", "100000", "--steps", "20"]
+    command = [
+        sys.executable,
+        "-c",
+        "from fastprobe.cli.app import main; main()",
+        "run",
+        *files,
+        "--out",
+        "r",
+        "--backend",
+        "reference",
+        "--permutations",
+        "100000",
+        "--steps",
+        "20",
+    ]
     process = subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE, text=True)
     deadline = time.monotonic() + 60
     while not list(tmp_path.glob("r/results/part-*")) and time.monotonic() < deadline:
@@ -150,8 +206,10 @@ def test_ctrl_c_keeps_what_is_finished(files, tmp_path, number, code):
 
 def test_full_disk_keeps_what_is_finished(shell, files, tmp_path):
     """RLIMIT_FSIZE makes every write beyond it fail, as a full disk does."""
-    code = ("import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
-            "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from fastprobe.cli.app import main; main()")
+    code = (
+        "import resource, signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN); "
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096)); from fastprobe.cli.app import main; main()"
+    )
     done = subprocess.run([sys.executable, "-c", code, "run", *files, *FAST, "--out", "r"], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2, done.stderr
     assert "cannot be written" in done.stderr and "Traceback" not in done.stderr
@@ -168,8 +226,7 @@ def test_demo_finds_the_planted_pair_only(shell, tmp_path):
 
 
 def test_fit_then_load(shell, files, tmp_path):
-    done = shell("fit", *files, "--out", "p.safetensors", "--steps", "5", "--dim", "4", "--device", "cpu",
-                 "--train-fraction", "0.7")
+    done = shell("fit", *files, "--out", "p.safetensors", "--steps", "5", "--dim", "4", "--device", "cpu", "--train-fraction", "0.7")
     assert done.returncode == 0, done.stderr
     assert "trained on 8 classes" in done.stdout and "unseen" in done.stdout
     assert (tmp_path / "p.safetensors").stat().st_size > 0
@@ -182,12 +239,21 @@ def test_doctor(shell):
 
 
 def record(**kwargs):
-    return {"text": "t", "audio": "a", "metric": "acc@3", "statistic": 0.5, "null_mean": 0.1, "pvalue_maxT": 0.001, "n_permutations": 999,
-            **kwargs}
+    return {
+        "text": "t",
+        "audio": "a",
+        "metric": "acc@3",
+        "statistic": 0.5,
+        "null_mean": 0.1,
+        "pvalue_maxT": 0.001,
+        "n_permutations": 999,
+        **kwargs,
+    }
 
 
 def test_a_conclusion_says_no_more_than_was_tested():
     from fastprobe.cli.console import conclusion
+
     assert "carries over (" in conclusion(record()) and "the permuted control's 0.100" in conclusion(record())
     assert "the Gaussian control's" in conclusion(record(), "gaussian")
     assert "nothing is tested" in conclusion(record(n_permutations=0, null_mean=float("nan"), pvalue_maxT=1.0))

@@ -90,9 +90,7 @@ def test_passt_is_what_hear21passt_gives(specs, sounds):
     from hear21passt.models.passt import PaSST
 
     embedder = AudioEmbedder(specs["passt-unpadded"], "cpu")
-    net = PaSST(
-        img_size=(128, 998), stride=(10, 10), in_chans=1, num_classes=527, embed_dim=64, depth=2, num_heads=1, distilled=True
-    )
+    net = PaSST(img_size=(128, 998), stride=(10, 10), in_chans=1, num_classes=527, embed_dim=64, depth=2, num_heads=1, distilled=True)
     net.load_state_dict(torch.load(specs["passt"].checkpoint, weights_only=True))
     mel = AugmentMelSTFT(
         n_mels=128, sr=32000, win_length=800, hopsize=320, n_fft=1024, freqm=48, timem=192, fmin_aug_range=10, fmax_aug_range=2000
@@ -153,9 +151,7 @@ def test_ast_and_clap_are_what_transformers_gives(specs, sounds):
     folder = specs["ast"].checkpoint
     x = ASTFeatureExtractor.from_pretrained(folder)(read_sound(sounds[3], 16000), sampling_rate=16000, return_tensors="pt")
     with torch.no_grad():
-        expected = (
-            ASTForAudioClassification.from_pretrained(folder).eval().audio_spectrogram_transformer(**x).pooler_output[0].numpy()
-        )
+        expected = ASTForAudioClassification.from_pretrained(folder).eval().audio_spectrogram_transformer(**x).pooler_output[0].numpy()
     np.testing.assert_allclose(vectors(AudioEmbedder(specs["ast"], "cpu"), [sounds[3]])[0], expected, atol=1e-5)
     folder = specs["clap"].checkpoint
     x = ClapFeatureExtractor.from_pretrained(folder)(read_sound(sounds[3], 48000), sampling_rate=48000, return_tensors="pt")
@@ -189,9 +185,7 @@ def test_pann_is_what_the_package_gives(sounds, tmp_path, monkeypatch):
     monkeypatch.setattr(os, "system", lambda command: pytest.fail(f"ran {command}"))
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail(f"ran {a}"))
     torch.manual_seed(5)
-    net = _panns_models().Cnn14(
-        sample_rate=32000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14000, classes_num=527
-    )
+    net = _panns_models().Cnn14(sample_rate=32000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14000, classes_num=527)
     torch.save({"model": net.state_dict(), "iteration": 7, "sampler": {"pointers": np.arange(3)}}, tmp_path / "Cnn14.pth")
     embedder = AudioEmbedder(AudioSpec(model="pann", checkpoint=str(tmp_path / "Cnn14.pth"), pad="none"), "cpu")
     padded = Pann(net, "trained", PUBLISHED["pann"])
@@ -207,9 +201,7 @@ def test_pann_is_what_the_package_gives(sounds, tmp_path, monkeypatch):
 
 def test_random_weights_are_a_function_of_the_seed_and_marked(specs, sounds):
     folder = specs["ast"].checkpoint
-    first, again, other = (
-        AudioEmbedder(AudioSpec(model="ast", checkpoint=folder, random_init=True, seed=s), "cpu") for s in (0, 0, 1)
-    )
+    first, again, other = (AudioEmbedder(AudioSpec(model="ast", checkpoint=folder, random_init=True, seed=s), "cpu") for s in (0, 0, 1))
     assert first.spec.weights == again.spec.weights != other.spec.weights
     table = build_table([Clip(str(sounds[0]), "Bark", "0")], first)
     assert table.meta["untrained"] is True and table.meta["trained_on"] == []

@@ -196,9 +196,7 @@ def test_shell_embeds_and_then_only_what_is_missing(fastprobe, folder, tmp_path)
     code, out, err = fastprobe(*command, "--out", "a.npz")
     assert code == 0 and "36 clips of 12 classes, 6 wide" in out and "36 embedded, 0 from the cache" in err
     table = EmbeddingTable.load(tmp_path / "a.npz")
-    assert (
-        table.name == "a" and table.meta["dataset"] == "fsd50k" and table.meta["n_leaves"] == 12 and table.meta["subset"] == "dev"
-    )
+    assert table.name == "a" and table.meta["dataset"] == "fsd50k" and table.meta["n_leaves"] == 12 and table.meta["subset"] == "dev"
     (folder / "FSD50K.dev_audio" / "notes.txt").write_text("")
     code, out, err = fastprobe(*command, "--out", "b.safetensors", "--quiet")
     assert code == 0 and "0 embedded, 36 from the cache" in err

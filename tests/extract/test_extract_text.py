@@ -175,18 +175,14 @@ def test_a_checkpoint_that_leaves_weights_random_is_refused(models, tmp_path):
 
 
 def test_random_weights_are_a_function_of_the_seed_and_marked(models):
-    first, again, other = (
-        embed_classes(rows(NAMES), TextSpec(model=str(models["bert"]), random_init=True, seed=s))[3] for s in (0, 0, 1)
-    )
+    first, again, other = (embed_classes(rows(NAMES), TextSpec(model=str(models["bert"]), random_init=True, seed=s))[3] for s in (0, 0, 1))
     np.testing.assert_array_equal(first.vectors, again.vectors)
     assert np.abs(first.vectors - other.vectors).max() > 1e-3
     assert first.meta["untrained"] is True and first.meta["weights"] != other.meta["weights"]
 
 
 def test_half_precision_is_near_full(models):
-    full, half = (
-        embed_classes(rows(NAMES), TextSpec(model=str(models["llama"]), dtype=d))[3].vectors for d in ("float32", "bfloat16")
-    )
+    full, half = (embed_classes(rows(NAMES), TextSpec(model=str(models["llama"]), dtype=d))[3].vectors for d in ("float32", "bfloat16"))
     assert half.dtype == np.float32 and 0 < np.abs(full - half).max() < 0.1
 
 
@@ -401,9 +397,7 @@ def test_shell_writes_one_table_per_layer(fastprobe, models, tmp_path):
     table = EmbeddingTable.load(tmp_path / "t" / "b-layer02.npz")
     assert table.name == "b-layer02" and table.meta["layer"] == 2 and table.meta["pooling"] == "last"
     assert json.loads(json.dumps(table.meta)) == table.meta
-    code, out, _ = fastprobe(
-        "embed", "text", "--model", models["bert"], "--classes", "c.txt", "--out", "t/last.parquet", "--random-init"
-    )
+    code, out, _ = fastprobe("embed", "text", "--model", models["bert"], "--classes", "c.txt", "--out", "t/last.parquet", "--random-init")
     assert code == 0 and "UNTRAINED" in out
     assert EmbeddingTable.load(tmp_path / "t" / "last.parquet").meta["layer"] == 3
 

@@ -76,8 +76,11 @@ def test_duplicate_texts_tie_and_ties_count_against_us(name):
 
 @pytest.mark.parametrize("name", HERE)
 def test_odd_and_large_shapes(name):
-    for shape in ({"classes": 7, "text_width": 3, "audio_width": 2}, {"classes": 131, "text_width": 77, "audio_width": 129},
-                  {"classes": 40, "text_width": 300, "audio_width": 5, "clips": 9}):
+    for shape in (
+        {"classes": 7, "text_width": 3, "audio_width": 2},
+        {"classes": 131, "text_width": 77, "audio_width": 129},
+        {"classes": 40, "text_width": 300, "audio_width": 5, "clips": 9},
+    ):
         for dim in (1, 31, 65):
             batch = batch_of(ProbeConfig(dim=dim, steps=2), n_probes=2, **shape)
             want, got = reference.train(batch), kernels.select_backend(name).load()(batch, "cpu")

@@ -65,9 +65,17 @@ def problems(optimizer, sampling, symmetric):
     """Batches at odd sizes, their float64 results, and the error of plain float32 on each."""
     found = []
     for (number, (classes, text_width, audio_width, dim)), decay in product(
-            enumerate(((7, 1, 3, 1), (23, 19, 7, 9), (60, 33, 130, 31), (101, 65, 17, 67))), (0.0, 0.02)):
-        config = ProbeConfig(dim=dim, steps=9, optimizer=optimizer, sampling=sampling, symmetric=symmetric, weight_decay=decay,
-                             clips_per_class=1 + number % 2)
+        enumerate(((7, 1, 3, 1), (23, 19, 7, 9), (60, 33, 130, 31), (101, 65, 17, 67))), (0.0, 0.02)
+    ):
+        config = ProbeConfig(
+            dim=dim,
+            steps=9,
+            optimizer=optimizer,
+            sampling=sampling,
+            symmetric=symmetric,
+            weight_decay=decay,
+            clips_per_class=1 + number % 2,
+        )
         batch = batch_of(config, n_probes=2, seed=number, classes=classes, text_width=text_width, audio_width=audio_width)
         want = reference.train(batch, heads=True)
         found.append((batch, want, head_error(torch_backend.train(batch, "cpu", heads=True), want)))
@@ -173,7 +181,7 @@ def unaligned(array):
     """The same numbers, four bytes off every larger alignment."""
     room = np.empty(array.nbytes + 68, np.uint8)
     start = (-room.ctypes.data) % 64 + 4
-    view = room[start:start + array.nbytes].view(array.dtype).reshape(array.shape)
+    view = room[start : start + array.nbytes].view(array.dtype).reshape(array.shape)
     view[...] = array
     return view
 
@@ -219,8 +227,7 @@ def test_scores_that_are_not_numbers_come_last(isa):
 
 
 def test_python_threads_may_train_at_once():
-    batches = [batch_of(ProbeConfig(dim=16, steps=6, sampling=s), classes=40, seed=i)
-               for i in range(4) for s in ("clip", "centroid")]
+    batches = [batch_of(ProbeConfig(dim=16, steps=6, sampling=s), classes=40, seed=i) for i in range(4) for s in ("clip", "centroid")]
     alone = [train(b, heads=True) for b in batches]
     with ThreadPoolExecutor(4) as pool:
         together = list(pool.map(lambda b: train(b, heads=True, threads=2), batches * 3))
@@ -234,7 +241,7 @@ def test_clips_laid_out_for_many_probes_change_nothing(isa):
     batch = batch_of(ProbeConfig(dim=5, steps=4, clips_per_class=2), n_probes=9, classes=10)
     whole = train(batch, heads=True, isa=isa)
     for p in range(batch.n_probes):
-        alone = dataclasses.replace(batch, permutations=batch.permutations[p:p + 1])
+        alone = dataclasses.replace(batch, permutations=batch.permutations[p : p + 1])
         assert same_bits(train(alone, heads=True, isa=isa), whole, slice(p, p + 1))
 
 
@@ -291,6 +298,7 @@ def test_the_instruction_set_can_be_named(monkeypatch):
 
 def test_doctor_names_the_instruction_set(monkeypatch):
     from fastprobe.cli.doctor import examine
+
     monkeypatch.setenv("FASTPROBE_ISA", ISAS[-1])
     assert f"cpp uses {ISAS[-1]} (of {', '.join(ISAS)})" in examine()["devices"][0]
     monkeypatch.setenv("FASTPROBE_ISA", "mmx")
@@ -308,8 +316,15 @@ def test_bfloat16_decides_as_float32_does():
     """Hits of unseen classes, and the loss to the resolution of bfloat16; ranks themselves may move by places."""
     config = ProbeConfig(dim=24, steps=60, precision="bf16")
     for sampling, optimizer in product(("clip", "centroid"), ("adam-mini", "sgd", "adam")):
-        batch = batch_of(dataclasses.replace(config, sampling=sampling, optimizer=optimizer, lr=None), n_probes=3, classes=60,
-                         clips=30, text_width=50, audio_width=45, ragged=False)
+        batch = batch_of(
+            dataclasses.replace(config, sampling=sampling, optimizer=optimizer, lr=None),
+            n_probes=3,
+            classes=60,
+            clips=30,
+            text_width=50,
+            audio_width=45,
+            ragged=False,
+        )
         if _cpp.bf16_isa() is None:
             with pytest.raises(BackendUnavailableError, match="`precision`='bf16' needs a CPU with AVX512-BF16"):
                 train(batch)
@@ -340,8 +355,14 @@ def test_bfloat16_is_refused_where_it_cannot_be(monkeypatch):
 def test_bfloat16_at_odd_sizes(data):
     """Every choice, tails of every kind: losses of the first steps agree to the resolution of bfloat16."""
     config = data.draw(configs(precision="bf16", steps=2, temperature=0.5, optimizer="sgd"))
-    batch = batch_of(config, n_probes=2, classes=data.draw(st.integers(6, 60)), text_width=data.draw(st.integers(1, 70)),
-                     audio_width=data.draw(st.integers(1, 70)), seed=data.draw(st.integers(0, 50)))
+    batch = batch_of(
+        config,
+        n_probes=2,
+        classes=data.draw(st.integers(6, 60)),
+        text_width=data.draw(st.integers(1, 70)),
+        audio_width=data.draw(st.integers(1, 70)),
+        seed=data.draw(st.integers(0, 50)),
+    )
     got, want = train(batch, heads=True), reference.train(batch, heads=True)
     assert np.allclose(got.loss, want.loss, rtol=0.05, atol=0.02) or config.dim == 1
     for a, b in ((got.text_heads, want.text_heads), (got.audio_heads, want.audio_heads)):
@@ -358,9 +379,11 @@ def test_only_the_cpu_is_a_device():
 def test_indices_out_of_range_are_refused():
     """The module itself reads no foreign memory, whoever calls it."""
     batch = batch_of(ProbeConfig(dim=2, steps=1))
-    for field, value, message in (("permutations", batch.permutations + 1, "permutations out of range"),
-                                  ("queries", batch.queries - 10**6, "queries out of range"),
-                                  ("clips", batch.clips + 10**6, "clips out of range")):
+    for field, value, message in (
+        ("permutations", batch.permutations + 1, "permutations out of range"),
+        ("queries", batch.queries - 10**6, "queries out of range"),
+        ("clips", batch.clips + 10**6, "clips out of range"),
+    ):
         with pytest.raises((ValueError, IndexError), match=message):
             train_raw(dataclasses.replace(batch, **{field: value}), batch)
     with pytest.raises(ValueError, match="no instruction set"):
@@ -371,9 +394,27 @@ def train_raw(broken, sound):
     """As `train`, with the labels of the queries taken from a sound batch."""
     query_classes = sound.labels[sound.queries]
     c = sound.config
-    _cpp.train(text=sound.text32, audio=sound.audio32, centroids=None, train_classes=sound.train_classes, clips=broken.clips,
-               rows=sound.n_rows, queries=broken.queries, query_classes=query_classes, permutations=broken.permutations,
-               text_start=sound.text_start.astype(np.float32), audio_start=sound.audio_start.astype(np.float32),
-               rates=np.ones(c.steps), optimizer=c.optimizer, temperature=1.0, momentum=0.0, weight_decay=0.0, symmetric=False,
-               loss=np.empty(sound.n_probes), ranks=np.empty((sound.n_probes, len(sound.queries)), np.int32), text_heads=None,
-               audio_heads=None, isa=ISAS[0])
+    _cpp.train(
+        text=sound.text32,
+        audio=sound.audio32,
+        centroids=None,
+        train_classes=sound.train_classes,
+        clips=broken.clips,
+        rows=sound.n_rows,
+        queries=broken.queries,
+        query_classes=query_classes,
+        permutations=broken.permutations,
+        text_start=sound.text_start.astype(np.float32),
+        audio_start=sound.audio_start.astype(np.float32),
+        rates=np.ones(c.steps),
+        optimizer=c.optimizer,
+        temperature=1.0,
+        momentum=0.0,
+        weight_decay=0.0,
+        symmetric=False,
+        loss=np.empty(sound.n_probes),
+        ranks=np.empty((sound.n_probes, len(sound.queries)), np.int32),
+        text_heads=None,
+        audio_heads=None,
+        isa=ISAS[0],
+    )

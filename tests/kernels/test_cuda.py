@@ -42,8 +42,10 @@ def gpu(request):
 
 
 # The floors of tf32 and bf16 are three times what rounding the factors does by itself (benchmarks/precision.py).
-@pytest.mark.parametrize("precision, peer, factor, floor", [
-    ("ieee", "ieee", 2, 1e-6), ("tf32x3", "ieee", 4, 1e-5), ("tf32", "tf32", 3, 1.5e-3), ("bf16", "tf32", 12, 1.1e-2)])
+@pytest.mark.parametrize(
+    "precision, peer, factor, floor",
+    [("ieee", "ieee", 2, 1e-6), ("tf32x3", "ieee", 4, 1e-5), ("tf32", "tf32", 3, 1.5e-3), ("bf16", "tf32", 12, 1.1e-2)],
+)
 @pytest.mark.parametrize("name", SHAPES)
 def test_training_errs_little_more_than_plain_torch(gpu, name, precision, peer, factor, floor):
     """Six steps in every precision; `factor` times the error of plain torch in `peer` precision, or `floor`."""
@@ -53,16 +55,31 @@ def test_training_errs_little_more_than_plain_torch(gpu, name, precision, peer, 
         assert ours[key] <= max(factor * plain[key], floor), (key, ours, plain)
 
 
-OPTIONS = ({"optimizer": "adam", "weight_decay": 0.01}, {"optimizer": "sgd", "weight_decay": 0.01}, {"weight_decay": 0.01},
-           {"symmetric": True}, {"clips_per_class": 3, "symmetric": True}, {"sampling": "centroid", "schedule": "constant"},
-           {"dim": 100}, {"dim": 3}, {"steps": 0}, {"steps": 1}, {"steps": 2}, {"temperature": 0.02},
-           {"temperature": 0.02, "symmetric": True})
-FIXED_ROWS = [{**options, "sampling": "centroid"} for options in OPTIONS
-              if options.get("optimizer") != "adam" and "clips_per_class" not in options and "schedule" not in options]
+OPTIONS = (
+    {"optimizer": "adam", "weight_decay": 0.01},
+    {"optimizer": "sgd", "weight_decay": 0.01},
+    {"weight_decay": 0.01},
+    {"symmetric": True},
+    {"clips_per_class": 3, "symmetric": True},
+    {"sampling": "centroid", "schedule": "constant"},
+    {"dim": 100},
+    {"dim": 3},
+    {"steps": 0},
+    {"steps": 1},
+    {"steps": 2},
+    {"temperature": 0.02},
+    {"temperature": 0.02, "symmetric": True},
+)
+FIXED_ROWS = [
+    {**options, "sampling": "centroid"}
+    for options in OPTIONS
+    if options.get("optimizer") != "adam" and "clips_per_class" not in options and "schedule" not in options
+]
 
 
-@pytest.mark.parametrize("config, trainer", [(c, t) for c in OPTIONS for t in ("resident", "tiled")]
-                         + [(c, "gram") for c in FIXED_ROWS], ids=str)
+@pytest.mark.parametrize(
+    "config, trainer", [(c, t) for c in OPTIONS for t in ("resident", "tiled")] + [(c, "gram") for c in FIXED_ROWS], ids=str
+)
 def test_every_option_in_ieee(gpu, trainer, config):
     ours, plain = cases.compare((50, 37, 300, 41, 77), {"steps": 5, "dim": 64, **config}, trainer, gpu, probes=3)
     # Adam divides by elementwise second moments, which magnifies rounding of gradients near zero.
@@ -118,9 +135,16 @@ def test_exact_ties_count_against_us(gpu, n_gallery, precision):
     assert got.min() >= 2
 
 
-@pytest.mark.parametrize("leading, m, n, d, shared", [
-    ((2,), 7, 33, 5, False), ((), 70, 129, 31, True), ((2, 3), 300, 500, 64, False), ((4,), 1000, 1000, 128, True),
-    ((1,), 511, 513, 768, False)])
+@pytest.mark.parametrize(
+    "leading, m, n, d, shared",
+    [
+        ((2,), 7, 33, 5, False),
+        ((), 70, 129, 31, True),
+        ((2, 3), 300, 500, 64, False),
+        ((4,), 1000, 1000, 128, True),
+        ((1,), 511, 513, 768, False),
+    ],
+)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_loss_op_errs_little_more_than_plain_torch(gpu, leading, m, n, d, shared, dtype):
     ours, plain = cases.loss_case(leading, m, n, d, shared, dtype, gpu)
@@ -156,6 +180,7 @@ def test_out_of_memory_says_what_fits_and_leaves_the_device_usable(gpu):
 
 def test_fewer_probes_at_a_time_when_memory_runs_short(gpu, monkeypatch):
     from fastprobe.kernels.gpu import backend as triton_backend
+
     batch = cases.make(*A, probes=20, steps=3, dim=64)
     want = cases.train(batch, None, gpu)
     monkeypatch.setattr(triton_backend, "probes_that_fit", lambda *_: 3)

@@ -33,11 +33,13 @@ def measured(monkeypatch):
         report = {"loss": {}, "training": {}, "sweep": {}, "date": "", "versions": {"device": "CPU"}, "ceilings": {"copy_TB_per_s": 1.0}}
         gpu.loss_op(report, gpu.Clock(torch.device("cpu")), [size], 1)
         return report["loss"], report
+
     return measure
 
 
 def install(monkeypatch, loss=F.cross_entropy):
     """Stand-ins for the published packages, with their signatures."""
+
     def module(name, **members):
         new = types.ModuleType(name)
         new.__spec__ = importlib.machinery.ModuleSpec(name, None)
@@ -107,10 +109,36 @@ def test_published_losses_are_asked_for_what_they_can(measured, monkeypatch):
 
 def test_a_gpu_machine_needs_none_of_the_other_packages():
     """`make gpu` runs where only torch, triton, numpy, scipy and pytest are installed."""
-    absent = ("pyarrow", "faiss", "statsmodels", "typer", "rich", "pandas", "matplotlib", "soundfile", "soxr", "safetensors",
-              "transformers", "timm", "ray", "jax", "hypothesis", "fastprobe._cpp")
-    wanted = ("fastprobe", "fastprobe.kernels", "fastprobe.kernels.gpu.backend", "benchmarks.gpu", "benchmarks.gpu_losses",
-              "benchmarks.gpu_peers", "benchmarks.gpu_tables", "benchmarks.make_gpu", "test_cuda", "test_faiss_cuda")
+    absent = (
+        "pyarrow",
+        "faiss",
+        "statsmodels",
+        "typer",
+        "rich",
+        "pandas",
+        "matplotlib",
+        "soundfile",
+        "soxr",
+        "safetensors",
+        "transformers",
+        "timm",
+        "ray",
+        "jax",
+        "hypothesis",
+        "fastprobe._cpp",
+    )
+    wanted = (
+        "fastprobe",
+        "fastprobe.kernels",
+        "fastprobe.kernels.gpu.backend",
+        "benchmarks.gpu",
+        "benchmarks.gpu_losses",
+        "benchmarks.gpu_peers",
+        "benchmarks.gpu_tables",
+        "benchmarks.make_gpu",
+        "test_cuda",
+        "test_faiss_cuda",
+    )
     code = f"import sys, importlib\nfor name in {absent}: sys.modules[name] = None\nfor name in {wanted}: importlib.import_module(name)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", env=make_gpu.environment(), capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
@@ -141,8 +169,18 @@ def test_a_test_that_hangs_is_stopped_and_named(tmp_path, capsys):
 
 def test_instructions_are_counted_in_the_innermost_loop():
     from benchmarks.loops import loops
-    lines = ["LDG.E.128 R4, [R2]", "FFMA R1, R2, R3, R4", "BAR.SYNC 0x0", "@P0 MUFU.EX2 R1, R1", "@!P1 BRA 0x20", "STG.E [R2], R4",
-             "@P2 BRA 0x10", "BRA 0x80", "EXIT"]
+
+    lines = [
+        "LDG.E.128 R4, [R2]",
+        "FFMA R1, R2, R3, R4",
+        "BAR.SYNC 0x0",
+        "@P0 MUFU.EX2 R1, R1",
+        "@!P1 BRA 0x20",
+        "STG.E [R2], R4",
+        "@P2 BRA 0x10",
+        "BRA 0x80",
+        "EXIT",
+    ]
     listing = "".join(f"        /*{16 * i:04x}*/    {text} ;   /* 0x0 */\n" for i, text in enumerate(lines))
     whole, outer, inner = loops(listing)
     assert [x[0] for x in (whole, outer, inner)] == [0, 1, 2]
@@ -153,6 +191,7 @@ def test_instructions_are_counted_in_the_innermost_loop():
 
 def test_rounded_factors_are_those_of_the_format():
     from benchmarks.precision import by_gram, by_heads, compare, rounding
+
     x = np.array([1 + 2.0**-10, 1 + 2.0**-11, 1 + 2.0**-12, -1 - 2.0**-11, 0.0])
     assert rounding(10, True).rounded(x).tolist() == [1 + 2.0**-10, 1 + 2.0**-10, 1.0, -1 - 2.0**-10, 0.0]
     assert rounding(10, False).rounded(x).tolist() == [1 + 2.0**-10, 1.0, 1.0, -1.0, 0.0]

@@ -20,8 +20,10 @@ def torch_loop(batch, permutation):
     c = batch.config
     text = torch.tensor(batch.text[permutation])
     w, v = (torch.tensor(h, requires_grad=True) for h in (batch.text_start, batch.audio_start))
-    make = {"adam": lambda p: torch.optim.Adam(p, lr=c.lr, weight_decay=c.weight_decay),
-            "sgd": lambda p: torch.optim.SGD(p, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay)}[c.optimizer]
+    make = {
+        "adam": lambda p: torch.optim.Adam(p, lr=c.lr, weight_decay=c.weight_decay),
+        "sgd": lambda p: torch.optim.SGD(p, lr=c.lr, momentum=c.momentum, weight_decay=c.weight_decay),
+    }[c.optimizer]
     optimizer = make([w, v])
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, c.steps) if c.schedule == "cosine" else None
     y = torch.tensor(batch.row_classes)
@@ -46,8 +48,17 @@ def torch_loop(batch, permutation):
 @pytest.mark.parametrize("sampling", ["clip", "centroid"])
 @pytest.mark.parametrize("weight_decay", [0.0, 0.01])
 def test_equals_a_plain_pytorch_loop(optimizer, symmetric, sampling, weight_decay):
-    config = ProbeConfig(dim=5, steps=50, optimizer=optimizer, symmetric=symmetric, sampling=sampling, basis="raw", bias=True,
-                         weight_decay=weight_decay, clips_per_class=2)
+    config = ProbeConfig(
+        dim=5,
+        steps=50,
+        optimizer=optimizer,
+        symmetric=symmetric,
+        sampling=sampling,
+        basis="raw",
+        bias=True,
+        weight_decay=weight_decay,
+        clips_per_class=2,
+    )
     batch = batch_of(config, n_probes=2)
     result = reference.train(batch, heads=True)
     for p, permutation in enumerate(batch.permutations):

@@ -58,8 +58,12 @@ TRAINED = {
     "fixed rows, symmetric": ((25, 17, 60, 33, 5), {"sampling": "centroid", "symmetric": True, "precision": "tf32"}),
     "fixed rows, symmetric, ieee": ((25, 17, 60, 33, 5), {"sampling": "centroid", "symmetric": True}),
 }
-TRAINERS = [(name, trainer) for name, (_, config) in TRAINED.items() for trainer in ("resident", "tiled", "gram")
-            if trainer != "gram" or config.get("sampling") == "centroid"]
+TRAINERS = [
+    (name, trainer)
+    for name, (_, config) in TRAINED.items()
+    for trainer in ("resident", "tiled", "gram")
+    if trainer != "gram" or config.get("sampling") == "centroid"
+]
 
 
 @pytest.mark.parametrize("name, trainer", TRAINERS)
@@ -146,18 +150,41 @@ def test_shapes_decide_the_trainer_and_the_op_is_fused(interpreter):
 
 
 # A part of the budget, to save time; `python -m benchmarks.aot` builds the rest.
-COMPILED = ["A/gram/cc8.0", "A/gram/cc9.0", "A/gram/cc10.0", "A-ieee/gram/cc9.0", "A-symmetric/gram/cc9.0", "A/gram/gfx942",
-            "A/resident/cc8.0", "A/resident/cc9.0", "A/resident/cc10.0", "A-bf16/resident/cc9.0", "A/rank/cc9.0",
-            "large/gradient/cc9.0", "large/weights/cc9.0", "large/lse/cc9.0",
-            "A/resident/gfx942", "A/rank/gfx942", "A/project/gfx942", "large/gradient/gfx942", "large/lse/gfx942",
-            "A-bf16/resident/gfx90a"]
+COMPILED = [
+    "A/gram/cc8.0",
+    "A/gram/cc9.0",
+    "A/gram/cc10.0",
+    "A-ieee/gram/cc9.0",
+    "A-symmetric/gram/cc9.0",
+    "A/gram/gfx942",
+    "A/resident/cc8.0",
+    "A/resident/cc9.0",
+    "A/resident/cc10.0",
+    "A-bf16/resident/cc9.0",
+    "A/rank/cc9.0",
+    "large/gradient/cc9.0",
+    "large/weights/cc9.0",
+    "large/lse/cc9.0",
+    "A/resident/gfx942",
+    "A/rank/gfx942",
+    "A/project/gfx942",
+    "large/gradient/gfx942",
+    "large/lse/gfx942",
+    "A-bf16/resident/gfx90a",
+]
 
 
 @pytest.fixture(scope="module")
 def compiled():
     environment = {k: v for k, v in os.environ.items() if k != "TRITON_INTERPRET"} | {"PYTHONPATH": str(ROOT)}
-    run = subprocess.run([sys.executable, "-m", "benchmarks.aot", "--check", *COMPILED], capture_output=True, text=True,
-                         cwd=ROOT, env=environment, timeout=600)
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.aot", "--check", *COMPILED],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env=environment,
+        timeout=600,
+    )
     assert run.returncode == 0, run.stderr[-2000:]
     return json.loads(run.stdout)
 

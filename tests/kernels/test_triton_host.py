@@ -26,9 +26,16 @@ from support import triton_cases as cases
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("hip, capability, chip, expected", [
-    (None, (8, 6), None, "sm80"), (None, (9, 0), None, "sm90"), (None, (12, 0), None, "sm120"),
-    ("7.0", (9, 4), "gfx942:sramecc+:xnack-", "gfx942"), ("7.0", (9, 0), "gfx90a", "gfx90a")])
+@pytest.mark.parametrize(
+    "hip, capability, chip, expected",
+    [
+        (None, (8, 6), None, "sm80"),
+        (None, (9, 0), None, "sm90"),
+        (None, (12, 0), None, "sm120"),
+        ("7.0", (9, 4), "gfx942:sramecc+:xnack-", "gfx942"),
+        ("7.0", (9, 0), "gfx90a", "gfx90a"),
+    ],
+)
 def test_architecture_tells_vendors_apart(monkeypatch, hip, capability, chip, expected):
     """AMD's gfx942 has PyTorch's capability 9.4, and is no Hopper."""
     monkeypatch.setattr(torch.version, "hip", hip)
@@ -80,6 +87,7 @@ def applied(monkeypatch):
     def apply(text, audio, labels, temperature, precision):
         calls.append((precision, list(inside)))
         return text.sum((1, 2))
+
     monkeypatch.setattr(torch.cuda, "device_of", device_of)
     monkeypatch.setattr(triton_loss._ContrastiveLoss, "apply", apply)
     return calls
@@ -119,9 +127,9 @@ def test_the_loss_has_no_second_derivative(monkeypatch):
     monkeypatch.setattr(triton_loss, "row_gradient", lambda rows, *_, **__: torch.ones_like(rows))
     text, audio = (torch.randn(n, 4, requires_grad=True) for n in (3, 5))
     loss = triton_loss.contrastive_loss(text, audio, torch.zeros(5, dtype=torch.int64))
-    gradient, = torch.autograd.grad(loss ** 2, text, create_graph=True)
+    (gradient,) = torch.autograd.grad(loss**2, text, create_graph=True)
     with pytest.raises(RuntimeError, match="once_differentiable"):
-        (gradient ** 2).sum().backward()
+        (gradient**2).sum().backward()
 
 
 def test_steps_are_captured_on_a_stream_of_their_own_device(monkeypatch):
@@ -137,6 +145,7 @@ def test_steps_are_captured_on_a_stream_of_their_own_device(monkeypatch):
         seen.append((stream, capture_error_mode))
         yield
         seen.append("captured")
+
     for name, value in {"CUDAGraph": Graph, "graph": graph, "Stream": str, "synchronize": lambda device: None}.items():
         monkeypatch.setattr(torch.cuda, name, value)
     triton_tiled._repeat(lambda: seen.append("step"), 4, torch.device("cuda:1"))
@@ -159,15 +168,33 @@ def test_a_captured_step_allocates_nothing(monkeypatch, options):
         with Listing():
             one_step()
         assert launched == first  # what the first step compiled is all that the capture launches
-    monkeypatch.setattr(JITFunction, "run", lambda kernel, *args, **_: launched.append((kernel, [
-        x.shape if isinstance(x, torch.Tensor) else x for x in args])))
+
+    monkeypatch.setattr(
+        JITFunction,
+        "run",
+        lambda kernel, *args, **_: launched.append((kernel, [x.shape if isinstance(x, torch.Tensor) else x for x in args])),
+    )
     monkeypatch.setattr(triton_tiled, "_repeat", repeat)
     meta = partial(torch.empty, device="meta")
     width, n, m = options.pop("width", 64), 200, 200
     triton_tiled.train_tiled(
-        meta(300, 96), meta(4, m, dtype=torch.int32), meta(900, 64), meta(5, n, dtype=torch.int32), meta(4, 96, width),
-        meta(4, 64, width), meta(5, 3), row_classes=meta(n, dtype=torch.int32), per_class=1, temperature=0.25, dim=width, momentum=0.9,
-        weight_decay=0.0, precision="tf32", architecture="sm90", **{"optimizer": "adam-mini", "symmetric": False, **options})
+        meta(300, 96),
+        meta(4, m, dtype=torch.int32),
+        meta(900, 64),
+        meta(5, n, dtype=torch.int32),
+        meta(4, 96, width),
+        meta(4, 64, width),
+        meta(5, 3),
+        row_classes=meta(n, dtype=torch.int32),
+        per_class=1,
+        temperature=0.25,
+        dim=width,
+        momentum=0.9,
+        weight_decay=0.0,
+        precision="tf32",
+        architecture="sm90",
+        **{"optimizer": "adam-mini", "symmetric": False, **options},
+    )
     assert ran == ["aten.add_.Tensor"]
 
 
@@ -182,11 +209,13 @@ def test_a_failed_attempt_lets_go_of_its_memory_before_the_next(monkeypatch):
         def train(self, permutations, heads):
             class Tensor:
                 pass
+
             tensor = Tensor()
             attempts.append((len(permutations), weakref.ref(tensor)))
             if len(attempts) == 1:
                 raise torch.OutOfMemoryError("simulated")
             return np.zeros(len(permutations)), np.zeros((len(permutations), 1)), None, None
+
     monkeypatch.setattr(triton_backend, "Shared", Shared)
     monkeypatch.setattr(torch.cuda, "empty_cache", lambda: freed.append(attempts[-1][1]() is None))
     result = triton_backend._train(cases.make(9, 6, 20, 5, 7, probes=4, steps=1, dim=4), CPU, False)

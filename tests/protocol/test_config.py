@@ -17,12 +17,31 @@ def test_defaults_follow_the_optimiser():
     assert ProbeConfig(optimizer="sgd").lr == 3.0
 
 
-@pytest.mark.parametrize("fields", [
-    {"dim": 0}, {"dim": 2.5}, {"dim": True}, {"steps": -1}, {"temperature": 0.0}, {"temperature": float("nan")}, {"lr": -1.0},
-    {"lr": float("inf")}, {"momentum": 1.0}, {"weight_decay": -0.1}, {"clips_per_class": 0}, {"optimizer": "lion"},
-    {"schedule": "linear"}, {"sampling": "all"}, {"basis": "pca"}, {"precision": "fp8"}, {"symmetric": "yes"}, {"energy": 0.0},
-    {"energy": 0.9, "basis": "raw"}, {"energy": True},
-])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"dim": 0},
+        {"dim": 2.5},
+        {"dim": True},
+        {"steps": -1},
+        {"temperature": 0.0},
+        {"temperature": float("nan")},
+        {"lr": -1.0},
+        {"lr": float("inf")},
+        {"momentum": 1.0},
+        {"weight_decay": -0.1},
+        {"clips_per_class": 0},
+        {"optimizer": "lion"},
+        {"schedule": "linear"},
+        {"sampling": "all"},
+        {"basis": "pca"},
+        {"precision": "fp8"},
+        {"symmetric": "yes"},
+        {"energy": 0.0},
+        {"energy": 0.9, "basis": "raw"},
+        {"energy": True},
+    ],
+)
 def test_bad_fields_are_named_with_their_value(fields):
     with pytest.raises(InputError, match=f"`{next(iter(fields))}`.*got"):
         ProbeConfig(**fields)

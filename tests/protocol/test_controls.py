@@ -114,10 +114,12 @@ def test_groups_are_read_and_checked(tmp_path):
 
 def test_controls_that_do_not_fit_together_are_named():
     groups = np.array(list("aab"))
-    for call, match in ((lambda: controls.check_control("shuffle", None), "must be one of"),
-                        (lambda: controls.check_control("permute-within", None), "needs `groups`"),
-                        (lambda: controls.check_control("permute", groups), "belongs to"),
-                        (lambda: controls.permutation_source("permute-within", 0, 3, 9, np.array(list("abc"))), "alone"),
-                        (lambda: controls.enumerate_distinct(20), "too many")):
+    for call, match in (
+        (lambda: controls.check_control("shuffle", None), "must be one of"),
+        (lambda: controls.check_control("permute-within", None), "needs `groups`"),
+        (lambda: controls.check_control("permute", groups), "belongs to"),
+        (lambda: controls.permutation_source("permute-within", 0, 3, 9, np.array(list("abc"))), "alone"),
+        (lambda: controls.enumerate_distinct(20), "too many"),
+    ):
         with pytest.raises(InputError, match=match):
             call()

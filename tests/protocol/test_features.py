@@ -57,9 +57,13 @@ def test_compressed_run_equals_raw_run(optimizer, weight_decay, symmetric):
     svd_pair = make_pair(text, audio, svd_config)
     assert svd_pair.text.shape[1] == 11 and svd_pair.audio.shape[1] <= 24
     svd = dataclasses.replace(
-        raw, config=svd_config, text=svd_pair.text, audio=svd_pair.audio,
+        raw,
+        config=svd_config,
+        text=svd_pair.text,
+        audio=svd_pair.audio,
         text_start=svd_pair.text_preprocessing.basis.T @ raw.text_start,
-        audio_start=svd_pair.audio_preprocessing.basis.T @ raw.audio_start)
+        audio_start=svd_pair.audio_preprocessing.basis.T @ raw.audio_start,
+    )
     a, b = (reference.train(batch, heads=True) for batch in (raw, svd))
     assert np.abs(a.loss - b.loss).max() < 1e-8
     assert np.array_equal(a.ranks, b.ranks)

@@ -25,8 +25,7 @@ def test_against_plain_loops(seed, n_probes, sizes, n_classes):
             return np.mean([np.mean([f(v) for v in r[y == c]]) for c in range(len(sizes))])
 
         assert out["hits@3"][p] == np.sum(r <= 3) and out["n_queries"][p] == len(y)
-        for name, f in (("acc@3_macro", lambda v: v <= 3), ("mrr", lambda v: 1 / v), ("mean_rank", lambda v: v),
-                        ("mean_log_rank", np.log)):
+        for name, f in (("acc@3_macro", lambda v: v <= 3), ("mrr", lambda v: 1 / v), ("mean_rank", lambda v: v), ("mean_log_rank", np.log)):
             assert out[name][p] == pytest.approx(macro(f), rel=1e-12)
         assert out["acc@1_micro"][p] == pytest.approx(np.mean(r == 1))
         assert out["median_rank"][p] == np.median(r)

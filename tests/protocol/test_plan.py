@@ -85,8 +85,12 @@ def test_starts_have_variance_one_over_r():
     assert w.std() == pytest.approx(1 / 20, rel=0.02) and v.std() == pytest.approx(90**-0.5, rel=0.03)
 
 
-@given(st.integers(1, 3), st.integers(0, 40), st.integers(1, 9),
-       st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40), st.integers(1, 10)), max_size=6))
+@given(
+    st.integers(1, 3),
+    st.integers(0, 40),
+    st.integers(1, 9),
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 40), st.integers(1, 10)), max_size=6),
+)
 def test_missing_is_the_set_difference(n_pairs, n_permutations, size, stored):
     the_plan = JobPlan(n_pairs, 2, 1, n_permutations)
     done = [Unit(p, a, a + n) for p, a, n in stored]

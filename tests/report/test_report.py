@@ -101,9 +101,16 @@ def test_the_page_is_whole_and_holds_every_number_of_the_summary(run_dir, report
     html, text = checked(reported)
     assert reported == run_dir / "report.html" and "prefers-color-scheme: dark" in html and "@media print" in html
     for record in json.loads((run_dir / "summary.json").read_text())["pairs"]:
-        for value in (number(record["statistic"]), number(record["null_mean"]), number(record["sem_corrected"]),
-                      number(record["selectivity"]), pvalue(record["pvalue"]), pvalue(record["pvalue_maxT"]),
-                      pvalue(record["pvalue_stepdown"]), pvalue(record["pvalue_high"])):
+        for value in (
+            number(record["statistic"]),
+            number(record["null_mean"]),
+            number(record["sem_corrected"]),
+            number(record["selectivity"]),
+            pvalue(record["pvalue"]),
+            pvalue(record["pvalue_maxT"]),
+            pvalue(record["pvalue_stepdown"]),
+            pvalue(record["pvalue_high"]),
+        ):
             assert value in text
     assert "The geometry carries over in 2 of 4 pairs" in text
     assert text.count(": yes; ") == 2 and text.count(": no evidence; ") == 2
@@ -130,6 +137,7 @@ def test_figures_and_tables_lie_beside_it(run_dir, reported):
 
 def test_accuracy_by_class_is_that_of_the_stored_ranks(run_dir):
     import pyarrow.parquet as pq
+
     frame = pq.read_table(run_dir / "observed.parquet").to_pylist()
     run = load_run(run_dir)
     label = str(run.observed.classes[0])
@@ -144,6 +152,7 @@ def test_accuracy_by_class_is_that_of_the_stored_ranks(run_dir):
 
 def test_confusions_are_counted_from_what_was_retrieved_first(run_dir):
     import pyarrow.parquet as pq
+
     rows = pq.read_table(run_dir / "retrieved.parquet").to_pylist()
     run = load_run(run_dir)
     label, retrieved, share = run.confusions[0][0]
@@ -151,8 +160,20 @@ def test_confusions_are_counted_from_what_was_retrieved_first(run_dir):
     assert share == pytest.approx(np.mean([r["retrieved"] == retrieved for r in mine])) and label != retrieved
 
 
-@pytest.mark.parametrize(("p", "said"), [(1.0, "1.0"), (0.5, "0.50"), (0.00995, "0.010"), (0.005, "0.0050"), (0.0001, "0.00010"),
-                                         (0.00002, "2.0e-5"), (0.0, "0"), (None, "–"), (float("nan"), "–")])
+@pytest.mark.parametrize(
+    ("p", "said"),
+    [
+        (1.0, "1.0"),
+        (0.5, "0.50"),
+        (0.00995, "0.010"),
+        (0.005, "0.0050"),
+        (0.0001, "0.00010"),
+        (0.00002, "2.0e-5"),
+        (0.0, "0"),
+        (None, "–"),
+        (float("nan"), "–"),
+    ],
+)
 def test_every_p_has_two_digits(p, said):
     assert pvalue(p) == said
 
@@ -162,10 +183,15 @@ def test_what_is_wider_than_the_page_scrolls_in_its_place(reported):
     assert html.count("<table") == html.count('<div class="scroll"><table') > 3 and ".scroll { overflow-x: auto" in html
 
 
-@pytest.mark.parametrize(("setting", "words"), [
-    ({}, ("share of sounds whose own text is among the 3 nearest", "shuffles the texts among the classes", "5 of 100")),
-    ({"control": "gaussian", "statistic": "mrr"}, ("1 / rank", "puts random vectors in place of the texts")),
-    ({"control": "frozen", "splits": 1}, ("looks the sounds up again",)), ({"permutations": 0}, ("14 classes",))])
+@pytest.mark.parametrize(
+    ("setting", "words"),
+    [
+        ({}, ("share of sounds whose own text is among the 3 nearest", "shuffles the texts among the classes", "5 of 100")),
+        ({"control": "gaussian", "statistic": "mrr"}, ("1 / rank", "puts random vectors in place of the texts")),
+        ({"control": "frozen", "splits": 1}, ("looks the sounds up again",)),
+        ({"permutations": 0}, ("14 classes",)),
+    ],
+)
 def test_the_first_screen_says_what_was_done(setting, words, tmp_path):
     arguments = {"permutations": 20, **setting}
     run = load_run(write_run(tmp_path / "r", ["t", "u"], ["a"], arguments.pop("permutations"), **arguments))
@@ -206,9 +232,19 @@ def test_distance_from_the_null_is_in_its_standard_deviations(tmp_path):
 def test_methods_are_filled_in_from_the_manifest_with_their_references(run_dir):
     run = load_run(run_dir)
     said = paragraph(run)
-    for piece in ("20 classes", "14 train and 6 test classes, 4 times", "60 uniformly drawn permutations", "(1/4 + 6/14)",
-                  "gpt and word_vec & co",
-                  "max-T", "acc@3", "width 64", "temperature 0.25", "100 steps", "fastprobe 0.1.0"):
+    for piece in (
+        "20 classes",
+        "14 train and 6 test classes, 4 times",
+        "60 uniformly drawn permutations",
+        "(1/4 + 6/14)",
+        "gpt and word_vec & co",
+        "max-T",
+        "acc@3",
+        "width 64",
+        "temperature 0.25",
+        "100 steps",
+        "fastprobe 0.1.0",
+    ):
         assert piece in said, piece
     years = set(re.findall(r"[A-Z][\w.\-& ]*? (?:19|20)\d\d", said))
     assert len(citations(said)) == len([k for k in REFERENCES if k in said]) >= 8
@@ -230,9 +266,17 @@ def test_what_is_missing_is_said_in_a_sentence(tmp_path):
         assert sentence in text
 
 
-@pytest.mark.parametrize("setting", [{"statistic": "mean_log_rank"}, {"permutations": 0}, {"splits": 1},
-                                     {"n_classes": 6, "ks": (1,), "statistic": "acc@1"},
-                                     {"permutations": 700, "statistic": "mrr"}, {"seeds": 2}])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"statistic": "mean_log_rank"},
+        {"permutations": 0},
+        {"splits": 1},
+        {"n_classes": 6, "ks": (1,), "statistic": "acc@1"},
+        {"permutations": 700, "statistic": "mrr"},
+        {"seeds": 2},
+    ],
+)
 def test_every_shape_of_run_has_a_page(setting, tmp_path):
     arguments = {"permutations": 25, **setting}
     html, text = checked(write_report([write_run(tmp_path / "r", ["t"], ["a"], arguments.pop("permutations"), **arguments)]))
@@ -255,8 +299,17 @@ def test_a_map_is_drawn_from_the_tables_of_the_run_and_only_from_these(tmp_path)
     text.meta.clear(), audio.meta.clear()
     text.save(tmp_path / "t.npz"), audio.save(tmp_path / "a.npz")
     from fastprobe.protocol.config import ProbeConfig
-    permutation_test(tmp_path / "t.npz", tmp_path / "a.npz", permutations=9, splits=2, backend="reference",
-                     probe=ProbeConfig(dim=4, steps=2, sampling="centroid"), k=(1, 3), out=tmp_path / "run")
+
+    permutation_test(
+        tmp_path / "t.npz",
+        tmp_path / "a.npz",
+        permutations=9,
+        splits=2,
+        backend="reference",
+        probe=ProbeConfig(dim=4, steps=2, sampling="centroid"),
+        k=(1, 3),
+        out=tmp_path / "run",
+    )
     _, said = checked(write_report([tmp_path / "run"]))
     assert "PROTEST" in said and (tmp_path / "run/figures/procrustes-t-a.pdf").exists()
     EmbeddingTable(2 * audio.vectors, audio.labels, audio.ids).save(tmp_path / "a.npz")
@@ -291,8 +344,10 @@ def test_runs_of_different_statistics_are_not_set_against_each_other(tmp_path, r
 
 def test_classes_are_compared_by_one_and_the_same_accuracy(tmp_path):
     """The statistic has no k: each run is shown by acc@3, or by the first k where it has no 3."""
-    a, b, c = (write_run(tmp_path / name, ["t"], ["a"], 20, statistic="mean_log_rank", ks=ks)
-               for name, ks in (("a", (1, 3)), ("b", (1, 5)), ("c", (3, 5))))
+    a, b, c = (
+        write_run(tmp_path / name, ["t"], ["a"], 20, statistic="mean_log_rank", ks=ks)
+        for name, ks in (("a", (1, 3)), ("b", (1, 5)), ("c", (3, 5)))
+    )
     _, text = checked(write_report([a, b], tmp_path / "c.html"))
     assert "sign-flip test takes" not in text
     assert rows_of(tmp_path)[0]["pvalue_signflip"] == ""
@@ -319,15 +374,17 @@ def test_splits_that_do_not_vary_are_not_compared_by_a_t_test(tmp_path):
 
 
 def test_a_rule_that_did_not_fire_ended_nothing(tmp_path):
-    run_dir = write_run(tmp_path / "r", ["t"], ["a"], 60, effect=0.3, stop="besag-clifford:h=5,burn_in=100", stop_limit=60,
-                        stop_statistic="acc@3")
+    run_dir = write_run(
+        tmp_path / "r", ["t"], ["a"], 60, effect=0.3, stop="besag-clifford:h=5,burn_in=100", stop_limit=60, stop_statistic="acc@3"
+    )
     _, text = checked(write_report([run_dir]))
     assert "did not fire within the 60 permutations" in text and "stopped by rule" not in text and "ended the run" not in text
 
 
 def test_a_stopped_run_says_so(tmp_path):
-    run_dir = write_run(tmp_path / "r", ["t"], ["a"], 300, effect=0.0, stop="besag-clifford:h=5,burn_in=100", stop_limit=300,
-                        stop_statistic="acc@3")
+    run_dir = write_run(
+        tmp_path / "r", ["t"], ["a"], 300, effect=0.0, stop="besag-clifford:h=5,burn_in=100", stop_limit=300, stop_statistic="acc@3"
+    )
     manifest = json.loads((run_dir / "manifest.json").read_text())
     n = json.loads((run_dir / "summary.json").read_text())["pairs"][0]["n_permutations"]
     assert n < 300

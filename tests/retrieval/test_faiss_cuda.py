@@ -142,11 +142,21 @@ def test_lists_of_a_run_through_faiss_on_the_gpu(faiss, tmp_path):
 
     import fastprobe as fp
     from support.strategies import tables
+
     text, audio = tables(classes=20, clips=5)
     kept = {}
     for retrieval in ("fused", "faiss"):
-        fp.permutation_test(text, audio, probe=fp.ProbeConfig(dim=8, steps=10), permutations=1, splits=2, backend="torch",
-                            device="cpu", retrieval=retrieval, out=tmp_path / retrieval)
+        fp.permutation_test(
+            text,
+            audio,
+            probe=fp.ProbeConfig(dim=8, steps=10),
+            permutations=1,
+            splits=2,
+            backend="torch",
+            device="cpu",
+            retrieval=retrieval,
+            out=tmp_path / retrieval,
+        )
         kept[retrieval] = pq.read_table(tmp_path / retrieval / "retrieved.parquet").to_pandas()
     assert (kept["fused"].retrieved == kept["faiss"].retrieved).mean() > 0.999
     assert np.allclose(kept["fused"].score, kept["faiss"].score, atol=1e-5)

@@ -72,6 +72,7 @@ def test_equal_scores_go_by_row_on_every_path(seed, n, size, d, data):
 
 def test_equal_scores_across_blocks_and_chunks(monkeypatch):
     import fastprobe.kernels.topk as module
+
     monkeypatch.setattr(module, "_CHUNK_ROWS", 128)
     monkeypatch.setattr(module, "_TILE_ROWS", 64)
     monkeypatch.setitem(module._BLOCK_FLOATS, "cpu", 512)
@@ -150,15 +151,18 @@ def test_the_rule():
     assert choose_path(10_000, 144, 10) in ("faiss", "torch") and choose_path(10, 10, 1, "mps") == "torch"
 
 
-@pytest.mark.parametrize(("queries", "gallery", "k", "message"), [
-    (np.ones((2, 3)), np.ones((0, 3)), 1, "at least one row"),
-    (np.ones((2, 4)), np.ones((5, 3)), 1, "width of the gallery, 3"),
-    (np.ones((2, 3)), np.ones((5, 3)), 6, "at most the size of the gallery, 5; got 6"),
-    (np.ones((2, 3)), np.ones((5, 3)), 0, "at least 1; got 0"),
-    (np.ones((2, 3)), np.ones((5, 3)), True, "whole number"),
-    (np.full((2, 3), np.nan), np.ones((5, 3)), 1, "NaN or infinity"),
-    (np.full((2, 3), "a"), np.ones((5, 3)), 1, "must be numbers"),
-])
+@pytest.mark.parametrize(
+    ("queries", "gallery", "k", "message"),
+    [
+        (np.ones((2, 3)), np.ones((0, 3)), 1, "at least one row"),
+        (np.ones((2, 4)), np.ones((5, 3)), 1, "width of the gallery, 3"),
+        (np.ones((2, 3)), np.ones((5, 3)), 6, "at most the size of the gallery, 5; got 6"),
+        (np.ones((2, 3)), np.ones((5, 3)), 0, "at least 1; got 0"),
+        (np.ones((2, 3)), np.ones((5, 3)), True, "whole number"),
+        (np.full((2, 3), np.nan), np.ones((5, 3)), 1, "NaN or infinity"),
+        (np.full((2, 3), "a"), np.ones((5, 3)), 1, "must be numbers"),
+    ],
+)
 def test_errors(queries, gallery, k, message):
     with pytest.raises(InputError, match=message):
         top_k(queries, gallery, k)
@@ -186,7 +190,8 @@ def test_without_faiss_all_exact_search_works_and_the_rest_says_what_to_install(
         "    try: call()\n"
         "    except fp.InputError as e: assert 'pip install faiss-cpu' in str(e), e\n"
         "    else: raise SystemExit('no error')\n"
-        "print('fine')")
+        "print('fine')"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0 and done.stdout.strip() == "fine", done.stderr
 
@@ -313,7 +318,7 @@ def test_streams_refuse_what_tables_refuse(tmp_path):
     with pytest.raises(InputError, match="no such file"):
         TableStream.open(tmp_path / "gone.npz")
     whole = (tmp_path / "nan.npz").read_bytes()
-    (tmp_path / "short.npz").write_bytes(whole[:len(whole) // 2])
+    (tmp_path / "short.npz").write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="not a readable npz table"):
         TableStream.open(tmp_path / "short.npz")
 
@@ -371,9 +376,15 @@ def test_damaged_indexes_are_refused(tmp_path):
         GalleryIndex.load(tmp_path / "index")
     file.write_bytes(whole)
     old = json.loads(meta.read_text())
-    for change, message in (({"version": 99}, "newer fastprobe"), ({"format": "else"}, "not an index"), ({"rows": 7}, "a damaged index"),
-                            ({"kind": "best"}, "not an index"), ({"version": "1"}, "not an index"), ({"kind": "hnsw"}, "not an index"),
-                            ({"kind": "hnsw", "effort": [16, 1]}, "not readable by FAISS")):
+    for change, message in (
+        ({"version": 99}, "newer fastprobe"),
+        ({"format": "else"}, "not an index"),
+        ({"rows": 7}, "a damaged index"),
+        ({"kind": "best"}, "not an index"),
+        ({"version": "1"}, "not an index"),
+        ({"kind": "hnsw"}, "not an index"),
+        ({"kind": "hnsw", "effort": [16, 1]}, "not readable by FAISS"),
+    ):
         meta.write_text(json.dumps({**old, **change}))
         with pytest.raises(InputError, match=message):
             GalleryIndex.load(tmp_path / "index")
@@ -382,6 +393,7 @@ def test_damaged_indexes_are_refused(tmp_path):
 def test_more_memory_than_there_is_is_refused_beforehand(tmp_path, monkeypatch):
     pytest.importorskip("faiss", reason="FAISS is not installed")
     import fastprobe.retrieval.build as indexing
+
     big_table(tmp_path / "t.npz", 6000, 4)
     monkeypatch.setattr(indexing, "available_memory", lambda: 50 << 20)
     with pytest.raises(InputError, match="needs about .* to build; 50 MiB are free. Use kind exact"):
@@ -401,13 +413,15 @@ def test_building_stays_within_the_estimate(tmp_path, suffix):
         column = pa.FixedSizeListArray.from_arrays(pa.array(vectors.ravel()), d)
         pq.write_table(pa.table({"label": labels, "vector": column}), tmp_path / "t.parquet", row_group_size=150_000, use_dictionary=False)
     assert memory_estimate("exact", 10**5, d)["build"] == memory_estimate("exact", 10**7, d)["build"]  # whatever the rows
-    code = ("import resource, sys\n"
-            "from fastprobe.retrieval.build import build_index, plan_index\n"
-            "import pyarrow.ipc, torch\n"
-            "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
-            "plan = plan_index(sys.argv[1]); before = peak()\n"
-            "for _ in build_index(plan, sys.argv[2]): pass\n"
-            "print(peak() - before, plan.estimate['build'])")
+    code = (
+        "import resource, sys\n"
+        "from fastprobe.retrieval.build import build_index, plan_index\n"
+        "import pyarrow.ipc, torch\n"
+        "def peak(): return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024\n"
+        "plan = plan_index(sys.argv[1]); before = peak()\n"
+        "for _ in build_index(plan, sys.argv[2]): pass\n"
+        "print(peak() - before, plan.estimate['build'])"
+    )
     done = subprocess.run([sys.executable, "-c", code, tmp_path / f"t{suffix}", tmp_path / "i"], capture_output=True, text=True, check=True)
     grown, estimate = map(int, done.stdout.split())
     assert grown <= estimate
@@ -443,11 +457,13 @@ def test_retrieved_lists_and_ranks_of_a_run_agree(tmp_path, retrieval, k):
 def test_lists_agree_with_ranks_without_being_told(tmp_path):
     """The heads that the lists come from give the backend's ranks, before any list is put in order."""
     from fastprobe.runs.run import prepare
+
     text, audio = tables(classes=20, clips=5)
     experiment = prepare(text, audio, **FAST)
     batch = experiment.batch(0, 1, 0, 0, 1)
     from fastprobe.kernels import select_backend
     from fastprobe.kernels.reference import norm
+
     result = select_backend("torch").load()(batch, None, heads=True)
     gallery, queries = norm(batch.text @ result.text_heads[0])[0], norm(batch.audio[batch.queries] @ result.audio_heads[0])[0]
     _, rows = top_k(queries, gallery, 20)

@@ -19,10 +19,17 @@ from fastprobe.retrieval.query import query, search_index
 from fastprobe.tables.embeddings import EmbeddingTable
 from support.strategies import tables
 
-TEXT_META = {"name": "text", "kind": "text", "model": "lm", "weights": "aa11", "layer": 3, "pooling": "mean", "template": ["{}"],
-             "spec": {"model": "lm"}}
-AUDIO_META = {"name": "audio", "kind": "audio", "model": "listener", "weights": "bb22", "mode": "embed_only",
-              "spec": {"model": "listener"}}
+TEXT_META = {
+    "name": "text",
+    "kind": "text",
+    "model": "lm",
+    "weights": "aa11",
+    "layer": 3,
+    "pooling": "mean",
+    "template": ["{}"],
+    "spec": {"model": "lm"},
+}
+AUDIO_META = {"name": "audio", "kind": "audio", "model": "listener", "weights": "bb22", "mode": "embed_only", "spec": {"model": "listener"}}
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +85,10 @@ def test_galleries_of_every_form_answer_alike(made, models, tmp_path):
     text, audio, _ = made
     (tmp_path / "texts.txt").write_text("\n".join(text.labels) + "\n\n")
     list(_build(tmp_path / "text.parquet", tmp_path / "index", tmp_path / "p.safetensors"))
-    answers = [query(tmp_path / "p.safetensors", [tmp_path / "audio.npz"], gallery, 4)
-               for gallery in (None, tmp_path / "text.parquet", tmp_path / "texts.txt", tmp_path / "index")]
+    answers = [
+        query(tmp_path / "p.safetensors", [tmp_path / "audio.npz"], gallery, 4)
+        for gallery in (None, tmp_path / "text.parquet", tmp_path / "texts.txt", tmp_path / "index")
+    ]
     assert [f.query for f in answers[0]] == audio.ids.tolist() and models["text"][0]["model"] == "lm"
     for other in (*answers[1:], search_index(tmp_path / "index", [tmp_path / "audio.npz"], 4)):
         assert [f.texts for f in other] == [f.texts for f in answers[0]]
@@ -88,6 +97,7 @@ def test_galleries_of_every_form_answer_alike(made, models, tmp_path):
 
 def _build(table, out, probe=None):
     from fastprobe.retrieval.build import build_index, plan_index
+
     probe = probe and fp.ContrastiveProbe.load(probe)
     return build_index(plan_index(table, "exact", probe), out, probe)
 
@@ -130,12 +140,15 @@ def test_errors(made, models, tmp_path):
         query(p, a, tmp_path / "gone.txt")
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    ({"model": "other", "weights": "cc"}, "`model` is 'listener' there and 'other' here"),
-    ({"weights": "cc"}, "the same model name with other weights"),
-    ({"mode": "all"}, "`mode` is 'embed_only' there and 'all' here"),
-    ({"kind": "text"}, "`kind` is 'audio' there"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"model": "other", "weights": "cc"}, "`model` is 'listener' there and 'other' here"),
+        ({"weights": "cc"}, "the same model name with other weights"),
+        ({"mode": "all"}, "`mode` is 'embed_only' there and 'all' here"),
+        ({"kind": "text"}, "`kind` is 'audio' there"),
+    ],
+)
 def test_a_table_of_another_model_is_refused_unless_told(made, tmp_path, change, message):
     _, audio, _ = made
     save(tmp_path / "other.npz", audio.vectors[:2], {**AUDIO_META, **change})
@@ -195,6 +208,7 @@ def test_an_index_of_plain_embeddings_takes_tables_of_its_model(made, tmp_path):
 @pytest.fixture
 def shell(tmp_path, monkeypatch, capsys):
     """`fastprobe ...` in this process: exit code, stdout, stderr."""
+
     def call(*arguments):
         monkeypatch.chdir(tmp_path)
         monkeypatch.setattr(sys, "argv", ["fastprobe", *arguments])
@@ -204,6 +218,7 @@ def shell(tmp_path, monkeypatch, capsys):
         except SystemExit as stop:
             code = stop.code or 0
         return SimpleNamespace(returncode=code, **capsys.readouterr()._asdict())
+
     return call
 
 
@@ -220,10 +235,12 @@ def test_the_shell(made, shell, tmp_path):
     assert json.loads(done.out) == answer
     table = shell("query", "--probe", "p.safetensors", "--gallery", "index", "audio.npz", "-k", "1")
     assert table.returncode == 0 and answer[0]["texts"][0] in table.out
-    for arguments, message in ((["query", "--probe", "p.safetensors", "audio.npz", "-k", "99"], "size of the gallery"),
-                               (["index", "build", "text.parquet", "--out", "index"], "--overwrite"),
-                               (["index", "search", "gone", "audio.npz"], "no index"),
-                               (["index", "build", "text.parquet", "--out", "x", "--queries", "audio.npz"], "Give --probe too")):
+    for arguments, message in (
+        (["query", "--probe", "p.safetensors", "audio.npz", "-k", "99"], "size of the gallery"),
+        (["index", "build", "text.parquet", "--out", "index"], "--overwrite"),
+        (["index", "search", "gone", "audio.npz"], "no index"),
+        (["index", "build", "text.parquet", "--out", "x", "--queries", "audio.npz"], "Give --probe too"),
+    ):
         done = shell(*arguments)
         assert done.returncode == 2 and message in done.err and "Traceback" not in done.err
 
@@ -244,15 +261,22 @@ def test_doctor_on_faiss(monkeypatch):
             return cls.seen
 
     import fastprobe.kernels.topk as topk
+
     monkeypatch.setattr(topk, "load_faiss", lambda: Build)
     assert "which this machine lacks" in examine_faiss({"faiss-gpu": "9"}, 0)["advice"][0]
     assert "driver" in examine_faiss({"faiss-gpu": "9"}, 1)["advice"][0]
     Build.seen = 2
-    assert examine_faiss({"faiss-gpu": "9"}, 2) == {"packages": {"faiss-gpu": "9"}, "version": "9", "gpu_build": True, "gpus": 2,
-                                                   "advice": []}
+    assert examine_faiss({"faiss-gpu": "9"}, 2) == {
+        "packages": {"faiss-gpu": "9"},
+        "version": "9",
+        "gpu_build": True,
+        "gpus": 2,
+        "advice": [],
+    }
 
     def broken():
         raise InputError("FAISS is installed but cannot be loaded (libcublas.so.12: no such file).")
+
     monkeypatch.setattr(topk, "load_faiss", broken)
     assert "libcublas.so.12" in examine_faiss({"faiss-gpu": "9"}, 1)["advice"][0]
     monkeypatch.setattr(topk, "faiss_installed", lambda: False)
@@ -264,6 +288,7 @@ def test_from_recordings_to_texts_in_four_commands(shell, tmp_path, monkeypatch)
     import soundfile
 
     from support.extract_models import HEAR_MODULE, text_model, tone
+
     names = ["dog barking", "acoustic guitar", "cat meows", "church bell", "hi-hat"]
     (tmp_path / "models").mkdir()
     (tmp_path / "models/quiet_hear_module.py").write_text(HEAR_MODULE)
@@ -274,9 +299,11 @@ def test_from_recordings_to_texts_in_four_commands(shell, tmp_path, monkeypatch)
         (tmp_path / "clips" / name).mkdir(parents=True)
         for j in range(3):
             soundfile.write(tmp_path / "clips" / name / f"{j}.wav", tone(0.3, 16000, 667 + 1333 * i, seed=j), 16000)
-    for command in (["embed", "text", "--model", "lm", "--classes", "classes.txt", "--out", "text.npz"],
-                    ["embed", "audio", "--model", "hear:quiet_hear_module", "--folder", "clips", "--out", "audio.npz"],
-                    ["fit", "--text", "text.npz", "--audio", "audio.npz", "--out", "p.safetensors", "--backend", "torch"]):
+    for command in (
+        ["embed", "text", "--model", "lm", "--classes", "classes.txt", "--out", "text.npz"],
+        ["embed", "audio", "--model", "hear:quiet_hear_module", "--folder", "clips", "--out", "audio.npz"],
+        ["fit", "--text", "text.npz", "--audio", "audio.npz", "--out", "p.safetensors", "--backend", "torch"],
+    ):
         done = shell(*command)
         assert done.returncode == 0, done.err
     sounds = [f"clips/{name}/1.wav" for name in names]
@@ -287,8 +314,19 @@ def test_from_recordings_to_texts_in_four_commands(shell, tmp_path, monkeypatch)
     # A text file goes through the language model that the probe names, also when it lies elsewhere now.
     (tmp_path / "lm").rename(tmp_path / "moved")
     (tmp_path / "captions.txt").write_text("\n".join([*reversed(names), "water tap, faucet"]))
-    done = shell("query", "--probe", "p.safetensors", "--gallery", "captions.txt", "--text-model", str(tmp_path / "moved"), *sounds,
-                 "-k", "6", "--json")
+    done = shell(
+        "query",
+        "--probe",
+        "p.safetensors",
+        "--gallery",
+        "captions.txt",
+        "--text-model",
+        str(tmp_path / "moved"),
+        *sounds,
+        "-k",
+        "6",
+        "--json",
+    )
     assert done.returncode == 0, done.err
     assert all(set(a["texts"]) == {*names, "water tap, faucet"} for a in json.loads(done.out))
     known = [next(t for t in a["texts"] if t in names) for a in json.loads(done.out)]

@@ -47,8 +47,9 @@ def test_overlapping_splits_fool_the_naive_test_only():
 
 def test_sign_flip_is_scipys_exact_test():
     d = np.random.default_rng(2).normal(0.5, 1, 10)
-    oracle = permutation_test((d,), lambda x, axis: np.abs(x.mean(axis)), permutation_type="samples", vectorized=True,
-                              n_resamples=np.inf, alternative="greater")
+    oracle = permutation_test(
+        (d,), lambda x, axis: np.abs(x.mean(axis)), permutation_type="samples", vectorized=True, n_resamples=np.inf, alternative="greater"
+    )
     result = sign_flip_test(d)
     assert result.exact and result.pvalue == pytest.approx(oracle.pvalue, abs=1e-15)
 

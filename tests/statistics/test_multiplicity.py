@@ -46,8 +46,14 @@ def test_max_t_and_step_down_are_their_definitions(m, b):
 def test_one_test_is_the_plain_add_one_pvalue_of_scipy():
     x, y = np.random.default_rng(0).normal(size=(2, 6))
     x += 0.8
-    found = permutation_test((x, y), lambda a, b, axis: a.mean(axis) - b.mean(axis), vectorized=True, n_resamples=400,
-                             alternative="greater", rng=np.random.default_rng(1))
+    found = permutation_test(
+        (x, y),
+        lambda a, b, axis: a.mean(axis) - b.mean(axis),
+        vectorized=True,
+        n_resamples=400,
+        alternative="greater",
+        rng=np.random.default_rng(1),
+    )
     t = np.concatenate([[found.statistic], found.null_distribution])[None]
     for p in (mt.add_one_pvalues(t), mt.max_t(t), mt.step_down(t)):
         assert p[0] == pytest.approx(found.pvalue, abs=1e-15)
@@ -135,8 +141,10 @@ def test_family_wise_error_under_the_global_null(rho):
 def test_family_wise_error_of_two_pairs_with_ties(rho):
     """What an accuracy on a few clips is: two pairs that go together, and few distinct values."""
     studies, levels = 500, np.array([0.05, 0.1, 0.2])
-    errors = sum((np.array([[mt.max_t(t).min()], [mt.step_down(t).min()]]) <= levels).astype(int)
-                 for t in np.round(3 * correlated(np.random.default_rng(13), studies, 2, 99, rho)) / 30)
+    errors = sum(
+        (np.array([[mt.max_t(t).min()], [mt.step_down(t).min()]]) <= levels).astype(int)
+        for t in np.round(3 * correlated(np.random.default_rng(13), studies, 2, 99, rho)) / 30
+    )
     assert (errors <= binom.ppf(0.999, studies, levels)).all() and (errors[:, 2] > 0.05 * studies).all()
 
 

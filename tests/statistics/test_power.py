@@ -38,7 +38,11 @@ def test_it_predicts_what_max_t_does():
 
 
 def test_bad_input_is_named():
-    for call, match in ((lambda: smallest_pvalue(0), "permutations"), (lambda: permutations_for(0.0), "pvalue"),
-                        (lambda: simulate_power(1, 0.0, 99), "null_sd"), (lambda: simulate_power(1, 1.0, 99, alpha=2.0), "alpha")):
+    for call, match in (
+        (lambda: smallest_pvalue(0), "permutations"),
+        (lambda: permutations_for(0.0), "pvalue"),
+        (lambda: simulate_power(1, 0.0, 99), "null_sd"),
+        (lambda: simulate_power(1, 1.0, 99, alpha=2.0), "alpha"),
+    ):
         with pytest.raises(InputError, match=match):
             call()

@@ -28,9 +28,18 @@ def test_parse():
         assert parse_stop(str(rule)) == rule
 
 
-@pytest.mark.parametrize("text,match", [
-    ("never", "besag-clifford"), ("besag-clifford:h=0", "h must"), ("besag-clifford:alpha=0.1", "takes h"),
-    ("anytime:alpha=1.5", "alpha"), ("anytime:alpha=x", "number"), ("anytime:alpha", "takes"), ("anytime:burn_in=1", "burn_in")])
+@pytest.mark.parametrize(
+    "text,match",
+    [
+        ("never", "besag-clifford"),
+        ("besag-clifford:h=0", "h must"),
+        ("besag-clifford:alpha=0.1", "takes h"),
+        ("anytime:alpha=1.5", "alpha"),
+        ("anytime:alpha=x", "number"),
+        ("anytime:alpha", "takes"),
+        ("anytime:burn_in=1", "burn_in"),
+    ],
+)
 def test_bad_rules_are_named(text, match):
     with pytest.raises(InputError, match=match):
         parse_stop(text)
@@ -38,7 +47,7 @@ def test_bad_rules_are_named(text, match):
 
 def test_wealth_is_the_integral_it_claims_to_be():
     for x, t, c in ((0, 5, 0.045), (3, 40, 0.1), (12, 60, 0.3)):
-        integral = quad(lambda u, x=x, t=t: u**x * (1 - u)**(t - x), 0, c)[0]
+        integral = quad(lambda u, x=x, t=t: u**x * (1 - u) ** (t - x), 0, c)[0]
         assert mixture_wealth(x, t, c) == pytest.approx((t + 1) * comb(t, x) * integral / c, rel=1e-9)
 
 
@@ -86,7 +95,7 @@ def test_the_stop_does_not_depend_on_how_replicates_arrive(rule, pairs):
     for sizes in ([600], [1] * 600, [7] * 85 + [5], [19, 1, 580], [21, 579]):
         family, at = SequentialFamily(rule, t0), 0
         for size in sizes:
-            if family.update(t[:, at:at + size]):
+            if family.update(t[:, at : at + size]):
                 break
             at += size
         counted = tuple(test.permutations for test in family.tests)
@@ -94,8 +103,10 @@ def test_the_stop_does_not_depend_on_how_replicates_arrive(rule, pairs):
     assert len(set(outcomes)) == 1
 
 
-@pytest.mark.parametrize("rule,alpha", [(StopRule("besag-clifford", h=10), 0.05), (StopRule("anytime", alpha=0.05), 0.05),
-                                        (StopRule("anytime", alpha=0.05), 0.02)])
+@pytest.mark.parametrize(
+    "rule,alpha",
+    [(StopRule("besag-clifford", h=10), 0.05), (StopRule("anytime", alpha=0.05), 0.05), (StopRule("anytime", alpha=0.05), 0.02)],
+)
 def test_type_one_error_under_the_null(rule, alpha):
     rng = np.random.default_rng(2)
     result = simulate(rule, rng.uniform(size=2000), 600, alpha, rng)

@@ -136,8 +136,23 @@ def test_result_is_frozen_and_tells_everything():
         r.pvalue = 0.0
     frame = r.to_frame()
     assert len(frame) == 1 and frame["pvalue"][0] == r.pvalue and frame["statistic"][0] == 0.5
-    assert {"text", "audio", "statistic", "null_mean", "null_sd", "sem", "sem_corrected", "chance", "pvalue", "pvalue_low",
-            "pvalue_high", "pvalue_maxT", "n_permutations", "n_splits", "n_seeds"} <= set(frame.columns)
+    assert {
+        "text",
+        "audio",
+        "statistic",
+        "null_mean",
+        "null_sd",
+        "sem",
+        "sem_corrected",
+        "chance",
+        "pvalue",
+        "pvalue_low",
+        "pvalue_high",
+        "pvalue_maxT",
+        "n_permutations",
+        "n_splits",
+        "n_seeds",
+    } <= set(frame.columns)
     axes = r.plot()
     assert "acc@3" in axes.get_xlabel() and any("observed 0.5" in t.get_text() for t in axes.get_legend().get_texts())
     with pytest.raises(InputError, match="confidence_level"):

@@ -54,8 +54,9 @@ def test_constrained_fit_agrees_with_scipys_where_the_constraint_is_idle():
 
 def test_the_check_notices_a_tail_that_is_not_pareto():
     rng = np.random.default_rng(3)
-    good = np.mean([tail_pvalue(np.r_[4.0, norm.rvs(size=2000, random_state=rng)], 1 / 2001, rng, 60).check_pvalue > 0.05
-                    for _ in range(10)])
+    good = np.mean(
+        [tail_pvalue(np.r_[4.0, norm.rvs(size=2000, random_state=rng)], 1 / 2001, rng, 60).check_pvalue > 0.05 for _ in range(10)]
+    )
     lumpy = np.r_[norm.rvs(size=1900, random_state=rng), 5 + 0.01 * norm.rvs(size=100, random_state=rng)]
     bad = tail_pvalue(np.r_[5.5, lumpy], 1 / 2001, rng)
     assert good >= 0.7 and bad.check_pvalue < 0.05 and not bad.good

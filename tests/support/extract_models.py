@@ -117,9 +117,7 @@ def passt_file(path: Path, classes: int = 527) -> Path:
     from hear21passt.models.passt import PaSST
 
     torch.manual_seed(1)
-    net = PaSST(
-        img_size=(128, 998), stride=(10, 10), in_chans=1, num_classes=classes, embed_dim=64, depth=2, num_heads=1, distilled=True
-    )
+    net = PaSST(img_size=(128, 998), stride=(10, 10), in_chans=1, num_classes=classes, embed_dim=64, depth=2, num_heads=1, distilled=True)
     torch.save(net.state_dict(), path)
     return path
 

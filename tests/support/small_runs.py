@@ -37,16 +37,25 @@ def save_tables(folder, n_audio=2):
 def experiment(permutations=40, *, text=None, audio=None, splits=2, **kwargs):
     """A run of two pairs, quick enough to be done hundreds of times."""
     given = tables()
-    return run.prepare(text if text is not None else given[0], audio if audio is not None else given[1],
-                       permutations=permutations, splits=splits, train_fraction=0.5, probe=kwargs.pop("probe", PROBE),
-                       backend=kwargs.pop("backend", "reference"), **kwargs)
+    return run.prepare(
+        text if text is not None else given[0],
+        audio if audio is not None else given[1],
+        permutations=permutations,
+        splits=splits,
+        train_fraction=0.5,
+        probe=kwargs.pop("probe", PROBE),
+        backend=kwargs.pop("backend", "reference"),
+        **kwargs,
+    )
 
 
 def sized(size):
     """An engine that computes units of one size, in order."""
+
     def engine(task, work, pace):
         while unit := work.take(size):
             yield Finished(unit, task(unit), "test", 0.0)
+
     return engine
 
 
@@ -59,6 +68,7 @@ def copying(whole, size):
         while unit := work.take(size):
             part = slice(unit.start * per, unit.stop * per)
             yield Finished(unit, {name: values[part] for name, values in columns[unit.pair].items()}, "test", 0.0)
+
     return engine
 
 

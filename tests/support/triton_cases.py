@@ -35,21 +35,24 @@ def poisoned():
         torch.use_deterministic_algorithms(False)
 
 
-def make(classes: int, train: int, clips: int, r_text: int, r_audio: int, probes: int = 2, seed: int = 0,
-         **config) -> ProbeBatch:
+def make(classes: int, train: int, clips: int, r_text: int, r_audio: int, probes: int = 2, seed: int = 0, **config) -> ProbeBatch:
     """A batch with rows of length about 1 and audio that has something to do with text."""
     c = ProbeConfig(**{"steps": 3, "dim": 20, **config})
     rng = np.random.default_rng(seed)
     text = rng.standard_normal((classes, r_text)) / np.sqrt(r_text)
     labels = np.sort(np.concatenate([np.arange(classes), rng.integers(0, classes, clips - classes)]))
-    audio = (text @ rng.standard_normal((r_text, r_audio)))[labels] / np.sqrt(r_audio) \
-        + rng.standard_normal((clips, r_audio)) / np.sqrt(r_audio)
+    audio = (text @ rng.standard_normal((r_text, r_audio)))[labels] / np.sqrt(r_audio) + rng.standard_normal((clips, r_audio)) / np.sqrt(
+        r_audio
+    )
     trained = np.sort(rng.permutation(classes)[:train])
     drawn = None
     if c.sampling == "clip":
         of = {k: np.flatnonzero(labels == k) for k in trained}
-        drawn = np.stack([np.concatenate([rng.choice(of[k], c.clips_per_class) for k in trained]) for _ in range(c.steps)]) \
-            if c.steps else np.zeros((0, train * c.clips_per_class), np.int64)
+        drawn = (
+            np.stack([np.concatenate([rng.choice(of[k], c.clips_per_class) for k in trained]) for _ in range(c.steps)])
+            if c.steps
+            else np.zeros((0, train * c.clips_per_class), np.int64)
+        )
     queries = np.flatnonzero(~np.isin(labels, trained))
     starts = [rng.standard_normal((r, c.dim)) / np.sqrt(r) for r in (r_text, r_audio)]
     return ProbeBatch(c, text, audio, labels, trained, drawn, queries, permutations(seed, 0, probes, classes), *starts)
@@ -58,6 +61,7 @@ def make(classes: int, train: int, clips: int, r_text: int, r_audio: int, probes
 def train(batch: ProbeBatch, trainer: str | None = None, device: str | None = None) -> BatchResult:
     """Our result, on poisoned memory; `trainer` overrules the choice by shape."""
     from fastprobe.kernels.gpu import backend as triton_backend
+
     by_shape = triton_backend.trainers
     if trainer:
         triton_backend.trainers = lambda _: [trainer]
@@ -75,12 +79,22 @@ def relative(x: np.ndarray, y: np.ndarray) -> float:
 
 def errors(got: BatchResult, want: BatchResult) -> dict[str, float]:
     """Relative errors of heads and loss, and the share of ranks that differ."""
-    return {"text_heads": relative(got.text_heads, want.text_heads), "audio_heads": relative(got.audio_heads, want.audio_heads),
-            "loss": relative(got.loss, want.loss), "ranks": float(np.mean(got.ranks != want.ranks))}
+    return {
+        "text_heads": relative(got.text_heads, want.text_heads),
+        "audio_heads": relative(got.audio_heads, want.audio_heads),
+        "loss": relative(got.loss, want.loss),
+        "ranks": float(np.mean(got.ranks != want.ranks)),
+    }
 
 
-def compare(shape: tuple[int, ...], config: dict, trainer: str | None = None, device: str | None = None,
-            peer_precision: str = "ieee", probes: int = 2) -> tuple[dict[str, float], dict[str, float]]:
+def compare(
+    shape: tuple[int, ...],
+    config: dict,
+    trainer: str | None = None,
+    device: str | None = None,
+    peer_precision: str = "ieee",
+    probes: int = 2,
+) -> tuple[dict[str, float], dict[str, float]]:
     """Errors of ours and of the plain torch backend (in `peer_precision`), both against the definition."""
     batch = make(*shape, probes=probes, **config)
     plain = dataclasses.replace(batch, config=dataclasses.replace(batch.config, precision=peer_precision))
@@ -89,8 +103,14 @@ def compare(shape: tuple[int, ...], config: dict, trainer: str | None = None, de
     return errors(train(batch, trainer, device), want), errors(peer, want)
 
 
-def same_bits(shape: tuple[int, ...], config: dict, trainer: str | None = None, device: str | None = None,
-              probes: int = 5, parts: tuple[tuple[int, ...], ...] = ((3,), (4, 0), (2, 1, 3))) -> list[str]:
+def same_bits(
+    shape: tuple[int, ...],
+    config: dict,
+    trainer: str | None = None,
+    device: str | None = None,
+    probes: int = 5,
+    parts: tuple[tuple[int, ...], ...] = ((3,), (4, 0), (2, 1, 3)),
+) -> list[str]:
     """Names of the results in which a probe depends on the batch it is in."""
     batch = make(*shape, probes=probes, **config)
     whole, differing = train(batch, trainer, device), []
@@ -103,8 +123,16 @@ def same_bits(shape: tuple[int, ...], config: dict, trainer: str | None = None, 
     return differing
 
 
-def rank_case(n_probes: int, n_queries: int, n_gallery: int, width: int, precision: str = "ieee", device: str = "cpu",
-              duplicates: bool = False, nan: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def rank_case(
+    n_probes: int,
+    n_queries: int,
+    n_gallery: int,
+    width: int,
+    precision: str = "ieee",
+    device: str = "cpu",
+    duplicates: bool = False,
+    nan: bool = False,
+) -> tuple[np.ndarray, np.ndarray]:
     """Ranks by the kernel and by the definition (float64 scores of the same operands).
 
     With `duplicates` every text has a twin, so each true class ties with a rival. Values lie on a grid on which
@@ -112,6 +140,7 @@ def rank_case(n_probes: int, n_queries: int, n_gallery: int, width: int, precisi
     """
     from fastprobe.kernels.gpu.project import norm_blocks
     from fastprobe.kernels.gpu.rank import rank
+
     rng = np.random.default_rng(n_queries + n_gallery)
     z = rng.integers(-8, 9, (n_probes, n_queries, width)).astype(np.float32)
     gallery = np.zeros((n_probes, n_gallery, width), np.float32)
@@ -122,7 +151,7 @@ def rank_case(n_probes: int, n_queries: int, n_gallery: int, width: int, precisi
             at = rng.choice(width, 4, replace=False)
             gallery[p, c, at] = signs[p, c]
     if duplicates:
-        gallery[:, n_gallery // 2: n_gallery // 2 * 2] = gallery[:, : n_gallery // 2]
+        gallery[:, n_gallery // 2 : n_gallery // 2 * 2] = gallery[:, : n_gallery // 2]
     if nan:
         z[:, 0] = np.nan
     classes = rng.integers(0, n_gallery, n_queries)
@@ -133,18 +162,33 @@ def rank_case(n_probes: int, n_queries: int, n_gallery: int, width: int, precisi
 
     def put(x, dtype):
         return torch.from_numpy(np.ascontiguousarray(x, dtype)).to(device)
+
     with poisoned():
-        got = rank(put(z, np.float32), put(gallery, np.float32), put(squares, np.float32), put(permuted, np.int32),
-                   put(classes, np.int32), precision=precision)
-    want = np.stack([reference.ranks(g.astype(np.float64), q.astype(np.float64), pi[classes])
-                     for g, q, pi in zip(gallery, z, permuted)])
+        got = rank(
+            put(z, np.float32),
+            put(gallery, np.float32),
+            put(squares, np.float32),
+            put(permuted, np.int32),
+            put(classes, np.int32),
+            precision=precision,
+        )
+    want = np.stack([reference.ranks(g.astype(np.float64), q.astype(np.float64), pi[classes]) for g, q, pi in zip(gallery, z, permuted)])
     return got.cpu().numpy(), want
 
 
-def loss_case(leading: tuple[int, ...], m: int, n: int, d: int, shared_labels: bool, dtype: str = "float32",
-              device: str = "cpu", precision: str | None = None) -> tuple[dict[str, float], dict[str, float]]:
+def loss_case(
+    leading: tuple[int, ...],
+    m: int,
+    n: int,
+    d: int,
+    shared_labels: bool,
+    dtype: str = "float32",
+    device: str = "cpu",
+    precision: str | None = None,
+) -> tuple[dict[str, float], dict[str, float]]:
     """Errors of the fused loss and its gradients, and of plain torch in the same dtype, against float64."""
     from fastprobe.kernels.gpu import loss as triton_loss
+
     generator = torch.Generator().manual_seed(m + n + d)
     text, audio = (torch.randn(*leading, rows, d, generator=generator).to(getattr(torch, dtype)) for rows in (m, n))
     labels = torch.randint(0, m, (*(() if shared_labels else leading), n), generator=generator)
@@ -163,6 +207,7 @@ def loss_case(leading: tuple[int, ...], m: int, n: int, d: int, shared_labels: b
 
     def error(x):
         return {k: float((x[k].double() - want[k]).norm() / want[k].norm()) for k in want}
+
     return error(got), error(peer)
 
 
@@ -170,6 +215,7 @@ def out_of_memory_case(fails: int) -> tuple[bool, str]:
     """Let the device run out of memory `fails` times: whether the result is unharmed, or the message."""
     from fastprobe.errors import OutOfMemoryError
     from fastprobe.kernels.gpu import backend as triton_backend
+
     batch = make(9, 6, 20, 5, 7, probes=4, steps=1, dim=4)
     want, real, left = train(batch), triton_backend.Shared.train, [fails]
 
@@ -178,6 +224,7 @@ def out_of_memory_case(fails: int) -> tuple[bool, str]:
             left[0] -= 1
             raise torch.OutOfMemoryError("simulated")
         return real(self, *args)
+
     triton_backend.Shared.train = failing
     try:
         got = train(batch)
@@ -193,12 +240,14 @@ def little_shared_memory_case(fits: str) -> tuple[list[str], bool]:
     from triton.runtime.errors import OutOfResources
 
     from fastprobe.kernels.gpu import backend as triton_backend
+
     batch = make(9, 6, 20, 60, 70, probes=2, steps=8, dim=4, sampling="centroid")
     names, want, real = triton_backend.trainers(batch), train(batch, fits), dict(triton_backend.TRAINERS)
 
     def too_large(*_, **__):
         raise OutOfResources(200_000, 100_000, "shared memory")
-    triton_backend.TRAINERS.update(dict.fromkeys(names[:names.index(fits)], too_large))
+
+    triton_backend.TRAINERS.update(dict.fromkeys(names[: names.index(fits)], too_large))
     try:
         return names, train(batch).text_heads.tobytes() == want.text_heads.tobytes()
     finally:
@@ -209,10 +258,18 @@ def dispatch_case() -> tuple[str, list[str]]:
     """Where `fp.kernels.contrastive_loss` is computed under the interpreter, and what shapes go to which trainer."""
     from fastprobe import kernels
     from fastprobe.kernels.gpu import backend as triton_backend
+
     loss = kernels.contrastive_loss(torch.randn(3, 4, requires_grad=True), torch.randn(5, 4), torch.tensor([0, 1, 2, 0, 1]))
-    shapes = (150, 128, 128, {}), (150, 129, 64, {}), (20, 15, 129, {}), (20, 15, 64, {"sampling": "clip"}), (150, 100, 64, {"r": 144}), \
-        (150, 100, 64, {"r": 144, "optimizer": "adam"}), (150, 100, 64, {"r": 144, "sampling": "clip"}), \
-        (150, 100, 64, {"r": 144, "steps": 1})
+    shapes = (
+        (150, 128, 128, {}),
+        (150, 129, 64, {}),
+        (20, 15, 129, {}),
+        (20, 15, 64, {"sampling": "clip"}),
+        (150, 100, 64, {"r": 144}),
+        (150, 100, 64, {"r": 144, "optimizer": "adam"}),
+        (150, 100, 64, {"r": 144, "sampling": "clip"}),
+        (150, 100, 64, {"r": 144, "steps": 1}),
+    )
     chosen = []
     for c, m, d, more in shapes:
         r = more.pop("r", 4)

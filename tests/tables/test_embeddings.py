@@ -27,11 +27,12 @@ def test_round_trip(tmp_path, suffix):
     assert after.digest == before.digest
 
 
-@given(hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 5)),
-                  elements=st.floats(0.5, 100, width=32)), st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"),
-                                                                            min_size=1), min_size=6, max_size=6))
+@given(
+    hnp.arrays(np.float32, st.tuples(st.integers(1, 6), st.integers(1, 5)), elements=st.floats(0.5, 100, width=32)),
+    st.lists(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1), min_size=6, max_size=6),
+)
 def test_any_label_goes_round(tmp_path_factory, vectors, labels):
-    labels = [label.strip() or "x" for label in labels[:len(vectors)]]
+    labels = [label.strip() or "x" for label in labels[: len(vectors)]]
     before = EmbeddingTable(vectors, labels)
     for suffix in SUFFIXES:
         path = tmp_path_factory.mktemp("t") / f"t{suffix}"
@@ -44,17 +45,20 @@ def test_the_digest_depends_on_content_alone():
     assert table().digest != table(ids=["x", "1", "2", "3"]).digest
 
 
-@pytest.mark.parametrize(("change", "message"), [
-    (lambda v, y: (np.where(np.arange(3) == 1, np.nan, v), y), "row 0 .*'c0'.*NaN"),
-    (lambda v, y: (v * np.array([[1], [np.inf], [1], [1]]), y), "row 1 .*'c1'"),
-    (lambda v, y: (v * np.array([[1], [1], [0], [1]]), y), "zero.*row 2 .*'c2'"),
-    (lambda v, y: (v.astype(object), y), "must be numbers"),
-    (lambda v, y: (v[0], y), "shape"),
-    (lambda v, y: (v[:0], y[:0]), "shape"),
-    (lambda v, y: (v, y[:2]), "one entry for each of the 4"),
-    (lambda v, y: (v, ["a", "", "c", "d"]), "empty label in row 1"),
-    (lambda v, y: (v, [None, "a", "b", "c"]), "strings"),
-])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda v, y: (np.where(np.arange(3) == 1, np.nan, v), y), "row 0 .*'c0'.*NaN"),
+        (lambda v, y: (v * np.array([[1], [np.inf], [1], [1]]), y), "row 1 .*'c1'"),
+        (lambda v, y: (v * np.array([[1], [1], [0], [1]]), y), "zero.*row 2 .*'c2'"),
+        (lambda v, y: (v.astype(object), y), "must be numbers"),
+        (lambda v, y: (v[0], y), "shape"),
+        (lambda v, y: (v[:0], y[:0]), "shape"),
+        (lambda v, y: (v, y[:2]), "one entry for each of the 4"),
+        (lambda v, y: (v, ["a", "", "c", "d"]), "empty label in row 1"),
+        (lambda v, y: (v, [None, "a", "b", "c"]), "strings"),
+    ],
+)
 def test_bad_values_are_named(change, message):
     good = table()
     with pytest.raises(InputError, match=message):
@@ -86,11 +90,9 @@ def test_missing_and_foreign_files(tmp_path):
 def test_truncated_files(tmp_path, suffix, share):
     path = tmp_path / f"t{suffix}"
     table(50, 40).save(path)
-    path.write_bytes(path.read_bytes()[:int(path.stat().st_size * share)])
+    path.write_bytes(path.read_bytes()[: int(path.stat().st_size * share)])
     with pytest.raises(InputError, match=r"truncated|readable"):
         EmbeddingTable.load(path)
-
-
 
 
 def test_pickles_are_refused_and_never_loaded(tmp_path):
@@ -139,6 +141,7 @@ def test_swapped_tables_are_suspected():
 def test_ragged_parquet(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet as pq
+
     pq.write_table(pa.table({"id": ["a", "b"], "label": ["x", "y"], "vector": [[1.0], [1.0, 2.0]]}), tmp_path / "r.parquet")
     with pytest.raises(InputError, match="one width"):
         EmbeddingTable.load(tmp_path / "r.parquet")
@@ -146,6 +149,7 @@ def test_ragged_parquet(tmp_path):
 
 def test_save_is_whole_or_absent(tmp_path, monkeypatch):
     import os
+
     path = tmp_path / "t.npz"
     table().save(path)
     before = path.read_bytes()

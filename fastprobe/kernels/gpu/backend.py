@@ -41,7 +41,10 @@ MAX_PROBES = 16384
 QUERY_BLOCK = 16384
 QUERY_BYTES = 1 << 30
 TRAINERS: dict[str, Callable[..., torch.Tensor]] = {
-    "gram": triton_gram.train_gram, "resident": triton_resident.train_resident, "tiled": triton_tiled.train_tiled}
+    "gram": triton_gram.train_gram,
+    "resident": triton_resident.train_resident,
+    "tiled": triton_tiled.train_tiled,
+}
 
 
 def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> BatchResult:
@@ -67,16 +70,18 @@ def _device(device: str | None) -> torch.device:
         return torch.device("cpu")
     chosen = resolve_device(device)
     if chosen.type != "cuda":
-        raise BackendUnavailableError(f"`backend`=\"triton\" needs a GPU; `device` is {str(chosen)!r}. "
-                                      "Use `backend`=\"cpp\" or \"torch\", or name a CUDA device.")
+        raise BackendUnavailableError(
+            f'`backend`="triton" needs a GPU; `device` is {str(chosen)!r}. Use `backend`="cpp" or "torch", or name a CUDA device.'
+        )
     return torch.device("cuda", torch.cuda.current_device() if chosen.index is None else chosen.index)
 
 
 def _train(batch: ProbeBatch, device: torch.device, heads: bool) -> BatchResult:
     known, precision = precisions(architecture(device)), batch.config.precision
     if precision not in known:
-        raise BackendUnavailableError(f"`precision`={precision!r} is not one that {architecture(device)} has ({', '.join(known)}). "
-                                      "Choose one of these.")
+        raise BackendUnavailableError(
+            f"`precision`={precision!r} is not one that {architecture(device)} has ({', '.join(known)}). Choose one of these."
+        )
     try:
         shared = Shared(batch, device)
     except torch.OutOfMemoryError:
@@ -87,7 +92,7 @@ def _train(batch: ProbeBatch, device: torch.device, heads: bool) -> BatchResult:
         if size < 1:
             raise OutOfMemoryError(_out_of_memory(batch, device, probe_bytes(batch)))
         try:
-            part = shared.train(batch.permutations[start:start + size], heads)
+            part = shared.train(batch.permutations[start : start + size], heads)
         except torch.OutOfMemoryError:
             part = None
         if part is None:  # only here has the exception let go of the tensors of the failed attempt
@@ -104,8 +109,12 @@ def trainers(batch: ProbeBatch) -> list[str]:
     c, m = batch.config, len(batch.train_classes)
     shape = m, padded_width(c.dim), c.precision
     widths = (round_up(a.shape[1], FEATURE_ALIGN) for a in (batch.text, batch.audio))
-    gram = batch.clips is None and c.optimizer != "adam" and triton_gram.fits(*shape) \
+    gram = (
+        batch.clips is None
+        and c.optimizer != "adam"
+        and triton_gram.fits(*shape)
         and triton_gram.pays(m, len(batch.text), *widths, c.steps)
+    )
     return ["gram"] * gram + ["resident"] * triton_resident.fits(*shape) + ["tiled"]
 
 
@@ -138,13 +147,17 @@ def _out_of_memory(batch: ProbeBatch, device: torch.device, needed: int) -> str:
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else 0
     if not needed:
         table = 4 * (batch.audio.size + batch.text.size)
-        return (f"device {device} is out of memory: the tables take {table / 2**20:.0f} MiB and {free / 2**20:.0f} MiB "
-                f"are free. At most about {int(MEMORY_SHARE * free) // (4 * batch.audio.shape[1])} clips of width "
-                f"{batch.audio.shape[1]} fit. Free memory on it, or truncate the basis with `energy`.")
+        return (
+            f"device {device} is out of memory: the tables take {table / 2**20:.0f} MiB and {free / 2**20:.0f} MiB "
+            f"are free. At most about {int(MEMORY_SHARE * free) // (4 * batch.audio.shape[1])} clips of width "
+            f"{batch.audio.shape[1]} fit. Free memory on it, or truncate the basis with `energy`."
+        )
     per_dim = needed / padded_width(batch.config.dim)
-    return (f"device {device} is out of memory with a single probe: it needs about {needed / 2**20:.0f} MiB and "
-            f"{free / 2**20:.0f} MiB are free. With these tables `dim` up to about {int(MEMORY_SHARE * free / per_dim)} "
-            "fits. Free memory on it, lower `dim`, or choose another device.")
+    return (
+        f"device {device} is out of memory with a single probe: it needs about {needed / 2**20:.0f} MiB and "
+        f"{free / 2**20:.0f} MiB are free. With these tables `dim` up to about {int(MEMORY_SHARE * free / per_dim)} "
+        "fits. Free memory on it, lower `dim`, or choose another device."
+    )
 
 
 class Shared:
@@ -169,8 +182,9 @@ class Shared:
         self.train_classes = put(batch.train_classes, np.int64)
         self.queries, self.query_classes = put(batch.queries), put(batch.labels[batch.queries])
         self.all_texts = put(np.arange(len(batch.text))[None])
-        self.starts = [put(_pad_head(start, r, width), np.float32)
-                       for start, r in ((batch.text_start, r_text), (batch.audio_start, r_audio))]
+        self.starts = [
+            put(_pad_head(start, r, width), np.float32) for start, r in ((batch.text_start, r_text), (batch.audio_start, r_audio))
+        ]
         self.schedule = put(schedule_table(config), np.float32)
         self.architecture = architecture(device)
         self.trainers = trainers(batch)
@@ -181,8 +195,9 @@ class Shared:
         of_classes = torch.from_numpy(np.ascontiguousarray(permutations, np.int32)).to(self.device)
         w, v, loss = self.fit(of_classes[:, self.train_classes].contiguous())
         ranks = self._rank(w, v, of_classes)
-        kept = [h[:, : start.shape[0], : c.dim].cpu().numpy() if heads else None
-                for h, start in ((w, batch.text_start), (v, batch.audio_start))]
+        kept = [
+            h[:, : start.shape[0], : c.dim].cpu().numpy() if heads else None for h, start in ((w, batch.text_start), (v, batch.audio_start))
+        ]
         return loss.double().cpu().numpy(), ranks.cpu().numpy(), *kept
 
     def fit(self, text_rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -198,9 +213,17 @@ class Shared:
         if not c.steps:
             return w, v, torch.full((n_probes,), torch.nan, device=self.device)
         arguments = {
-            "row_classes": self.row_classes, "per_class": self.batch.n_rows // len(self.batch.train_classes),
-            "temperature": c.temperature, "dim": c.dim, "optimizer": c.optimizer, "momentum": c.momentum,
-            "weight_decay": c.weight_decay, "symmetric": c.symmetric, "precision": c.precision, "architecture": self.architecture}
+            "row_classes": self.row_classes,
+            "per_class": self.batch.n_rows // len(self.batch.train_classes),
+            "temperature": c.temperature,
+            "dim": c.dim,
+            "optimizer": c.optimizer,
+            "momentum": c.momentum,
+            "weight_decay": c.weight_decay,
+            "symmetric": c.symmetric,
+            "precision": c.precision,
+            "architecture": self.architecture,
+        }
         tensors = self.text, text_rows, self.sounds, self.sound_rows, w, v, self.schedule
         while True:
             try:
@@ -222,8 +245,7 @@ class Shared:
             for at in range(0, n_queries, QUERY_BLOCK):
                 q = slice(at, at + QUERY_BLOCK)
                 z, _ = project(self.audio, self.queries[None, q], v[some], precision=precision, norms=False)
-                rank(z, gallery[some], squares[some], permutations[some], self.query_classes[q],
-                     precision=precision, out=ranks[some, q])
+                rank(z, gallery[some], squares[some], permutations[some], self.query_classes[q], precision=precision, out=ranks[some, q])
         return ranks
 
 

@@ -34,8 +34,7 @@ def tile(rows: int) -> int:
 
 def _shape_class(n_classes: int, width: int, precision: str) -> tuple[int, int, str]:
     """What configurations are pinned for: train classes and width, at most, and the kind of products."""
-    return (64 if n_classes <= 64 else 128, 64 if width <= 64 else 128,
-            precision if precision in ("ieee", "tf32x3") else "matrix")
+    return (64 if n_classes <= 64 else 128, 64 if width <= 64 else 128, precision if precision in ("ieee", "tf32x3") else "matrix")
 
 
 def choose(pinned: dict[tuple, Any], n_classes: int, width: int, precision: str, architecture: str) -> Any:
@@ -58,8 +57,9 @@ def rows_of(table, rows, at, n, r, ROWS: tl.constexpr):
 
 
 @triton.jit
-def project_chunks(x, inside, w, m, rate, decay, r,
-                   ROWS: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, LAZY: tl.constexpr, PRECISION: tl.constexpr):
+def project_chunks(
+    x, inside, w, m, rate, decay, r, ROWS: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, LAZY: tl.constexpr, PRECISION: tl.constexpr
+):
     """Z = X W, with adam-mini's W <- decay W - rate M applied (and stored) on the way."""
     k = tl.arange(0, BK)
     d = tl.arange(0, D)

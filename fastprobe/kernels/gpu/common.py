@@ -125,8 +125,7 @@ def mini_second_moment(v, squared, dim):
 
 
 @triton.jit
-def optimise(g, w, m, s, cell, inside, rate, second, momentum, weight_decay,
-             OPTIMIZER: tl.constexpr, DECAY: tl.constexpr):
+def optimise(g, w, m, s, cell, inside, rate, second, momentum, weight_decay, OPTIMIZER: tl.constexpr, DECAY: tl.constexpr):
     """Apply the gradient of one chunk of a head to its state in memory.
 
     adam-mini updates m only: its step needs the norm of the whole gradient first, so W catches up when it is

@@ -92,8 +92,9 @@ def _outputs(side, rows, m, keep, rate, M: tl.constexpr, D: tl.constexpr, OWED: 
 
 
 @triton.jit
-def _fold(side, rates, schedule, count, m, c1, c2, weight_decay, M: tl.constexpr, D: tl.constexpr, SHRINK: tl.constexpr,
-          DECAY: tl.constexpr):
+def _fold(
+    side, rates, schedule, count, m, c1, c2, weight_decay, M: tl.constexpr, D: tl.constexpr, SHRINK: tl.constexpr, DECAY: tl.constexpr
+):
     """dZ of the last `count` steps into U:  UM <- c1 UM + c2 dZ - wd U,  U <- keep U + rate UM."""
     SIZE: tl.constexpr = (M + 1) * D
     ROWS: tl.constexpr = M if M * D <= 8192 else M // 2  # U, its moment and dZ at once would not stay in registers
@@ -113,8 +114,22 @@ def _fold(side, rates, schedule, count, m, c1, c2, weight_decay, M: tl.constexpr
 
 
 @triton.jit
-def _advance(side, dz, k, squares, m, c1, c2, weight_decay, M: tl.constexpr, D: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-             DECAY: tl.constexpr, PRECISION: tl.constexpr):
+def _advance(
+    side,
+    dz,
+    k,
+    squares,
+    m,
+    c1,
+    c2,
+    weight_decay,
+    M: tl.constexpr,
+    D: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    DECAY: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """ZM <- c1 ZM + c2 K dZ + wd Z; each row's part of |dW|_F^2 = <dZ, K dZ> goes to `squares`.
 
     By way of memory: Triton 3.6 cannot compile for Blackwell a scalar sum of what came out of a product.
@@ -156,22 +171,43 @@ def _finish(side, table, rows, w, omega, m, r, M: tl.constexpr, D: tl.constexpr,
 
 @triton.jit
 def gram_kernel(
-    text,         # float32 (C, r_text)
-    text_rows,    # int32   (P, m)            rows of `text` that each probe trains on
-    text_gram,    # float32 (C, C)            T T'
-    audio,        # float32 (N, r_audio)
-    audio_rows,   # int32   (m,)              row of `audio` of each train class
-    audio_gram,   # float32 (M + 1, M)        X X', zero beyond m
-    shape,        # int32   (1,)              m
-    w, v,         # float32 (P, r_text, D), (P, r_audio, D)   heads: start in, trained out
-    state,        # float32 (P, state_size)   4 + FOLD arrays (M + 1, D) of each head, then K of the texts (M + 1, M)
-    values,       # float32 (P, 3 M + 2 FOLD) of each row: loss in the last step, parts of |dW|^2 and |dV|^2; rates of FOLD steps
-    schedule,     # float32 (steps, 3)
-    loss,         # float32 (P,)              loss of the last step
-    n_texts, r_text, r_audio, steps, inverse_tau, scale, dim, c1, c2, weight_decay,
-    M: tl.constexpr, BS: tl.constexpr, BN: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, BF: tl.constexpr, FOLD: tl.constexpr,
-    MINI: tl.constexpr, SYMMETRIC: tl.constexpr, SHIFTED: tl.constexpr, SHRINK: tl.constexpr, DECAY: tl.constexpr,
-    PRECISION: tl.constexpr, ONCE: tl.constexpr,
+    text,  # float32 (C, r_text)
+    text_rows,  # int32   (P, m)            rows of `text` that each probe trains on
+    text_gram,  # float32 (C, C)            T T'
+    audio,  # float32 (N, r_audio)
+    audio_rows,  # int32   (m,)              row of `audio` of each train class
+    audio_gram,  # float32 (M + 1, M)        X X', zero beyond m
+    shape,  # int32   (1,)              m
+    w,
+    v,  # float32 (P, r_text, D), (P, r_audio, D)   heads: start in, trained out
+    state,  # float32 (P, state_size)   4 + FOLD arrays (M + 1, D) of each head, then K of the texts (M + 1, M)
+    values,  # float32 (P, 3 M + 2 FOLD) of each row: loss in the last step, parts of |dW|^2 and |dV|^2; rates of FOLD steps
+    schedule,  # float32 (steps, 3)
+    loss,  # float32 (P,)              loss of the last step
+    n_texts,
+    r_text,
+    r_audio,
+    steps,
+    inverse_tau,
+    scale,
+    dim,
+    c1,
+    c2,
+    weight_decay,
+    M: tl.constexpr,
+    BS: tl.constexpr,
+    BN: tl.constexpr,
+    D: tl.constexpr,
+    BK: tl.constexpr,
+    BF: tl.constexpr,
+    FOLD: tl.constexpr,
+    MINI: tl.constexpr,
+    SYMMETRIC: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    SHRINK: tl.constexpr,
+    DECAY: tl.constexpr,
+    PRECISION: tl.constexpr,
+    ONCE: tl.constexpr,
 ):
     # Weight decay is decoupled and shrinks heads under adam-mini (SHRINK), and part of the gradient under sgd (DECAY).
     HEAD: tl.constexpr = (_DZ + FOLD) * (M + 1) * D
@@ -350,10 +386,26 @@ def pays(n_classes: int, n_texts: int, r_text: int, r_audio: int, steps: int) ->
     return n_texts <= MAX_TEXTS and steps * (4 * tile(n_classes) + 128) + direct < 0.9 * steps * direct
 
 
-def train_gram(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor, audio_rows: torch.Tensor,
-               w: torch.Tensor, v: torch.Tensor, schedule: torch.Tensor, *, row_classes: torch.Tensor, per_class: int,
-               temperature: float, dim: int, optimizer: str, momentum: float, weight_decay: float, symmetric: bool,
-               precision: str, architecture: str) -> torch.Tensor:
+def train_gram(
+    text: torch.Tensor,
+    text_rows: torch.Tensor,
+    audio: torch.Tensor,
+    audio_rows: torch.Tensor,
+    w: torch.Tensor,
+    v: torch.Tensor,
+    schedule: torch.Tensor,
+    *,
+    row_classes: torch.Tensor,
+    per_class: int,
+    temperature: float,
+    dim: int,
+    optimizer: str,
+    momentum: float,
+    weight_decay: float,
+    symmetric: bool,
+    precision: str,
+    architecture: str,
+) -> torch.Tensor:
     """Train every probe in place; the loss of the last step comes back, float32 (P,). See `train_resident`.
 
     `audio_rows` is (1, m), one row of each train class in their order; `optimizer` is not "adam".
@@ -371,13 +423,46 @@ def train_gram(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor,
     shape = torch.tensor([m], dtype=torch.int32, device=w.device)
     mini = optimizer == "adam-mini"
     gram_kernel[(n_probes,)](
-        text, text_rows, text_gram.float(), audio, audio_rows, audio_gram.float(), shape, w, v, state, values, schedule, loss,
-        len(text), r_text, r_audio, len(schedule), 1.0 / temperature, 1.0 / (temperature * math.log(2)), float(dim),
-        BETA1 if mini else float(momentum), 1.0 - BETA1 if mini else 1.0, float(weight_decay),
-        M=m_tile, BS=min(pinned.bs, m_tile), BN=min(pinned.bn, m_tile), D=width, BK=min(pinned.bk, m_tile),
-        BF=min(pinned.bk, FEATURE_ALIGN), FOLD=pinned.fold, MINI=mini, SYMMETRIC=symmetric, SHIFTED=temperature >= MIN_SHIFTED,
-        SHRINK=weight_decay > 0 and mini, DECAY=weight_decay > 0 and not mini, PRECISION=precision,
-        ONCE="ieee" if precision == "ieee" or architecture.startswith("gfx") else "tf32x3", num_warps=pinned.warps, num_stages=1)
+        text,
+        text_rows,
+        text_gram.float(),
+        audio,
+        audio_rows,
+        audio_gram.float(),
+        shape,
+        w,
+        v,
+        state,
+        values,
+        schedule,
+        loss,
+        len(text),
+        r_text,
+        r_audio,
+        len(schedule),
+        1.0 / temperature,
+        1.0 / (temperature * math.log(2)),
+        float(dim),
+        BETA1 if mini else float(momentum),
+        1.0 - BETA1 if mini else 1.0,
+        float(weight_decay),
+        M=m_tile,
+        BS=min(pinned.bs, m_tile),
+        BN=min(pinned.bn, m_tile),
+        D=width,
+        BK=min(pinned.bk, m_tile),
+        BF=min(pinned.bk, FEATURE_ALIGN),
+        FOLD=pinned.fold,
+        MINI=mini,
+        SYMMETRIC=symmetric,
+        SHIFTED=temperature >= MIN_SHIFTED,
+        SHRINK=weight_decay > 0 and mini,
+        DECAY=weight_decay > 0 and not mini,
+        PRECISION=precision,
+        ONCE="ieee" if precision == "ieee" or architecture.startswith("gfx") else "tf32x3",
+        num_warps=pinned.warps,
+        num_stages=1,
+    )
     return loss
 
 

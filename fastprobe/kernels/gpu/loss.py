@@ -37,8 +37,7 @@ def _block(x, at, inside, D: tl.constexpr, BD: tl.constexpr):
 
 
 @triton.jit
-def _tile(x, first, in_x, y, in_y, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-          PRECISION: tl.constexpr):
+def _tile(x, first, in_x, y, in_y, D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PRECISION: tl.constexpr):
     """<x_i, y_c>; `first` holds the rows' first features, read once for all columns."""
     s = dot(first, tl.trans(_block(y, 0, in_y, D, BD)), tl.zeros((BM, BN), tl.float32), PRECISION)
     if D > BD:
@@ -68,13 +67,27 @@ def _scores(products, of_row, of_column, inverse_tau, NORMALISE: tl.constexpr):
 
 @triton.jit
 def lse_kernel(
-    rows, columns,                 # (P, n, D), (P, m, D)
-    row_squares, column_squares,   # float32 (P, n, BLOCKS), (P, m, BLOCKS); only if NORMALISE
-    row_keys, column_keys,         # int32 (P or 1, n), (P or 1, m); only if TRUE
-    lse, true,                     # float32 (P, n), less 1 / tau; true only if TRUE
-    n, m, row_key_stride, column_key_stride, inverse_tau,
-    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BLOCKS: tl.constexpr,
-    NORMALISE: tl.constexpr, TRUE: tl.constexpr, PRECISION: tl.constexpr,
+    rows,
+    columns,  # (P, n, D), (P, m, D)
+    row_squares,
+    column_squares,  # float32 (P, n, BLOCKS), (P, m, BLOCKS); only if NORMALISE
+    row_keys,
+    column_keys,  # int32 (P or 1, n), (P or 1, m); only if TRUE
+    lse,
+    true,  # float32 (P, n), less 1 / tau; true only if TRUE
+    n,
+    m,
+    row_key_stride,
+    column_key_stride,
+    inverse_tau,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    NORMALISE: tl.constexpr,
+    TRUE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """log sum exp of each row of scores, and the score of the row's own column."""
     blocks = tl.cdiv(n, BM)
@@ -110,15 +123,34 @@ def lse_kernel(
 
 @triton.jit
 def gradient_kernel(
-    rows, columns,                 # (P, n, D), (P, m, D)
-    row_squares, column_squares,   # float32 (P, n, BLOCKS), (P, m, BLOCKS); only if NORMALISE
-    row_keys, column_keys,         # int32 (P or 1, n), (P or 1, m)
-    row_lse, column_lse,           # float32 (P, n) if ROW_SOFTMAX, (P, m) if COLUMN_SOFTMAX
-    upstream,                      # float32 (P,)   gradient of what follows, over n tau
-    out,                           # (P, n, D)
-    n, m, row_key_stride, column_key_stride, inverse_tau, row_weight, column_weight, own_weight,
-    D: tl.constexpr, BD: tl.constexpr, BO: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BLOCKS: tl.constexpr,
-    NORMALISE: tl.constexpr, ROW_SOFTMAX: tl.constexpr, COLUMN_SOFTMAX: tl.constexpr, PRECISION: tl.constexpr,
+    rows,
+    columns,  # (P, n, D), (P, m, D)
+    row_squares,
+    column_squares,  # float32 (P, n, BLOCKS), (P, m, BLOCKS); only if NORMALISE
+    row_keys,
+    column_keys,  # int32 (P or 1, n), (P or 1, m)
+    row_lse,
+    column_lse,  # float32 (P, n) if ROW_SOFTMAX, (P, m) if COLUMN_SOFTMAX
+    upstream,  # float32 (P,)   gradient of what follows, over n tau
+    out,  # (P, n, D)
+    n,
+    m,
+    row_key_stride,
+    column_key_stride,
+    inverse_tau,
+    row_weight,
+    column_weight,
+    own_weight,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BO: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    NORMALISE: tl.constexpr,
+    ROW_SOFTMAX: tl.constexpr,
+    COLUMN_SOFTMAX: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """BO features of the gradient of BM rows. Scores are recomputed for every BO features of a wider row."""
     outs: tl.constexpr = (D + BO - 1) // BO
@@ -189,8 +221,9 @@ def _launch(width: int, precision: str) -> dict[str, int]:
     return {"num_warps": 8 if many else 4, "num_stages": 2 if width <= 128 else 1}
 
 
-def log_sum_exp(rows, columns, row_keys, column_keys, temperature, precision, *, row_squares=None, column_squares=None,
-                lse=None, true=None):
+def log_sum_exp(
+    rows, columns, row_keys, column_keys, temperature, precision, *, row_squares=None, column_squares=None, lse=None, true=None
+):
     """(P, n): log sum over columns of exp scores, into `lse`; with `true`, the scores of each row's own column too.
 
     Both less 1 / tau: good for `row_gradient`, and for differences.
@@ -200,39 +233,100 @@ def log_sum_exp(rows, columns, row_keys, column_keys, temperature, precision, *,
     tiles = _tiles(width, precision)
     normalise = row_squares is not None
     lse_kernel[(n_probes * triton.cdiv(n, tiles["BM"]),)](
-        rows, columns, row_squares if normalise else lse, column_squares if normalise else lse, row_keys, column_keys,
-        lse, lse if true is None else true, n, m, _key_stride(row_keys), _key_stride(column_keys), 1.0 / temperature,
-        D=width, **tiles, BLOCKS=row_squares.shape[2] if normalise else 1, NORMALISE=normalise,
-        TRUE=true is not None, PRECISION=precision, **_launch(width, precision))
+        rows,
+        columns,
+        row_squares if normalise else lse,
+        column_squares if normalise else lse,
+        row_keys,
+        column_keys,
+        lse,
+        lse if true is None else true,
+        n,
+        m,
+        _key_stride(row_keys),
+        _key_stride(column_keys),
+        1.0 / temperature,
+        D=width,
+        **tiles,
+        BLOCKS=row_squares.shape[2] if normalise else 1,
+        NORMALISE=normalise,
+        TRUE=true is not None,
+        PRECISION=precision,
+        **_launch(width, precision),
+    )
     return lse
 
 
-def row_gradient(rows, columns, row_keys, column_keys, upstream, out, temperature, precision, *, row_lse=None,
-                 column_lse=None, row_weight=1.0, column_weight=1.0, own_weight=1.0, row_squares=None,
-                 column_squares=None):
+def row_gradient(
+    rows,
+    columns,
+    row_keys,
+    column_keys,
+    upstream,
+    out,
+    temperature,
+    precision,
+    *,
+    row_lse=None,
+    column_lse=None,
+    row_weight=1.0,
+    column_weight=1.0,
+    own_weight=1.0,
+    row_squares=None,
+    column_squares=None,
+):
     """(P, n, D): gradient with respect to `rows`, into `out`; a direction without its lse has no weight."""
     (n_probes, n, width), m = rows.shape, columns.shape[1]
     tiles, normalise = _tiles(width, precision), row_squares is not None
     bo = 128 if width > 128 and precision != "ieee" else tiles["BD"]
     programs = n_probes * triton.cdiv(n, tiles["BM"]) * triton.cdiv(width, bo)
     gradient_kernel[(programs,)](
-        rows, columns, row_squares if normalise else upstream, column_squares if normalise else upstream,
-        row_keys, column_keys, upstream if row_lse is None else row_lse, upstream if column_lse is None else column_lse,
-        upstream, out, n, m, _key_stride(row_keys), _key_stride(column_keys), 1.0 / temperature,
-        float(row_weight), float(column_weight), float(own_weight),
-        D=width, BO=bo, **tiles, BLOCKS=row_squares.shape[2] if normalise else 1, NORMALISE=normalise,
-        ROW_SOFTMAX=row_lse is not None, COLUMN_SOFTMAX=column_lse is not None, PRECISION=precision,
-        **_launch(width, precision))
+        rows,
+        columns,
+        row_squares if normalise else upstream,
+        column_squares if normalise else upstream,
+        row_keys,
+        column_keys,
+        upstream if row_lse is None else row_lse,
+        upstream if column_lse is None else column_lse,
+        upstream,
+        out,
+        n,
+        m,
+        _key_stride(row_keys),
+        _key_stride(column_keys),
+        1.0 / temperature,
+        float(row_weight),
+        float(column_weight),
+        float(own_weight),
+        D=width,
+        BO=bo,
+        **tiles,
+        BLOCKS=row_squares.shape[2] if normalise else 1,
+        NORMALISE=normalise,
+        ROW_SOFTMAX=row_lse is not None,
+        COLUMN_SOFTMAX=column_lse is not None,
+        PRECISION=precision,
+        **_launch(width, precision),
+    )
     return out
 
 
-def mean_loss(lse: torch.Tensor, true: torch.Tensor, lse_columns: torch.Tensor | None = None,
-              per_class: int = 1) -> torch.Tensor:
+def mean_loss(lse: torch.Tensor, true: torch.Tensor, lse_columns: torch.Tensor | None = None, per_class: int = 1) -> torch.Tensor:
     """float32 (P,): mean over rows of lse - true; with `lse_columns` (P, n / per_class) of both directions."""
     n_probes, n = lse.shape
     loss = empty(n_probes, device=lse.device)
-    mean_kernel[(n_probes,)](lse, true, lse if lse_columns is None else lse_columns, loss, n, per_class,
-                             SYMMETRIC=lse_columns is not None, BLOCK=512, num_warps=4)
+    mean_kernel[(n_probes,)](
+        lse,
+        true,
+        lse if lse_columns is None else lse_columns,
+        loss,
+        n,
+        per_class,
+        SYMMETRIC=lse_columns is not None,
+        BLOCK=512,
+        num_warps=4,
+    )
     return loss
 
 
@@ -263,19 +357,18 @@ class _ContrastiveLoss(torch.autograd.Function):
         upstream = (upstream.float() / (audio.shape[1] * ctx.temperature)).contiguous()
         daudio = dtext = None
         if ctx.needs_input_grad[1]:
-            daudio = row_gradient(audio, text, labels, classes, upstream, _like(audio), ctx.temperature,
-                                  ctx.precision, row_lse=lse)
+            daudio = row_gradient(audio, text, labels, classes, upstream, _like(audio), ctx.temperature, ctx.precision, row_lse=lse)
         if ctx.needs_input_grad[0]:
-            dtext = row_gradient(text, audio, classes, labels, upstream, _like(text), ctx.temperature,
-                                 ctx.precision, column_lse=lse)
+            dtext = row_gradient(text, audio, classes, labels, upstream, _like(text), ctx.temperature, ctx.precision, column_lse=lse)
         return dtext, daudio, None, None, None
 
 
 _DTYPES = {torch.float32: None, torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
-def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor, temperature: float = 0.25,
-                     precision: str | None = None) -> torch.Tensor:
+def contrastive_loss(
+    text: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor, temperature: float = 0.25, precision: str | None = None
+) -> torch.Tensor:
     """See `fastprobe.kernels.contrastive_loss`.
 
     Memory beyond inputs and gradients is O(n + m) per probe. Operands may be float32, bfloat16 or float16; sums, and
@@ -287,11 +380,13 @@ def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tens
         Of products of float32 operands. By default what PyTorch is set to use for its own products.
     """
     if text.dtype != audio.dtype or text.dtype not in _DTYPES:
-        raise InputError("`text` and `audio` must share a dtype of float32, bfloat16 or float16; got "
-                         f"{text.dtype} and {audio.dtype}. Convert them.")
+        raise InputError(
+            f"`text` and `audio` must share a dtype of float32, bfloat16 or float16; got {text.dtype} and {audio.dtype}. Convert them."
+        )
     if not text.device == audio.device == labels.device:
-        raise InputError("`text`, `audio` and `labels` must be on one device; got "
-                         f"{text.device}, {audio.device} and {labels.device}. Move them.")
+        raise InputError(
+            f"`text`, `audio` and `labels` must be on one device; got {text.device}, {audio.device} and {labels.device}. Move them."
+        )
     known = precisions(architecture(text.device))
     if precision is None:
         precision = "tf32" if torch.backends.cuda.matmul.allow_tf32 and "tf32" in known else "ieee"

@@ -16,16 +16,26 @@ _GROUP = tl.constexpr(8)
 
 @triton.jit
 def project_kernel(
-    table,    # float32 (N, r)
-    rows,     # int32 (steps, n) with ROW_STRIDE 0 or per probe (P, n)
-    step,     # int32 (1,)   which row list is used, times step_stride
-    w, m,     # float32 (P, r, D); m only if LAZY
-    state,    # float32 (P, 2)   rate, decay; only if LAZY
-    z,        # float32 (P, n, D)
+    table,  # float32 (N, r)
+    rows,  # int32 (steps, n) with ROW_STRIDE 0 or per probe (P, n)
+    step,  # int32 (1,)   which row list is used, times step_stride
+    w,
+    m,  # float32 (P, r, D); m only if LAZY
+    state,  # float32 (P, 2)   rate, decay; only if LAZY
+    z,  # float32 (P, n, D)
     squares,  # float32 (P, n, D / BN rounded up)   partial sums of z^2, only if NORMS
-    n, r, n_columns, probe_rows, step_stride,   # n_columns: P D; probe_rows: n where each probe has its rows, else 0
-    D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
-    LAZY: tl.constexpr, NORMS: tl.constexpr, PRECISION: tl.constexpr,
+    n,
+    r,
+    n_columns,
+    probe_rows,
+    step_stride,  # n_columns: P D; probe_rows: n where each probe has its rows, else 0
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BN: tl.constexpr,
+    BK: tl.constexpr,
+    LAZY: tl.constexpr,
+    NORMS: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     # Tiles of one group share rows and heads in L2.
     pid = tl.program_id(0)
@@ -50,8 +60,7 @@ def project_kernel(
         d = block % per_probe * BN + tl.arange(0, BN)
         in_j = d < D
         probe = first_probe + d * 0
-    x = table + tl.load(rows + first_probe * probe_rows + tl.load(step).to(tl.int64) * step_stride + i,
-                        mask=in_i, other=0).to(tl.int64) * r
+    x = table + tl.load(rows + first_probe * probe_rows + tl.load(step).to(tl.int64) * step_stride + i, mask=in_i, other=0).to(tl.int64) * r
     head_at = probe * r * D + d
     acc = tl.zeros((BM, BN), tl.float32)
     if LAZY:
@@ -83,9 +92,20 @@ def norm_blocks(width: int) -> int:
     return -(-width // column_block(width, False))
 
 
-def project(table: torch.Tensor, rows: torch.Tensor, w: torch.Tensor, *, precision: str, norms: bool = True,
-            z: torch.Tensor | None = None, squares: torch.Tensor | None = None, moment: torch.Tensor | None = None,
-            state: torch.Tensor | None = None, step: torch.Tensor | None = None, per_probe: bool = False):
+def project(
+    table: torch.Tensor,
+    rows: torch.Tensor,
+    w: torch.Tensor,
+    *,
+    precision: str,
+    norms: bool = True,
+    z: torch.Tensor | None = None,
+    squares: torch.Tensor | None = None,
+    moment: torch.Tensor | None = None,
+    state: torch.Tensor | None = None,
+    step: torch.Tensor | None = None,
+    per_probe: bool = False,
+):
     """Z = X W for every probe, and with `norms` the partial squares of its rows.
 
     Parameters
@@ -114,9 +134,27 @@ def project(table: torch.Tensor, rows: torch.Tensor, w: torch.Tensor, *, precisi
         bm = min(bm, 64)
     columns = triton.cdiv(n_probes * width, bn) if bn >= width else n_probes * triton.cdiv(width, bn)
     project_kernel[(triton.cdiv(n, bm) * columns,)](
-        table, rows, step, w, w if moment is None else moment, w if state is None else state, z,
-        z if squares is None else squares, n, r, n_probes * width, n if per_probe else 0,
+        table,
+        rows,
+        step,
+        w,
+        w if moment is None else moment,
+        w if state is None else state,
+        z,
+        z if squares is None else squares,
+        n,
+        r,
+        n_probes * width,
+        n if per_probe else 0,
         0 if per_probe or len(rows) == 1 else n,
-        D=width, BM=bm, BN=bn, BK=32, LAZY=moment is not None, NORMS=norms, PRECISION=precision,
-        num_warps=8 if bm * bn >= 128 * 128 or precision == "ieee" else 4, num_stages=3)
+        D=width,
+        BM=bm,
+        BN=bn,
+        BK=32,
+        LAZY=moment is not None,
+        NORMS=norms,
+        PRECISION=precision,
+        num_warps=8 if bm * bn >= 128 * 128 or precision == "ieee" else 4,
+        num_stages=3,
+    )
     return z, squares

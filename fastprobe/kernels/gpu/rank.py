@@ -28,8 +28,20 @@ def inverse_lengths(squares, row, inside, BLOCKS: tl.constexpr):
 
 
 @triton.jit
-def _scores(z, in_q, gallery, squares, c, n_gallery, D: tl.constexpr, BD: tl.constexpr,
-            BQ: tl.constexpr, BC: tl.constexpr, BLOCKS: tl.constexpr, PRECISION: tl.constexpr):
+def _scores(
+    z,
+    in_q,
+    gallery,
+    squares,
+    c,
+    n_gallery,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BQ: tl.constexpr,
+    BC: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     in_c = c < n_gallery
     k = tl.arange(0, BD)
     s = tl.zeros((BQ, BC), tl.float32)
@@ -42,15 +54,22 @@ def _scores(z, in_q, gallery, squares, c, n_gallery, D: tl.constexpr, BD: tl.con
 
 @triton.jit
 def rank_kernel(
-    z,             # float32 (P, Q, D)        projected queries
-    gallery,       # float32 (P, C, D)        projected texts, not permuted
-    squares,       # float32 (P, C, blocks)   their partial squares
+    z,  # float32 (P, Q, D)        projected queries
+    gallery,  # float32 (P, C, D)        projected texts, not permuted
+    squares,  # float32 (P, C, blocks)   their partial squares
     permutations,  # int32 (P, C)             class c has text permutations[p, c]
-    classes,       # int32 (Q,)               class of each query
-    ranks,         # int32 (P, rank_stride)   out, columns 0 ... Q-1 of what is passed
-    n_queries, n_gallery, rank_stride,
-    D: tl.constexpr, BD: tl.constexpr, BQ: tl.constexpr, BC: tl.constexpr, BLOCKS: tl.constexpr,
-    ONE_TILE: tl.constexpr, PRECISION: tl.constexpr,
+    classes,  # int32 (Q,)               class of each query
+    ranks,  # int32 (P, rank_stride)   out, columns 0 ... Q-1 of what is passed
+    n_queries,
+    n_gallery,
+    rank_stride,
+    D: tl.constexpr,
+    BD: tl.constexpr,
+    BQ: tl.constexpr,
+    BC: tl.constexpr,
+    BLOCKS: tl.constexpr,
+    ONE_TILE: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     blocks = tl.cdiv(n_queries, BQ)
     p = (tl.program_id(0) // blocks).to(tl.int64)
@@ -78,8 +97,16 @@ def rank_kernel(
     tl.store(ranks + p * rank_stride + q, n_gallery - below, mask=in_q)
 
 
-def rank(z: torch.Tensor, gallery: torch.Tensor, squares: torch.Tensor, permutations: torch.Tensor,
-         classes: torch.Tensor, *, precision: str, out: torch.Tensor | None = None) -> torch.Tensor:
+def rank(
+    z: torch.Tensor,
+    gallery: torch.Tensor,
+    squares: torch.Tensor,
+    permutations: torch.Tensor,
+    classes: torch.Tensor,
+    *,
+    precision: str,
+    out: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Rank of the true text of each query among all texts, int32 (P, Q), from 1 (best).
 
     Parameters
@@ -99,7 +126,23 @@ def rank(z: torch.Tensor, gallery: torch.Tensor, squares: torch.Tensor, permutat
     bc = min(max(triton.next_power_of_2(n_gallery), 16), 64 if precision in ("ieee", "tf32x3") or width > 128 else 128)
     bq = 64
     rank_kernel[(n_probes * triton.cdiv(n_queries, bq),)](
-        z, gallery, squares, permutations, classes, out, n_queries, n_gallery, out.stride(0),
-        D=width, BD=min(width, 64), BQ=bq, BC=bc, BLOCKS=norm_blocks(width), ONE_TILE=n_gallery <= bc,
-        PRECISION=precision, num_warps=8 if ieee else 4, num_stages=2 if width <= 64 else 1)
+        z,
+        gallery,
+        squares,
+        permutations,
+        classes,
+        out,
+        n_queries,
+        n_gallery,
+        out.stride(0),
+        D=width,
+        BD=min(width, 64),
+        BQ=bq,
+        BC=bc,
+        BLOCKS=norm_blocks(width),
+        ONE_TILE=n_gallery <= bc,
+        PRECISION=precision,
+        num_warps=8 if ieee else 4,
+        num_stages=2 if width <= 64 else 1,
+    )
     return out

@@ -57,9 +57,29 @@ def _catch_up(w, m, rate, decay, r, D: tl.constexpr, BK: tl.constexpr):
 
 
 @triton.jit
-def _update_chunks(start, stop, table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r,
-                   ROWS: tl.constexpr, ONE_BLOCK: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
-                   OPTIMIZER: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr):
+def _update_chunks(
+    start,
+    stop,
+    table,
+    rows,
+    n,
+    dz,
+    w,
+    m,
+    s,
+    rate,
+    second,
+    momentum,
+    weight_decay,
+    r,
+    ROWS: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    D: tl.constexpr,
+    BK: tl.constexpr,
+    OPTIMIZER: tl.constexpr,
+    DECAY: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """dW = X' dZ of the features start ... stop, BK at a time, each applied at once; their |dW|_F^2 comes back."""
     k = tl.arange(0, BK)
     d = tl.arange(0, D)
@@ -85,9 +105,28 @@ def _update_chunks(start, stop, table, rows, n, dz, w, m, s, rate, second, momen
 
 
 @triton.jit
-def _update(table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r,
-            ROWS: tl.constexpr, ONE_BLOCK: tl.constexpr, D: tl.constexpr, BK: tl.constexpr, BU: tl.constexpr,
-            OPTIMIZER: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr):
+def _update(
+    table,
+    rows,
+    n,
+    dz,
+    w,
+    m,
+    s,
+    rate,
+    second,
+    momentum,
+    weight_decay,
+    r,
+    ROWS: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    D: tl.constexpr,
+    BK: tl.constexpr,
+    BU: tl.constexpr,
+    OPTIMIZER: tl.constexpr,
+    DECAY: tl.constexpr,
+    PRECISION: tl.constexpr,
+):
     """dW = X' dZ, applied; |dW|_F^2 comes back.
 
     `dz` points to (n, D) in memory; a single block of rows is read once and kept. Features go by in chunks of BU, which
@@ -97,34 +136,78 @@ def _update(table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r
     squared = 0.0
     if BU > BK:
         whole = r // BU * BU
-        squared += _update_chunks(0, whole, table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r,
-                                  ROWS, ONE_BLOCK, D, BU, OPTIMIZER, DECAY, PRECISION)
-    squared += _update_chunks(whole, r, table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r,
-                              ROWS, ONE_BLOCK, D, BK, OPTIMIZER, DECAY, PRECISION)
+        squared += _update_chunks(
+            0,
+            whole,
+            table,
+            rows,
+            n,
+            dz,
+            w,
+            m,
+            s,
+            rate,
+            second,
+            momentum,
+            weight_decay,
+            r,
+            ROWS,
+            ONE_BLOCK,
+            D,
+            BU,
+            OPTIMIZER,
+            DECAY,
+            PRECISION,
+        )
+    squared += _update_chunks(
+        whole, r, table, rows, n, dz, w, m, s, rate, second, momentum, weight_decay, r, ROWS, ONE_BLOCK, D, BK, OPTIMIZER, DECAY, PRECISION
+    )
     return squared
 
 
 @triton.jit
 def resident_kernel(
-    text,         # float32 (C, r_text)
-    text_rows,    # int32   (P, m)            rows of `text` that each probe trains on
-    audio,        # float32 (N, r_audio)      clips, or centroids
-    audio_rows,   # int32   (steps or 1, n)   rows of `audio` of each step
+    text,  # float32 (C, r_text)
+    text_rows,  # int32   (P, m)            rows of `text` that each probe trains on
+    audio,  # float32 (N, r_audio)      clips, or centroids
+    audio_rows,  # int32   (steps or 1, n)   rows of `audio` of each step
     row_classes,  # int32   (n,)              train class of each sound row
-    shape,        # int32   (2,)              m, n
-    w, v,         # float32 (P, r_text, D), (P, r_audio, D)   heads: start in, trained out
-    mw, mv,       # the same                  first moments, zero
-    sw, sv,       # the same                  second moments, zero (adam only)
-    scratch,      # float32 (P, M + padded n, D)   dZ_a; b, then dZ_b
-    lengths,      # float32 (P, padded n)     inverse lengths of b
-    values,       # float32 (P, padded n)     loss of each row, last step
-    schedule,     # float32 (steps, 3)
-    loss,         # float32 (P,)              loss of the last step
-    r_text, r_audio, n_padded, steps, audio_step,   # audio_step: n, or 0 where every step has the same rows
-    per_class, inverse_tau, scale, dim, momentum, weight_decay,
-    M: tl.constexpr, N: tl.constexpr, BS: tl.constexpr, D: tl.constexpr, BK: tl.constexpr,
-    BU_TEXT: tl.constexpr, BU_AUDIO: tl.constexpr, ONE_BLOCK: tl.constexpr, OPTIMIZER: tl.constexpr,
-    SYMMETRIC: tl.constexpr, SHIFTED: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr,
+    shape,  # int32   (2,)              m, n
+    w,
+    v,  # float32 (P, r_text, D), (P, r_audio, D)   heads: start in, trained out
+    mw,
+    mv,  # the same                  first moments, zero
+    sw,
+    sv,  # the same                  second moments, zero (adam only)
+    scratch,  # float32 (P, M + padded n, D)   dZ_a; b, then dZ_b
+    lengths,  # float32 (P, padded n)     inverse lengths of b
+    values,  # float32 (P, padded n)     loss of each row, last step
+    schedule,  # float32 (steps, 3)
+    loss,  # float32 (P,)              loss of the last step
+    r_text,
+    r_audio,
+    n_padded,
+    steps,
+    audio_step,  # audio_step: n, or 0 where every step has the same rows
+    per_class,
+    inverse_tau,
+    scale,
+    dim,
+    momentum,
+    weight_decay,
+    M: tl.constexpr,
+    N: tl.constexpr,
+    BS: tl.constexpr,
+    D: tl.constexpr,
+    BK: tl.constexpr,
+    BU_TEXT: tl.constexpr,
+    BU_AUDIO: tl.constexpr,
+    ONE_BLOCK: tl.constexpr,
+    OPTIMIZER: tl.constexpr,
+    SYMMETRIC: tl.constexpr,
+    SHIFTED: tl.constexpr,
+    DECAY: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     LAZY: tl.constexpr = OPTIMIZER == "adam-mini"
     p = tl.program_id(0).to(tl.int64)
@@ -199,10 +282,50 @@ def resident_kernel(
         second = tl.load(schedule + step * 3 + 1)
         # Others read dZ, and have read the moments and heads that are overwritten here.
         tl.debug_barrier()
-        gw = _update(text, text_rows + p * m, m, a_out, w, mw, sw, rate, second, momentum, weight_decay, r_text,
-                     M, True, D, BK, BU_TEXT, OPTIMIZER, DECAY, PRECISION)
-        gv = _update(audio, rows, n, b_out, v, mv, sv, rate, second, momentum, weight_decay, r_audio,
-                     N, ONE_BLOCK, D, BK, BU_AUDIO, OPTIMIZER, DECAY, PRECISION)
+        gw = _update(
+            text,
+            text_rows + p * m,
+            m,
+            a_out,
+            w,
+            mw,
+            sw,
+            rate,
+            second,
+            momentum,
+            weight_decay,
+            r_text,
+            M,
+            True,
+            D,
+            BK,
+            BU_TEXT,
+            OPTIMIZER,
+            DECAY,
+            PRECISION,
+        )
+        gv = _update(
+            audio,
+            rows,
+            n,
+            b_out,
+            v,
+            mv,
+            sv,
+            rate,
+            second,
+            momentum,
+            weight_decay,
+            r_audio,
+            N,
+            ONE_BLOCK,
+            D,
+            BK,
+            BU_AUDIO,
+            OPTIMIZER,
+            DECAY,
+            PRECISION,
+        )
         if LAZY:
             vw = mini_second_moment(vw, gw, dim)
             vv = mini_second_moment(vv, gv, dim)
@@ -300,10 +423,26 @@ def fits(n_classes: int, width: int, precision: str) -> bool:
     return holds(_PINNED, n_classes, width, precision)
 
 
-def train_resident(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor, audio_rows: torch.Tensor,
-                   w: torch.Tensor, v: torch.Tensor, schedule: torch.Tensor, *, row_classes: torch.Tensor,
-                   per_class: int, temperature: float, dim: int, optimizer: str, momentum: float, weight_decay: float,
-                   symmetric: bool, precision: str, architecture: str) -> torch.Tensor:
+def train_resident(
+    text: torch.Tensor,
+    text_rows: torch.Tensor,
+    audio: torch.Tensor,
+    audio_rows: torch.Tensor,
+    w: torch.Tensor,
+    v: torch.Tensor,
+    schedule: torch.Tensor,
+    *,
+    row_classes: torch.Tensor,
+    per_class: int,
+    temperature: float,
+    dim: int,
+    optimizer: str,
+    momentum: float,
+    weight_decay: float,
+    symmetric: bool,
+    precision: str,
+    architecture: str,
+) -> torch.Tensor:
     """Train every probe in place; the loss of the last step comes back, float32 (P,).
 
     Parameters
@@ -329,12 +468,48 @@ def train_resident(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Ten
     loss = empty(n_probes, device=w.device)
     shape = torch.tensor([m, n], dtype=torch.int32, device=w.device)
     resident_kernel[(n_probes,)](
-        text, text_rows, audio, audio_rows, row_classes, shape, w, v, mw, mv, sw, sv, scratch, lengths,
-        values, schedule, loss, r_text, r_audio, n_padded, steps, n if len(audio_rows) > 1 else 0,
-        float(per_class), 1.0 / temperature, 1.0 / (temperature * math.log(2)), float(dim), float(momentum), float(weight_decay),
-        M=m_tile, N=n_tile, BS=min(pinned.bs, n_tile), D=width, BK=pinned.bk, BU_TEXT=pinned.update_chunk(r_text),
-        BU_AUDIO=pinned.update_chunk(r_audio), ONE_BLOCK=n <= n_tile,
-        OPTIMIZER=optimizer, SYMMETRIC=symmetric, SHIFTED=temperature >= MIN_SHIFTED,
+        text,
+        text_rows,
+        audio,
+        audio_rows,
+        row_classes,
+        shape,
+        w,
+        v,
+        mw,
+        mv,
+        sw,
+        sv,
+        scratch,
+        lengths,
+        values,
+        schedule,
+        loss,
+        r_text,
+        r_audio,
+        n_padded,
+        steps,
+        n if len(audio_rows) > 1 else 0,
+        float(per_class),
+        1.0 / temperature,
+        1.0 / (temperature * math.log(2)),
+        float(dim),
+        float(momentum),
+        float(weight_decay),
+        M=m_tile,
+        N=n_tile,
+        BS=min(pinned.bs, n_tile),
+        D=width,
+        BK=pinned.bk,
+        BU_TEXT=pinned.update_chunk(r_text),
+        BU_AUDIO=pinned.update_chunk(r_audio),
+        ONE_BLOCK=n <= n_tile,
+        OPTIMIZER=optimizer,
+        SYMMETRIC=symmetric,
+        SHIFTED=temperature >= MIN_SHIFTED,
         DECAY=weight_decay > 0 and optimizer != "adam-mini",
-        PRECISION=precision, num_warps=pinned.warps, num_stages=pinned.stages)
+        PRECISION=precision,
+        num_warps=pinned.warps,
+        num_stages=pinned.stages,
+    )
     return loss

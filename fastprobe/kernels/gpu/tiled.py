@@ -24,17 +24,29 @@ from .project import norm_blocks, project
 
 @triton.jit
 def weights_kernel(
-    table,      # float32 (N, r)
-    rows,       # int32 (steps, n), or per probe (P, n)
-    step,       # int32 (1,)
-    dz,         # float32 (P, n, D)
-    w, m, s,    # float32 (P, r, D); s for adam only
-    state,      # float32 (P, 2)   rate, decay; adam-mini only
-    schedule,   # float32 (steps, 3)
-    partial,    # float32 (P, tiles, BK)   |dW|^2 of each row of each tile; adam-mini only
-    n, r, probe_rows, step_stride, momentum, weight_decay,
-    D: tl.constexpr, BM: tl.constexpr, BK: tl.constexpr, BD: tl.constexpr,
-    OPTIMIZER: tl.constexpr, DECAY: tl.constexpr, PRECISION: tl.constexpr,
+    table,  # float32 (N, r)
+    rows,  # int32 (steps, n), or per probe (P, n)
+    step,  # int32 (1,)
+    dz,  # float32 (P, n, D)
+    w,
+    m,
+    s,  # float32 (P, r, D); s for adam only
+    state,  # float32 (P, 2)   rate, decay; adam-mini only
+    schedule,  # float32 (steps, 3)
+    partial,  # float32 (P, tiles, BK)   |dW|^2 of each row of each tile; adam-mini only
+    n,
+    r,
+    probe_rows,
+    step_stride,
+    momentum,
+    weight_decay,
+    D: tl.constexpr,
+    BM: tl.constexpr,
+    BK: tl.constexpr,
+    BD: tl.constexpr,
+    OPTIMIZER: tl.constexpr,
+    DECAY: tl.constexpr,
+    PRECISION: tl.constexpr,
 ):
     """A tile (BK, BD) of X' dZ, and its share of the optimiser's step."""
     LAZY: tl.constexpr = OPTIMIZER == "adam-mini"
@@ -61,15 +73,28 @@ def weights_kernel(
     m += p * r * D
     s += p * r * D
     if LAZY:
-        head = tl.load(state + p * 2 + 1) * tl.load(w + cell, mask=inside, other=0.0) \
-            - tl.load(state + p * 2) * tl.load(m + cell, mask=inside, other=0.0)
+        head = tl.load(state + p * 2 + 1) * tl.load(w + cell, mask=inside, other=0.0) - tl.load(state + p * 2) * tl.load(
+            m + cell, mask=inside, other=0.0
+        )
         tl.store(w + cell, head, mask=inside)
         # By rows: Triton 3.6 cannot compile for Blackwell a scalar sum of what came out of a product.
         tl.store(partial + (p * tiles + tile) * BK + tl.arange(0, BK), tl.sum(tl.where(inside, g * g, 0.0), axis=1))
         # Moments were read by other threads than those that write them next.
         tl.debug_barrier()
-    optimise(g, w, m, s, cell, inside, tl.load(schedule + number * 3), tl.load(schedule + number * 3 + 1),
-             momentum, weight_decay, OPTIMIZER, DECAY)
+    optimise(
+        g,
+        w,
+        m,
+        s,
+        cell,
+        inside,
+        tl.load(schedule + number * 3),
+        tl.load(schedule + number * 3 + 1),
+        momentum,
+        weight_decay,
+        OPTIMIZER,
+        DECAY,
+    )
 
 
 @triton.jit
@@ -90,8 +115,9 @@ def scales_kernel(partial, parts, second_moment, state, schedule, step, dim, BLO
 class _Side:
     """One head, its rows, and what a step leaves in memory about them."""
 
-    def __init__(self, table: torch.Tensor, rows: torch.Tensor, head: torch.Tensor, per_probe: bool, optimizer: str,
-                 precision: str) -> None:
+    def __init__(
+        self, table: torch.Tensor, rows: torch.Tensor, head: torch.Tensor, per_probe: bool, optimizer: str, precision: str
+    ) -> None:
         (n_probes, r, width), device = head.shape, head.device
         self.table, self.rows, self.head, self.per_probe = table, rows, head, per_probe
         self.n, self.optimizer, self.precision = rows.shape[1], optimizer, precision
@@ -114,21 +140,50 @@ class _Side:
         return self.optimizer == "adam-mini"
 
     def project(self, step: torch.Tensor) -> None:
-        project(self.table, self.rows, self.head, precision=self.precision, z=self.z, squares=self.squares, step=step,
-                moment=self.moment if self.lazy else None, state=self.state if self.lazy else None,
-                per_probe=self.per_probe)
+        project(
+            self.table,
+            self.rows,
+            self.head,
+            precision=self.precision,
+            z=self.z,
+            squares=self.squares,
+            step=step,
+            moment=self.moment if self.lazy else None,
+            state=self.state if self.lazy else None,
+            per_probe=self.per_probe,
+        )
 
     def update(self, step: torch.Tensor, schedule: torch.Tensor, dim: int, momentum: float, decay: float) -> None:
         n_probes, r, width = self.head.shape
         weights_kernel[(n_probes * self.tiles,)](
-            self.table, self.rows, step, self.dz, self.head, self.moment, self.second, self.state, schedule,
-            self.partial, self.n, r, self.n if self.per_probe else 0,
-            0 if self.per_probe or len(self.rows) == 1 else self.n, float(momentum), float(decay),
-            D=width, **self.tile, OPTIMIZER=self.optimizer, DECAY=decay > 0 and not self.lazy,
-            PRECISION=self.precision, num_warps=4, num_stages=3)
+            self.table,
+            self.rows,
+            step,
+            self.dz,
+            self.head,
+            self.moment,
+            self.second,
+            self.state,
+            schedule,
+            self.partial,
+            self.n,
+            r,
+            self.n if self.per_probe else 0,
+            0 if self.per_probe or len(self.rows) == 1 else self.n,
+            float(momentum),
+            float(decay),
+            D=width,
+            **self.tile,
+            OPTIMIZER=self.optimizer,
+            DECAY=decay > 0 and not self.lazy,
+            PRECISION=self.precision,
+            num_warps=4,
+            num_stages=3,
+        )
         if self.lazy:
-            scales_kernel[(n_probes,)](self.partial, self.tiles * self.tile["BK"], self.v, self.state, schedule, step, float(dim),
-                                       BLOCK=256, num_warps=4)
+            scales_kernel[(n_probes,)](
+                self.partial, self.tiles * self.tile["BK"], self.v, self.state, schedule, step, float(dim), BLOCK=256, num_warps=4
+            )
 
     def finish(self) -> None:
         """Let the head catch up with its moment."""
@@ -137,10 +192,26 @@ class _Side:
             self.head.mul_(decay).sub_(self.moment.mul_(rate))
 
 
-def train_tiled(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor, audio_rows: torch.Tensor,
-                w: torch.Tensor, v: torch.Tensor, schedule: torch.Tensor, *, row_classes: torch.Tensor, per_class: int,
-                temperature: float, dim: int, optimizer: str, momentum: float, weight_decay: float, symmetric: bool,
-                precision: str, architecture: str) -> torch.Tensor:
+def train_tiled(
+    text: torch.Tensor,
+    text_rows: torch.Tensor,
+    audio: torch.Tensor,
+    audio_rows: torch.Tensor,
+    w: torch.Tensor,
+    v: torch.Tensor,
+    schedule: torch.Tensor,
+    *,
+    row_classes: torch.Tensor,
+    per_class: int,
+    temperature: float,
+    dim: int,
+    optimizer: str,
+    momentum: float,
+    weight_decay: float,
+    symmetric: bool,
+    precision: str,
+    architecture: str,
+) -> torch.Tensor:
     """Train every probe in place; the loss of the last step comes back, float32 (P,). See `train_resident`."""
     (n_probes, m), n, device = text_rows.shape, audio_rows.shape[1], w.device
     texts = _Side(text, text_rows, w, True, optimizer, precision)
@@ -161,10 +232,36 @@ def train_tiled(text: torch.Tensor, text_rows: torch.Tensor, audio: torch.Tensor
         if symmetric:
             log_sum_exp(texts.z, sounds.z, classes, keys, temperature, precision, lse=texts.lse, **swapped)
         text_lse = texts.lse if symmetric else None
-        row_gradient(sounds.z, texts.z, keys, classes, upstream, sounds.dz, temperature, precision,
-                     row_lse=sounds.lse, column_lse=text_lse, row_weight=half, column_weight=half * per_class, **squares)
-        row_gradient(texts.z, sounds.z, classes, keys, upstream, texts.dz, temperature, precision,
-                     row_lse=text_lse, column_lse=sounds.lse, row_weight=half * per_class, column_weight=half, **swapped)
+        row_gradient(
+            sounds.z,
+            texts.z,
+            keys,
+            classes,
+            upstream,
+            sounds.dz,
+            temperature,
+            precision,
+            row_lse=sounds.lse,
+            column_lse=text_lse,
+            row_weight=half,
+            column_weight=half * per_class,
+            **squares,
+        )
+        row_gradient(
+            texts.z,
+            sounds.z,
+            classes,
+            keys,
+            upstream,
+            texts.dz,
+            temperature,
+            precision,
+            row_lse=text_lse,
+            column_lse=sounds.lse,
+            row_weight=half * per_class,
+            column_weight=half,
+            **swapped,
+        )
         texts.update(step, schedule, dim, momentum, weight_decay)
         sounds.update(step, schedule, dim, momentum, weight_decay)
         step.add_(1)
