@@ -10,19 +10,19 @@ from typing import Any
 
 import numpy as np
 
-from ..protocol.features import PairData, Preprocessing
-from ..protocol.config import ProbeConfig
 from ..errors import InputError, StoreError
 from ..kernels import select_backend
-from .lock import describe, is_dead, is_here, read_lock
-from .manifest import describe_difference, read_manifest
+from ..protocol.config import ProbeConfig
+from ..protocol.features import PairData, Preprocessing
 from ..protocol.metrics import LOWER_IS_BETTER, column_of
 from ..protocol.plan import JobPlan, Unit
 from ..randomness import check_seed
-from .progress import NAME as PROGRESS
-from .run import Experiment, prepare
 from ..statistics.sequential import parse_stop
 from ..statistics.significance import add_one_pvalue, exceedances, pvalue_interval
+from .lock import describe, is_dead, is_here, read_lock
+from .manifest import describe_difference, read_manifest
+from .progress import NAME as PROGRESS
+from .run import Experiment, prepare
 from .store import ResultStore
 
 
@@ -30,8 +30,9 @@ def plan_of(manifest: dict[str, Any]) -> JobPlan:
     """The plan that a manifest describes."""
     identity = manifest["identity"]
     try:
-        return JobPlan(len(identity["pairs"]), identity["splits"], identity["seeds"],
-                       manifest.get("permutations_at_most", manifest["permutations"]))
+        return JobPlan(
+            len(identity["pairs"]), identity["splits"], identity["seeds"], manifest.get("permutations_at_most", manifest["permutations"])
+        )
     except KeyError as error:
         raise StoreError(f"the manifest lacks {error}: it is damaged, or no run's.") from None
 
@@ -59,24 +60,56 @@ def stored_experiment(manifest: dict[str, Any]) -> Experiment:
             raise ValueError(f"n_classes {n!r}"[:60])
         none = Preprocessing(np.zeros(0), 1.0, None, False)
         classes = np.array([""] * n)
-        pairs = tuple(PairData(t, a, classes, np.zeros((n, 0)), np.zeros((0, 0)), np.zeros(0, np.int64), np.zeros(n, np.int64),
-                               np.zeros(n, np.int64), np.zeros(0, str), none, none) for t, a in identity["pairs"])
-        meta = {k: identity[k] for k in identity if k not in
-                ("pairs", "inputs", "probe", "splits", "seeds", "train_fraction", "k", "seed", "backend")}
+        pairs = tuple(
+            PairData(
+                t,
+                a,
+                classes,
+                np.zeros((n, 0)),
+                np.zeros((0, 0)),
+                np.zeros(0, np.int64),
+                np.zeros(n, np.int64),
+                np.zeros(n, np.int64),
+                np.zeros(0, str),
+                none,
+                none,
+            )
+            for t, a in identity["pairs"]
+        )
+        meta = {
+            k: identity[k]
+            for k in identity
+            if k not in ("pairs", "inputs", "probe", "splits", "seeds", "train_fraction", "k", "seed", "backend")
+        }
         groups = identity.get("groups")
-        return Experiment(pairs, ProbeConfig(**identity["probe"]), plan_of(manifest), identity["seed"],
-                          float(identity["train_fraction"]), tuple(identity["k"]), manifest["statistic"], identity["backend"],
-                          None, tuple(identity["inputs"]), identity.get("control", "permute"),
-                          None if groups is None else np.array(groups), bool(identity.get("enumerated", False)),
-                          parse_stop(identity["stop"]) if "stop" in identity else None, {}, meta, {})
+        return Experiment(
+            pairs,
+            ProbeConfig(**identity["probe"]),
+            plan_of(manifest),
+            identity["seed"],
+            float(identity["train_fraction"]),
+            tuple(identity["k"]),
+            manifest["statistic"],
+            identity["backend"],
+            None,
+            tuple(identity["inputs"]),
+            identity.get("control", "permute"),
+            None if groups is None else np.array(groups),
+            bool(identity.get("enumerated", False)),
+            parse_stop(identity["stop"]) if "stop" in identity else None,
+            {},
+            meta,
+            {},
+        )
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, InputError):
             raise
         raise StoreError(f"the manifest is damaged, or no run's ({type(error).__name__}: {str(error)[:80]}).") from None
 
 
-def prepare_again(manifest: dict[str, Any], text: list[str] | None = None, audio: list[str] | None = None,
-                  device: str | None = None) -> Experiment:
+def prepare_again(
+    manifest: dict[str, Any], text: list[str] | None = None, audio: list[str] | None = None, device: str | None = None
+) -> Experiment:
     """The experiment of a stored run, from the tables it was made from.
 
     Parameters
@@ -97,17 +130,32 @@ def prepare_again(manifest: dict[str, Any], text: list[str] | None = None, audio
         if not given[side]:
             names = [t.get("name") for t in inputs if t.get("side") == side]
             if lacking := [n for n in names if not isinstance(paths.get(f"{side}/{n}"), str)]:
-                raise InputError(f"the run does not say where its {side} table {lacking[0]!r} is: it was given as arrays. "
-                                 f"Save it to a file and name it with `--{side}`.")
+                raise InputError(
+                    f"the run does not say where its {side} table {lacking[0]!r} is: it was given as arrays. "
+                    f"Save it to a file and name it with `--{side}`."
+                )
             given[side] = [paths[f"{side}/{n}"] for n in names]
     stored = stored_experiment(manifest)
     options = manifest.get("options") if isinstance(manifest.get("options"), dict) else {}
     # The backend only labels the experiment here; `verify` chooses what trains.
-    experiment = prepare(given["text"], given["audio"], probe=stored.config, permutations=stored.plan.n_permutations,
-                         splits=stored.plan.n_splits, seeds=stored.plan.n_seeds, train_fraction=stored.train_fraction,
-                         statistic=stored.statistic, k=list(stored.ks), backend="reference", device=device, seed=stored.seed,
-                         classes=options.get("classes", "strict"), control=stored.control,
-                         groups=None if stored.groups is None else stored.groups.tolist(), within=identity.get("within"))
+    experiment = prepare(
+        given["text"],
+        given["audio"],
+        probe=stored.config,
+        permutations=stored.plan.n_permutations,
+        splits=stored.plan.n_splits,
+        seeds=stored.plan.n_seeds,
+        train_fraction=stored.train_fraction,
+        statistic=stored.statistic,
+        k=list(stored.ks),
+        backend="reference",
+        device=device,
+        seed=stored.seed,
+        classes=options.get("classes", "strict"),
+        control=stored.control,
+        groups=None if stored.groups is None else stored.groups.tolist(),
+        within=identity.get("within"),
+    )
     mine = {k: v for k, v in experiment.identity().items() if k in ("pairs", "inputs")}
     theirs = {k: identity.get(k) for k in mine}
     if difference := describe_difference(theirs, mine, "in the run"):
@@ -132,8 +180,16 @@ def estimates(store: ResultStore, manifest: dict[str, Any]) -> Iterator[dict[str
         known = np.isfinite(t0) and len(t) > 0
         more = exceedances(sign * t0, sign * t) if known else 0
         low, high = pvalue_interval(more, len(t)) if known else (float("nan"), float("nan"))
-        yield {"text": text, "audio": audio, "metric": manifest["statistic"], "statistic": t0, "permutations": len(t),
-               "pvalue": add_one_pvalue(more, len(t)) if known else float("nan"), "pvalue_low": low, "pvalue_high": high}
+        yield {
+            "text": text,
+            "audio": audio,
+            "metric": manifest["statistic"],
+            "statistic": t0,
+            "permutations": len(t),
+            "pvalue": add_one_pvalue(more, len(t)) if known else float("nan"),
+            "pvalue_low": low,
+            "pvalue_high": high,
+        }
 
 
 def examine(run_dir: str | os.PathLike, check: bool = False, estimate: bool = True) -> dict[str, Any]:
@@ -164,11 +220,21 @@ def examine(run_dir: str | os.PathLike, check: bool = False, estimate: bool = Tr
         state = "running" if is_here(holder) else "running, by its lock"
     rate = beat.get("jobs_per_second") if state.startswith("running") else None
     stopped = manifest.get("stopped") is True
-    out = {"run": str(run_dir), "state": state, "holder": describe(holder) if holder and state.startswith("running") else None,
-           "done": total - left, "total": total, "part": list(part), "pairs_total": plan.n_pairs, "stopped_early": stopped,
-           "permutations": plan.n_permutations, "backend": str(manifest["identity"].get("backend"))[:40],
-           "jobs_per_second": rate, "eta_seconds": left / rate if rate else None,
-           "workers": beat.get("workers", {}) if rate else {}}
+    out = {
+        "run": str(run_dir),
+        "state": state,
+        "holder": describe(holder) if holder and state.startswith("running") else None,
+        "done": total - left,
+        "total": total,
+        "part": list(part),
+        "pairs_total": plan.n_pairs,
+        "stopped_early": stopped,
+        "permutations": plan.n_permutations,
+        "backend": str(manifest["identity"].get("backend"))[:40],
+        "jobs_per_second": rate,
+        "eta_seconds": left / rate if rate else None,
+        "workers": beat.get("workers", {}) if rate else {},
+    }
     if estimate:
         out["pairs"] = list(estimates(store, manifest))
     if check:
@@ -202,9 +268,18 @@ def _progress(store: ResultStore) -> dict[str, Any]:
         return {}
 
 
-def verify(run_dir: str | os.PathLike, *, sample: int = 50, backend: str = "reference", device: str | None = None,
-           seed: int | None = None, text: list[str] | None = None, audio: list[str] | None = None,
-           loss_tolerance: float | None = None, hits_tolerance: float | None = None) -> dict[str, Any]:
+def verify(
+    run_dir: str | os.PathLike,
+    *,
+    sample: int = 50,
+    backend: str = "reference",
+    device: str | None = None,
+    seed: int | None = None,
+    text: list[str] | None = None,
+    audio: list[str] | None = None,
+    loss_tolerance: float | None = None,
+    hits_tolerance: float | None = None,
+) -> dict[str, Any]:
     """Train a random sample of stored jobs again and compare.
 
         loss:  max |l - l'| / max(|l'|, 1e-3) <= loss_tolerance
@@ -268,18 +343,35 @@ def verify(run_dir: str | os.PathLike, *, sample: int = 50, backend: str = "refe
         rows.append((float(stored["loss"][r]), float(loss[0]), np.abs(again - kept), ranks.shape[1], job))
     exact = chosen.name == stored_by
     low = experiment.config.precision not in ("ieee", "tf32x3")
-    tolerances = {"loss": loss_tolerance if loss_tolerance is not None else 0.0 if exact else 0.05 if low else 1e-3,
-                  "hits": hits_tolerance if hits_tolerance is not None else 0.0 if exact else 0.02 if low else 2e-3}
+    tolerances = {
+        "loss": loss_tolerance if loss_tolerance is not None else 0.0 if exact else 0.05 if low else 1e-3,
+        "hits": hits_tolerance if hits_tolerance is not None else 0.0 if exact else 0.02 if low else 2e-3,
+    }
     losses = np.array([_relative(a, b) for a, b, *_ in rows])
     apart = float(np.mean([d.mean() / n for _, _, d, n, _ in rows]))
     worst = rows[int(np.argmax(losses))]
     pair, split, repeat, b = worst[4]
-    return {"agrees": bool(losses.max() <= tolerances["loss"] and apart <= tolerances["hits"]), "jobs": len(rows),
-            "backend": chosen.name, "stored_backend": stored_by, "seed": seed, "loss_difference": float(losses.max()),
-            "hits_difference": apart, "equal_hits": float(np.mean([not d.any() for _, _, d, _, _ in rows])),
-            "tolerances": tolerances, "seconds": round(time.monotonic() - start, 3),
-            "worst": {"text": store.pairs[pair][0], "audio": store.pairs[pair][1], "split": split, "seed": repeat,
-                      "permutation": b, "loss": worst[0], "again": worst[1]}}
+    return {
+        "agrees": bool(losses.max() <= tolerances["loss"] and apart <= tolerances["hits"]),
+        "jobs": len(rows),
+        "backend": chosen.name,
+        "stored_backend": stored_by,
+        "seed": seed,
+        "loss_difference": float(losses.max()),
+        "hits_difference": apart,
+        "equal_hits": float(np.mean([not d.any() for _, _, d, _, _ in rows])),
+        "tolerances": tolerances,
+        "seconds": round(time.monotonic() - start, 3),
+        "worst": {
+            "text": store.pairs[pair][0],
+            "audio": store.pairs[pair][1],
+            "split": split,
+            "seed": repeat,
+            "permutation": b,
+            "loss": worst[0],
+            "again": worst[1],
+        },
+    }
 
 
 def _relative(a: float, b: float) -> float:

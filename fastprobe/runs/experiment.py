@@ -10,18 +10,18 @@ from typing import Any
 
 import numpy as np
 
-from ..protocol.features import PairData, make_pair, table_features
-from ..protocol.config import ProbeConfig
-from ..protocol.controls import frozen_permutation, frozen_ranks, gaussian_texts, group_of, listed, permutation_source, say_count
-from ..tables.embeddings import EmbeddingTable, check_labels, keep_common
 from ..errors import InputError
 from ..kernels import ProbeBatch, make_batch, select_backend
+from ..protocol.config import ProbeConfig
+from ..protocol.controls import frozen_permutation, frozen_ranks, gaussian_texts, group_of, listed, permutation_source, say_count
+from ..protocol.features import PairData, make_pair, table_features
 from ..protocol.metrics import check_ks, column_of, statistic_ks, summarise
-from .observed import check_retrieval
 from ..protocol.plan import JobPlan, Split, Unit, permutations, split_classes, train_count
 from ..randomness import CONTROL, check_seed, generator
 from ..statistics.sequential import StopRule, parse_stop
 from ..storage import absolute
+from ..tables.embeddings import EmbeddingTable, check_labels, keep_common
+from .observed import check_retrieval
 
 __all__ = ["Experiment", "prepare"]
 
@@ -102,12 +102,16 @@ class Experiment:
 
     def batch(self, pair: int, split: int, repeat: int, start: int, stop: int) -> ProbeBatch:
         """Permutations `start` ... `stop`-1 at one (pair, split, seed)."""
-        relabel = listed(self.groups)[start:stop] if self.enumerated else \
-            _permutations(self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
+        relabel = (
+            listed(self.groups)[start:stop]
+            if self.enumerated
+            else _permutations(self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
+        )
         return make_batch(self.pairs[pair], self.config, self.split(split), self.seed, split, repeat, relabel)
 
-    def outcomes(self, train: Callable[..., Any], pair: int, split: int, repeat: int, start: int,
-                 stop: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def outcomes(
+        self, train: Callable[..., Any], pair: int, split: int, repeat: int, start: int, stop: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Loss (P,), ranks (P, Q) and classes of the queries (Q,), under the control of the run."""
         if self.control == "frozen":
             batch = self.batch(pair, split, repeat, 0, 1)
@@ -120,9 +124,13 @@ class Experiment:
         if self.control == "gaussian":
             batch = self.batch(pair, split, repeat, 0, 1)
             # The same draw for every text table, so that the replicates of all pairs go together, as max-T needs.
-            results = [train(batch if number == 0 else replace(
-                batch, text=gaussian_texts(batch.text, generator(self.seed, CONTROL, number))), self.device)
-                for number in range(start, stop)]
+            results = [
+                train(
+                    batch if number == 0 else replace(batch, text=gaussian_texts(batch.text, generator(self.seed, CONTROL, number))),
+                    self.device,
+                )
+                for number in range(start, stop)
+            ]
             loss, ranks = (np.concatenate([getattr(r, name) for r in results]) for name in ("loss", "ranks"))
             return loss, ranks, batch.labels[batch.queries]
         batch = self.batch(pair, split, repeat, start, stop)
@@ -140,10 +148,18 @@ class Experiment:
                 values = summarise(ranks, classes, self.ks, self.n_classes)
                 for name, column in {"loss": loss, **values}.items():
                     out.setdefault(name, np.empty(shape, column.dtype))[:, split, repeat] = column
-        keys = dict(zip(("permutation", "split", "seed"),
-                        np.meshgrid(np.arange(unit.start, unit.stop), np.arange(shape[1]), np.arange(shape[2]), indexing="ij")))
-        order = {"split": keys["split"].astype(np.int32), "seed": keys["seed"].astype(np.int32),
-                 "permutation": keys["permutation"].astype(np.int64), **out}
+        keys = dict(
+            zip(
+                ("permutation", "split", "seed"),
+                np.meshgrid(np.arange(unit.start, unit.stop), np.arange(shape[1]), np.arange(shape[2]), indexing="ij"),
+            )
+        )
+        order = {
+            "split": keys["split"].astype(np.int32),
+            "seed": keys["seed"].astype(np.int32),
+            "permutation": keys["permutation"].astype(np.int64),
+            **out,
+        }
         return {name: column.reshape(-1) for name, column in order.items()}
 
     def flops_per_permutation(self) -> float:
@@ -172,9 +188,18 @@ class Experiment:
 
     def identity(self) -> dict[str, Any]:
         """All that decides results: what a resumed run must share. More permutations may be added later."""
-        return {"pairs": [list(n) for n in self.names], "inputs": list(self.inputs), "probe": self.config.to_dict(),
-                "splits": self.plan.n_splits, "seeds": self.plan.n_seeds, "train_fraction": self.train_fraction,
-                "k": list(self.ks), "seed": self.seed, "backend": self.backend, **self.meta}
+        return {
+            "pairs": [list(n) for n in self.names],
+            "inputs": list(self.inputs),
+            "probe": self.config.to_dict(),
+            "splits": self.plan.n_splits,
+            "seeds": self.plan.n_seeds,
+            "train_fraction": self.train_fraction,
+            "k": list(self.ks),
+            "seed": self.seed,
+            "backend": self.backend,
+            **self.meta,
+        }
 
 
 @lru_cache(maxsize=1)
@@ -187,11 +212,27 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutations: int = 1000, splits: int = 5,
-            seeds: int = 1, train_fraction: float = 0.7, statistic: str = "acc@3", k: Sequence[int] | None = None,
-            backend: str = "auto", device: str | None = None, seed: int = 0, classes: str = "strict",
-            control: str = "permute", groups: Any = None, within: str | None = None,
-            stop: str | StopRule | None = None, retrieval: str = "fused") -> Experiment:
+def prepare(
+    text: Any,
+    audio: Any,
+    *,
+    probe: ProbeConfig | None = None,
+    permutations: int = 1000,
+    splits: int = 5,
+    seeds: int = 1,
+    train_fraction: float = 0.7,
+    statistic: str = "acc@3",
+    k: Sequence[int] | None = None,
+    backend: str = "auto",
+    device: str | None = None,
+    seed: int = 0,
+    classes: str = "strict",
+    control: str = "permute",
+    groups: Any = None,
+    within: str | None = None,
+    stop: str | StopRule | None = None,
+    retrieval: str = "fused",
+) -> Experiment:
     """Check all inputs and build the experiment; nothing is trained yet.
 
     Parameters
@@ -215,7 +256,7 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
         raise InputError(f"`classes` must be strict or common; got {classes!r}.")
     seed = check_seed(seed)
     if not isinstance(statistic, str):
-        raise InputError(f"`statistic` must name a stored metric, as \"acc@3\"; got {statistic!r}.")
+        raise InputError(f'`statistic` must name a stored metric, as "acc@3"; got {statistic!r}.')
     rule = parse_stop(stop) if isinstance(stop, str) else stop
     if not isinstance(rule, StopRule | None):
         raise InputError(f"`stop` must be besag-clifford:h=N or anytime:alpha=A; got {stop!r}.")
@@ -228,11 +269,13 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
         if not tables:
             raise InputError(f"`{side}` needs at least one table.")
         if len(set(names)) < len(names):
-            raise InputError(f"`{side}` tables must have different names, which results go by; got {', '.join(names)}. "
-                             "Rename a file or set meta[\"name\"].")
+            raise InputError(
+                f"`{side}` tables must have different names, which results go by; got {', '.join(names)}. "
+                'Rename a file or set meta["name"].'
+            )
     if classes == "common":
         kept = keep_common([*texts, *audios])
-        texts, audios = kept[:len(texts)], kept[len(texts):]
+        texts, audios = kept[: len(texts)], kept[len(texts) :]
     for t in texts:
         for a in audios:
             check_labels(t, a)
@@ -244,15 +287,17 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
     ks = check_ks([*wanted, *own], n_classes)
     column_of(statistic, ks)
     if statistic == "loss" and not config.steps:
-        raise InputError("`statistic`=\"loss\" needs `steps` of at least 1: without a step there is no training loss. Choose another.")
+        raise InputError('`statistic`="loss" needs `steps` of at least 1: without a step there is no training loss. Choose another.')
     if statistic.startswith("hits@"):
-        raise InputError(f"`statistic`={statistic!r} counts clips; test its average, \"acc@{own[0]}_micro\".")
+        raise InputError(f'`statistic`={statistic!r} counts clips; test its average, "acc@{own[0]}_micro".')
     text_features = [table_features(t, config) for t in texts]
     audio_features = [table_features(a, config) for a in audios]
-    pairs = tuple(make_pair(t, a, config, tf, af) for a, af in zip(audios, audio_features)
-                  for t, tf in zip(texts, text_features))
-    inputs = tuple({"side": side, "name": t.name, "rows": len(t), "width": t.width, "digest": t.digest, "meta": t.meta}
-                   for side, tables in (("text", texts), ("audio", audios)) for t in tables)
+    pairs = tuple(make_pair(t, a, config, tf, af) for a, af in zip(audios, audio_features) for t, tf in zip(texts, text_features))
+    inputs = tuple(
+        {"side": side, "name": t.name, "rows": len(t), "width": t.width, "digest": t.digest, "meta": t.meta}
+        for side, tables in (("text", texts), ("audio", audios))
+        for t in tables
+    )
     blocks = group_of(control, groups, within, pairs[0].classes, splits)
     meta: dict[str, Any] = {} if control == "permute" else {"control": control}
     enumerated = False
@@ -264,8 +309,29 @@ def prepare(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutat
         if enumerated:
             raise InputError(f"`stop` is of no use with all {plan.n_permutations + 1} distinct permutations listed. Leave it out.")
         meta |= {"stop": str(rule), "stop_limit": permutations, "stop_statistic": statistic}
-    paths = {f"{side}/{table.name}": absolute(given) for side, values, tables in
-             (("text", _as_list(text), texts), ("audio", _as_list(audio), audios))
-             for given, table in zip(values, tables) if isinstance(given, (str, os.PathLike))}
-    return Experiment(pairs, config, plan, seed, float(train_fraction), ks, statistic, chosen.name, device, inputs,
-                      control, blocks, enumerated, rule, paths, meta, {"classes": classes}, retrieval)
+    paths = {
+        f"{side}/{table.name}": absolute(given)
+        for side, values, tables in (("text", _as_list(text), texts), ("audio", _as_list(audio), audios))
+        for given, table in zip(values, tables)
+        if isinstance(given, (str, os.PathLike))
+    }
+    return Experiment(
+        pairs,
+        config,
+        plan,
+        seed,
+        float(train_fraction),
+        ks,
+        statistic,
+        chosen.name,
+        device,
+        inputs,
+        control,
+        blocks,
+        enumerated,
+        rule,
+        paths,
+        meta,
+        {"classes": classes},
+        retrieval,
+    )

@@ -135,15 +135,38 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
     seconds_per_probe = float(np.mean(per_pair))
     null_sd = float(t[1:].std(ddof=1)) if len(t) > 2 else float("nan")
     effect = 2 * null_sd if effect is None else float(effect)
-    power = simulate_power(effect, null_sd, plan.n_permutations, alpha, plan.n_pairs,
-                           rng=generator(experiment.seed, _POWER)) if null_sd > 0 else None
-    return RunPlan(plan.n_pairs, plan.n_splits, plan.n_seeds, plan.n_permutations, experiment.n_classes, plan.n_jobs,
-                   smallest_pvalue(plan.n_permutations), permutations_for(alpha), alpha, experiment.backend,
-                   experiment.device or "auto", seconds_per_probe, 1 / seconds_per_probe, seconds_per_probe * plan.n_jobs,
-                   len(t) * plan.jobs_per_replicate, _memory(plan.n_pairs, plan.n_permutations),
-                   int(_bytes_per_row(blocks[-1]) * plan.n_jobs) + 64 * sum(len(p.labels) for p in experiment.pairs) * plan.n_splits,
-                   float(t[0]), float(t[1:].mean()) if len(t) > 1 else float("nan"), null_sd, len(t) - 1, effect, power,
-                   experiment.control, str(experiment.stop) if experiment.stop else None)
+    power = (
+        simulate_power(effect, null_sd, plan.n_permutations, alpha, plan.n_pairs, rng=generator(experiment.seed, _POWER))
+        if null_sd > 0
+        else None
+    )
+    return RunPlan(
+        plan.n_pairs,
+        plan.n_splits,
+        plan.n_seeds,
+        plan.n_permutations,
+        experiment.n_classes,
+        plan.n_jobs,
+        smallest_pvalue(plan.n_permutations),
+        permutations_for(alpha),
+        alpha,
+        experiment.backend,
+        experiment.device or "auto",
+        seconds_per_probe,
+        1 / seconds_per_probe,
+        seconds_per_probe * plan.n_jobs,
+        len(t) * plan.jobs_per_replicate,
+        _memory(plan.n_pairs, plan.n_permutations),
+        int(_bytes_per_row(blocks[-1]) * plan.n_jobs) + 64 * sum(len(p.labels) for p in experiment.pairs) * plan.n_splits,
+        float(t[0]),
+        float(t[1:].mean()) if len(t) > 1 else float("nan"),
+        null_sd,
+        len(t) - 1,
+        effect,
+        power,
+        experiment.control,
+        str(experiment.stop) if experiment.stop else None,
+    )
 
 
 def _work(experiment: Experiment, pair: int) -> float:
@@ -155,6 +178,7 @@ def _work(experiment: Experiment, pair: int) -> float:
 def _memory(n_pairs: int, n_permutations: int) -> int:
     import resource
     import sys
+
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     # In the end every replicate of the statistic is in memory, with what max-T makes of it.
     return int(peak + 6 * 8 * n_pairs * (n_permutations + 1))
@@ -163,6 +187,7 @@ def _memory(n_pairs: int, n_permutations: int) -> int:
 def _bytes_per_row(block: dict[str, np.ndarray]) -> float:
     import pyarrow as pa
     import pyarrow.parquet as pq
+
     buffer = io.BytesIO()
     pq.write_table(pa.table(block), buffer, compression="zstd")
     rows = len(block["permutation"])
@@ -173,13 +198,15 @@ def _bytes_per_row(block: dict[str, np.ndarray]) -> float:
 
 def describe(plan: RunPlan) -> list[str]:
     """The plan in sentences."""
-    lines = [f"{plan.n_pairs} pairs x {plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} permutations) = "
-             f"{plan.n_probes:,} probes",
-             f"smallest p within reach: {plan.smallest_pvalue:.2g} (p <= {plan.alpha:g} needs at least {plan.permutations_for_alpha} "
-             f"permutations{'; so does the p adjusted for all pairs' if plan.n_pairs > 1 else ''})",
-             f"time: about {_duration(plan.seconds)} on this machine with backend {plan.backend} "
-             f"({plan.probes_per_second:,.0f} probes/s, measured on {plan.calibration_probes:,})",
-             f"memory: about {_bytes(plan.memory_bytes)}; disk: about {_bytes(plan.disk_bytes)}"]
+    lines = [
+        f"{plan.n_pairs} pairs x {plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} permutations) = "
+        f"{plan.n_probes:,} probes",
+        f"smallest p within reach: {plan.smallest_pvalue:.2g} (p <= {plan.alpha:g} needs at least {plan.permutations_for_alpha} "
+        f"permutations{'; so does the p adjusted for all pairs' if plan.n_pairs > 1 else ''})",
+        f"time: about {_duration(plan.seconds)} on this machine with backend {plan.backend} "
+        f"({plan.probes_per_second:,.0f} probes/s, measured on {plan.calibration_probes:,})",
+        f"memory: about {_bytes(plan.memory_bytes)}; disk: about {_bytes(plan.disk_bytes)}",
+    ]
     if plan.control != "permute":
         lines.append(f"control: {plan.control}")
     if plan.stop:
@@ -187,9 +214,12 @@ def describe(plan: RunPlan) -> list[str]:
     if plan.power is None:
         return [*lines, "power: unknown, because the control did not vary in the calibration"]
     p = plan.power
-    return [*lines, f"power: {p.power:.0%} for an effect of {p.effect:.3g} above the control at level {p.alpha:g}"
-            + (f", adjusted for {p.n_tests} pairs" if p.n_tests > 1 else "")
-            + f" (null sd {p.null_sd:.3g}, from {plan.calibration_permutations} permutations of the first pair)"]
+    return [
+        *lines,
+        f"power: {p.power:.0%} for an effect of {p.effect:.3g} above the control at level {p.alpha:g}"
+        + (f", adjusted for {p.n_tests} pairs" if p.n_tests > 1 else "")
+        + f" (null sd {p.null_sd:.3g}, from {plan.calibration_permutations} permutations of the first pair)",
+    ]
 
 
 def _duration(seconds: float) -> str:

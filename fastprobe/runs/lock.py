@@ -67,8 +67,15 @@ class RunLock:
 
     def __init__(self, folder: Folder | RemoteFolder, patience: float = PATIENCE, beat: float = BEAT) -> None:
         self.folder, self.patience, self.beat = folder, patience, beat
-        self.record = {"host": socket.gethostname(), "pid": os.getpid(), "since": _now(), "token": secrets.token_hex(8),
-                       "namespace": _namespace(), "started": process_started(os.getpid()), "beat": 0}
+        self.record = {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "since": _now(),
+            "token": secrets.token_hex(8),
+            "namespace": _namespace(),
+            "started": process_started(os.getpid()),
+            "beat": 0,
+        }
         self._stop, self._lost = threading.Event(), None
         self._thread: threading.Thread | None = None
 
@@ -111,8 +118,10 @@ class RunLock:
                 raise self._refuse(now)
 
     def _refuse(self, holder: dict[str, Any]) -> StoreError:
-        return StoreError(f"{self.folder}: another run holds this directory: {describe(holder)}. Wait for it or stop it; "
-                          "two runs in one directory would do the same work twice.")
+        return StoreError(
+            f"{self.folder}: another run holds this directory: {describe(holder)}. Wait for it or stop it; "
+            "two runs in one directory would do the same work twice."
+        )
 
     def _keep(self) -> None:
         while not self._stop.wait(self.beat):
@@ -129,8 +138,10 @@ class RunLock:
     def check(self) -> None:
         """Raises StoreError when another run has taken the lock (this one was suspended for long)."""
         if self._lost is not None:
-            raise StoreError(f"{self.folder}: this run lost the directory to {describe(self._lost)}, after it had been "
-                             "silent for too long. Everything it finished is kept.")
+            raise StoreError(
+                f"{self.folder}: this run lost the directory to {describe(self._lost)}, after it had been "
+                "silent for too long. Everything it finished is kept."
+            )
 
     def release(self) -> None:
         """Give the directory back."""

@@ -18,6 +18,7 @@ FORMAT_VERSION = 1
 
 def to_json(value: Any) -> str:
     """JSON with the keys in their order; NaN and infinity become null, which every reader accepts."""
+
     def plain(v: Any) -> Any:
         if isinstance(v, dict):
             return {str(k): plain(x) for k, x in v.items()}
@@ -26,6 +27,7 @@ def to_json(value: Any) -> str:
         if isinstance(v, np.generic):
             v = v.item()
         return None if isinstance(v, float) and not math.isfinite(v) else v
+
     return json.dumps(plain(value), indent=2, allow_nan=False) + "\n"
 
 
@@ -44,13 +46,17 @@ def describe_difference(old: dict[str, Any], new: dict[str, Any], here: str = "t
     for key in sorted(tables[0].keys() & tables[1].keys(), key=str):
         a, b = (t[key] for t in tables)
         if a.get("digest") != b.get("digest"):
-            return (f"the {key[0]} table {key[1]!r} has changed since (digest {str(a.get('digest'))[:12]} {here}, "
-                    f"{str(b.get('digest'))[:12]} {there}; {a.get('rows')} rows {here}, {b.get('rows')} {there})")
+            return (
+                f"the {key[0]} table {key[1]!r} has changed since (digest {str(a.get('digest'))[:12]} {here}, "
+                f"{str(b.get('digest'))[:12]} {there}; {a.get('rows')} rows {here}, {b.get('rows')} {there})"
+            )
         if a != b:
             a, b = ({**t, **(t["meta"] if isinstance(t.get("meta"), dict) else {})} for t in (a, b))
             inner = next(k for k in sorted({*a, *b}, key=str) if k != "meta" and a.get(k) != b.get(k))
-            return (f"the {key[0]} table {key[1]!r} has the same vectors and another `{inner}`: {_short(a.get(inner))} {here}, "
-                    f"{_short(b.get(inner))} {there}")
+            return (
+                f"the {key[0]} table {key[1]!r} has the same vectors and another `{inner}`: {_short(a.get(inner))} {here}, "
+                f"{_short(b.get(inner))} {there}"
+            )
     first, a, b = changed[0], old.get(changed[0]), new.get(changed[0])
     if isinstance(a, dict) and isinstance(b, dict):
         inner = next(k for k in sorted({*a, *b}) if a.get(k) != b.get(k))
@@ -86,14 +92,19 @@ def read_manifest(path: str | os.PathLike | Folder | RemoteFolder) -> dict[str, 
     except (ValueError, KeyError, TypeError, RecursionError):
         raise foreign from None
     if version > FORMAT_VERSION:
-        raise StoreError(f"{file}: written by a newer fastprobe (format {version}, this one reads up to {FORMAT_VERSION}). "
-                         "Upgrade fastprobe.")
+        raise StoreError(
+            f"{file}: written by a newer fastprobe (format {version}, this one reads up to {FORMAT_VERSION}). Upgrade fastprobe."
+        )
     pairs = identity.get("pairs")
-    if not (isinstance(pairs, list) and pairs
-            and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in pairs)):
+    if not (
+        isinstance(pairs, list) and pairs and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in pairs)
+    ):
         raise foreign
-    for name, value, low in (("splits", identity.get("splits"), 1), ("seeds", identity.get("seeds"), 1),
-                             ("permutations", manifest.get("permutations"), 0)):
+    for name, value, low in (
+        ("splits", identity.get("splits"), 1),
+        ("seeds", identity.get("seeds"), 1),
+        ("permutations", manifest.get("permutations"), 0),
+    ):
         if value is not None and not _whole(value, low, LIMITS[name]):
             raise StoreError(f"{file}: `{name}` must be a whole number from {low} to {LIMITS[name]:,}; got {_short(value)}.")
     return manifest

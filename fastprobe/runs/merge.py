@@ -8,13 +8,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .audit import part_of, plan_of, stored_experiment
 from ..errors import InputError, StoreError
+from ..protocol.plan import Unit
+from ..storage import Folder, RemoteFolder, open_folder
+from .audit import part_of, plan_of, stored_experiment
 from .lock import RunLock
 from .manifest import describe_difference, read_manifest
-from ..protocol.plan import Unit
 from .run import analyse, summary
-from ..storage import Folder, RemoteFolder, open_folder
 from .store import ResultStore
 
 OTHER_FILES = ("observed.parquet", "retrieved.parquet")
@@ -64,9 +64,9 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
     manifests = [read_manifest(f) for f in folders]
     first = manifests[0]
     for name, manifest in zip(runs[1:], manifests[1:]):
-        difference = describe_difference(first["identity"], manifest["identity"], f"in {runs[0]}", f"in {name}") or \
-            describe_difference({"statistic": first.get("statistic")}, {"statistic": manifest.get("statistic")},
-                                f"in {runs[0]}", f"in {name}")
+        difference = describe_difference(first["identity"], manifest["identity"], f"in {runs[0]}", f"in {name}") or describe_difference(
+            {"statistic": first.get("statistic")}, {"statistic": manifest.get("statistic")}, f"in {runs[0]}", f"in {name}"
+        )
         if difference:
             raise StoreError(f"{name} is another run than {runs[0]}: {difference}. Merge runs of the same tables and options only.")
     if "stop" in first["identity"]:
@@ -124,8 +124,10 @@ def _checked(runs: Sequence[str | os.PathLike], stores: list[ResultStore]) -> li
     for i, store in enumerate(stores):
         for unit in store.done():
             if why := store.damage(unit):
-                raise StoreError(f"{store.shard_path(unit)}: damaged ({why}). Continue {runs[i]} with `--resume`, which "
-                                 "computes just that again, then merge.")
+                raise StoreError(
+                    f"{store.shard_path(unit)}: damaged ({why}). Continue {runs[i]} with `--resume`, which "
+                    "computes just that again, then merge."
+                )
             everything.append((unit, i))
     _agree(stores, everything)
     return everything
@@ -141,8 +143,10 @@ def _agree(stores: list[ResultStore], units: list[tuple[Unit, int]]) -> None:
             a, b = _rows(stores[j].read(other), other, part), _rows(stores[i].read(unit), unit, part)
             for name in sorted({*a, *b}):
                 if name not in a or name not in b or a[name].tobytes() != b[name].tobytes():
-                    raise StoreError(f"{stores[j].shard_path(other)} and {stores[i].shard_path(unit)} hold the same jobs with "
-                                     f"different content (column `{name}`, permutations {part.start} to {part.stop - 1}). One "
-                                     "was made by another version, on another kind of machine, or is damaged: find out which "
-                                     "with `fastprobe verify`, and leave it out.")
+                    raise StoreError(
+                        f"{stores[j].shard_path(other)} and {stores[i].shard_path(unit)} hold the same jobs with "
+                        f"different content (column `{name}`, permutations {part.start} to {part.stop - 1}). One "
+                        "was made by another version, on another kind of machine, or is damaged: find out which "
+                        "with `fastprobe verify`, and leave it out."
+                    )
         open_units.append((unit, i))

@@ -37,6 +37,7 @@ def check_retrieval(retrieval: str) -> str:
         Otherwise; the message says what to install.
     """
     from ..errors import InputError
+
     if retrieval not in RETRIEVALS:
         raise InputError(f"`retrieval` must be fused or faiss; got {retrieval!r}.")
     if retrieval == "faiss":
@@ -44,8 +45,9 @@ def check_retrieval(retrieval: str) -> str:
     return retrieval
 
 
-def top_lists(gallery: np.ndarray, queries: np.ndarray, y: np.ndarray, ranks: np.ndarray, k: int,
-              path: str = "numpy", device: str | None = None) -> tuple[np.ndarray, np.ndarray]:
+def top_lists(
+    gallery: np.ndarray, queries: np.ndarray, y: np.ndarray, ranks: np.ndarray, k: int, path: str = "numpy", device: str | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The k nearest classes of each query, with the true class at the position that its rank says.
 
     Parameters
@@ -85,6 +87,7 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
     experiment : fastprobe.runs.experiment.Experiment
     """
     import pyarrow as pa
+
     train = select_backend(experiment.backend, experiment.config.precision, experiment.device).load()
     path = "faiss" if experiment.retrieval == "faiss" else "numpy"
     device = "cuda:0" if path == "faiss" and faiss_gpus() and _cuda() else None
@@ -98,21 +101,31 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
                 gallery = norm(pair.text @ result.text_heads[0].astype(np.float64))[0].astype(np.float32)
                 head = result.audio_heads[0].astype(np.float64)
                 for start in range(0, len(batch.queries), _QUERY_BLOCK):
-                    rows = batch.queries[start:start + _QUERY_BLOCK]
-                    ranks = result.ranks[0, start:start + _QUERY_BLOCK].astype(np.int32)
+                    rows = batch.queries[start : start + _QUERY_BLOCK]
+                    ranks = result.ranks[0, start : start + _QUERY_BLOCK].astype(np.int32)
                     queries = norm(pair.audio[rows] @ head)[0].astype(np.float32)
                     found, scores = top_lists(gallery, queries, pair.labels[rows], ranks, k, path, device)
 
                     def columns(copies: int, pair=pair, split=split, repeat=repeat, rows=rows, clips=clips, classes=classes):
                         n = len(rows) * copies
-                        return {"text": pa.repeat(pair.text_name, n), "audio": pa.repeat(pair.audio_name, n),
-                                "split": np.full(n, split, np.int32), "seed": np.full(n, repeat, np.int32),
-                                "query": clips.take(pa.array(np.repeat(rows, copies))),
-                                "label": classes.take(pa.array(np.repeat(pair.labels[rows], copies)))}
+                        return {
+                            "text": pa.repeat(pair.text_name, n),
+                            "audio": pa.repeat(pair.audio_name, n),
+                            "split": np.full(n, split, np.int32),
+                            "seed": np.full(n, repeat, np.int32),
+                            "query": clips.take(pa.array(np.repeat(rows, copies))),
+                            "label": classes.take(pa.array(np.repeat(pair.labels[rows], copies))),
+                        }
 
-                    yield ({**columns(1), "rank": ranks},
-                           {**columns(k), "position": np.tile(np.arange(1, k + 1, dtype=np.int32), len(rows)),
-                            "retrieved": classes.take(pa.array(found.reshape(-1))), "score": scores.reshape(-1)})
+                    yield (
+                        {**columns(1), "rank": ranks},
+                        {
+                            **columns(k),
+                            "position": np.tile(np.arange(1, k + 1, dtype=np.int32), len(rows)),
+                            "retrieved": classes.take(pa.array(found.reshape(-1))),
+                            "score": scores.reshape(-1),
+                        },
+                    )
 
 
 def write_observed(experiment: Any, store: Any) -> None:
@@ -127,6 +140,7 @@ def write_observed(experiment: Any, store: Any) -> None:
 
 def _cuda() -> bool:
     import torch
+
     return torch.cuda.is_available()
 
 
@@ -145,6 +159,7 @@ class _Spool:
     def add(self, columns: dict[str, Any]) -> None:
         """Append rows; they are written once a row group is full."""
         import pyarrow as pa
+
         self.waiting.append(pa.table(columns))
         if sum(len(t) for t in self.waiting) >= _ROW_GROUP:
             self._flush()
@@ -152,6 +167,7 @@ class _Spool:
     def _flush(self) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
+
         if not self.waiting:
             return
         table, self.waiting = pa.concat_tables(self.waiting), []

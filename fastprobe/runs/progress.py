@@ -12,8 +12,8 @@ import time
 from typing import Any, TextIO
 
 from ..errors import StoreError
-from .manifest import to_json
 from ..protocol.plan import Unit
+from .manifest import to_json
 from .store import ResultStore
 
 NAME = "progress.json"
@@ -53,11 +53,16 @@ class Heartbeat:
     def record(self) -> dict[str, Any]:
         """What progress.json holds."""
         seconds = time.monotonic() - self.start
-        return {"host": socket.gethostname(), "pid": os.getpid(), "done": self.done, "total": self.total,
-                "resumed": self.resumed, "seconds": round(seconds, 3),
-                "jobs_per_second": (self.done - self.resumed) / seconds if seconds > 0 else 0.0,
-                "workers": {name: {**w, "jobs_per_second": w["jobs"] / max(w["seconds"], 1e-9)}
-                            for name, w in self.workers.items()}}
+        return {
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "done": self.done,
+            "total": self.total,
+            "resumed": self.resumed,
+            "seconds": round(seconds, 3),
+            "jobs_per_second": (self.done - self.resumed) / seconds if seconds > 0 else 0.0,
+            "workers": {name: {**w, "jobs_per_second": w["jobs"] / max(w["seconds"], 1e-9)} for name, w in self.workers.items()},
+        }
 
     def write(self) -> None:
         """Write progress.json now; a full disk here does not end a run that may still store its units."""
@@ -81,7 +86,11 @@ class JsonLog:
 
     def __call__(self, event: str, **fields: Any) -> None:
         """Write one event."""
-        record = {"event": event, "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-                  "seconds": round(time.monotonic() - self.start, 3), **fields}
+        record = {
+            "event": event,
+            "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+            "seconds": round(time.monotonic() - self.start, 3),
+            **fields,
+        }
         self.file.write(json.dumps(record, default=str) + "\n")
         self.file.flush()

@@ -13,25 +13,34 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..protocol.config import ProbeConfig
-from .engines import local
-from .engines import Finished, Pace, Task
 from ..errors import InputError
-from .experiment import Experiment, prepare
-from .summary import extend, replay
 from ..kernels import device_name
-from .lock import RunLock
-from .manifest import read_manifest
+from ..protocol.config import ProbeConfig
 from ..protocol.metrics import LOWER_IS_BETTER, chance, column_of
-from .observed import write_observed
 from ..protocol.plan import Unit, Work, train_count
-from .progress import Heartbeat
 from ..statistics.sequential import SequentialFamily, StopRule
 from ..statistics.significance import PermutationTestResult, analyse_pairs
+from .engines import Finished, Pace, Task, local
+from .experiment import Experiment, prepare
+from .lock import RunLock
+from .manifest import read_manifest
+from .observed import write_observed
+from .progress import Heartbeat
 from .store import ResultStore
+from .summary import extend, replay
 
-__all__ = ["Experiment", "Progress", "analyse", "execute", "is_complete", "manifest", "open_store", "permutation_test", "prepare",
-           "summary"]
+__all__ = [
+    "Experiment",
+    "Progress",
+    "analyse",
+    "execute",
+    "is_complete",
+    "manifest",
+    "open_store",
+    "permutation_test",
+    "prepare",
+    "summary",
+]
 
 OBSERVED = ("observed.parquet", "retrieved.parquet")
 
@@ -73,8 +82,7 @@ def _versions() -> dict[str, str]:
     return out
 
 
-def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bool = False,
-               part: tuple[int, int] = (0, 1)) -> ResultStore:
+def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bool = False, part: tuple[int, int] = (0, 1)) -> ResultStore:
     """Create the run directory, or open the one that is to be continued; `out` None stays in memory.
 
     Raises
@@ -93,18 +101,35 @@ def _check_part(experiment: Experiment, part: tuple[int, int]) -> None:
 
 def manifest(experiment: Experiment, status: str, seconds: float | None = None, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
     """What manifest.json holds. Where the tables lie is said beside the identity, never in it."""
-    return {"status": status, "identity": experiment.identity(), "permutations": experiment.plan.n_permutations,
-            "statistic": experiment.statistic, "part": list(part), "paths": experiment.paths,
-            "options": experiment.options, "n_classes": experiment.n_classes,
-            "backend": experiment.backend, "config": experiment.config.to_dict(), "inputs": list(experiment.inputs),
-            "device": device_name(experiment.backend, experiment.device, experiment.config.precision),
-            "precision": experiment.config.precision, "retrieval": experiment.retrieval, "versions": _versions(),
-            "machine": platform.platform(), "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-            "wall_seconds": seconds}
+    return {
+        "status": status,
+        "identity": experiment.identity(),
+        "permutations": experiment.plan.n_permutations,
+        "statistic": experiment.statistic,
+        "part": list(part),
+        "paths": experiment.paths,
+        "options": experiment.options,
+        "n_classes": experiment.n_classes,
+        "backend": experiment.backend,
+        "config": experiment.config.to_dict(),
+        "inputs": list(experiment.inputs),
+        "device": device_name(experiment.backend, experiment.device, experiment.config.precision),
+        "precision": experiment.config.precision,
+        "retrieval": experiment.retrieval,
+        "versions": _versions(),
+        "machine": platform.platform(),
+        "updated": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "wall_seconds": seconds,
+    }
 
 
-def execute(experiment: Experiment, store: ResultStore, engine: Callable[..., Iterator[Finished]] = local.execute,
-            part: tuple[int, int] = (0, 1), workers_write: bool = False) -> Iterator[Progress]:
+def execute(
+    experiment: Experiment,
+    store: ResultStore,
+    engine: Callable[..., Iterator[Finished]] = local.execute,
+    part: tuple[int, int] = (0, 1),
+    workers_write: bool = False,
+) -> Iterator[Progress]:
     """Compute what the store lacks. Yields after every unit; stopping the iteration keeps all finished ones.
 
     Parameters
@@ -128,8 +153,14 @@ def execute(experiment: Experiment, store: ResultStore, engine: Callable[..., It
         yield from _execute(experiment, store, engine, part, workers_write, lock)
 
 
-def _execute(experiment: Experiment, store: ResultStore, engine: Callable[..., Iterator[Finished]], part: tuple[int, int],
-             workers_write: bool, lock: RunLock | None) -> Iterator[Progress]:
+def _execute(
+    experiment: Experiment,
+    store: ResultStore,
+    engine: Callable[..., Iterator[Finished]],
+    part: tuple[int, int],
+    workers_write: bool,
+    lock: RunLock | None,
+) -> Iterator[Progress]:
     plan, start, per = experiment.plan, time.monotonic(), experiment.plan.jobs_per_replicate
     _check_part(experiment, part)
     wanted = plan.part(*part)
@@ -166,8 +197,11 @@ def _execute(experiment: Experiment, store: ResultStore, engine: Callable[..., I
         write_observed(experiment, store)
     final = manifest(experiment, "done" if part[1] == 1 else "part done", round(earlier + time.monotonic() - start, 3), part)
     if watch is not None:
-        final |= {"permutations": watch.used, "permutations_at_most": plan.n_permutations,
-                  "stopped": watch.family.done if watch.family else False}
+        final |= {
+            "permutations": watch.used,
+            "permutations_at_most": plan.n_permutations,
+            "stopped": watch.family.done if watch.family else False,
+        }
     store.write_manifest(final)
 
 
@@ -197,18 +231,18 @@ class _Watch:
         """One more unit; True when the run may end."""
         stop = min(unit.stop, self.t.shape[1])
         values = columns[self.column].astype(np.float64).reshape(unit.stop - unit.start, -1).mean(axis=1)
-        self.t[unit.pair, unit.start:stop] = self.sign * values[:stop - unit.start]
+        self.t[unit.pair, unit.start : stop] = self.sign * values[: stop - unit.start]
         self._feed()
         return self.done
 
     def _feed(self) -> None:
-        complete = np.isfinite(self.t[:, self.fed:]).all(axis=0)
+        complete = np.isfinite(self.t[:, self.fed :]).all(axis=0)
         upto = self.fed + (len(complete) if complete.all() else int(np.argmin(complete)))
         if upto == self.fed:
             return
         if self.family is None:
             self.family = SequentialFamily(self.rule, self.t[:, 0], self.limit)
-        self.family.update(self.t[:, max(self.fed, 1):upto])
+        self.family.update(self.t[:, max(self.fed, 1) : upto])
         self.fed = upto
 
 
@@ -226,40 +260,85 @@ def analyse(experiment: Experiment, store: ResultStore) -> list[PermutationTestR
     family = None
     if experiment.stop is not None:
         family = replay(experiment.stop, -replicates if column in LOWER_IS_BETTER else replicates)
-        replicates = replicates[:, :(family.seen if family.done else experiment.plan.n_permutations) + 1]
-    results = analyse_pairs(replicates, per_split, experiment.names, metric=experiment.statistic,
-                         chance=chance(column, experiment.n_classes), lower_is_better=column in LOWER_IS_BETTER,
-                         n_train=n_train, n_test=experiment.n_classes - n_train, n_seeds=experiment.plan.n_seeds)
+        replicates = replicates[:, : (family.seen if family.done else experiment.plan.n_permutations) + 1]
+    results = analyse_pairs(
+        replicates,
+        per_split,
+        experiment.names,
+        metric=experiment.statistic,
+        chance=chance(column, experiment.n_classes),
+        lower_is_better=column in LOWER_IS_BETTER,
+        n_train=n_train,
+        n_test=experiment.n_classes - n_train,
+        n_seeds=experiment.plan.n_seeds,
+    )
     if family is not None:
-        return [replace(r, pvalue=float(p), pvalue_max_t=float(q), drawn="stopped", n_counted=own.permutations)
-                for r, p, q, own in zip(results, family.unadjusted, family.pvalues, family.own)]
+        return [
+            replace(r, pvalue=float(p), pvalue_max_t=float(q), drawn="stopped", n_counted=own.permutations)
+            for r, p, q, own in zip(results, family.unadjusted, family.pvalues, family.own)
+        ]
     return [replace(r, drawn="all") for r in results] if experiment.enumerated else results
 
 
 def summary(experiment: Experiment, results: list[PermutationTestResult], store: ResultStore) -> dict[str, Any]:
     """What summary.json holds; no times, so that equal runs have equal bytes."""
-    pairs, families = extend(results, store, plan=experiment.plan, statistic=experiment.statistic, ks=experiment.ks,
-                             seed=experiment.seed, inputs=list(experiment.inputs), stop=experiment.stop)
-    return {"pairs": pairs, "families": families, "statistic": experiment.statistic, "n_classes": experiment.n_classes,
-            "n_jobs": experiment.plan.n_jobs, "pvalue_rule": experiment.stop.pvalue_rule if experiment.stop else PVALUE_RULE,
-            "null": NULLS[experiment.control], "control": experiment.control,
-            **({"stop": str(experiment.stop)} if experiment.stop else {}), "backend": experiment.backend,
-            "precision": experiment.config.precision}
+    pairs, families = extend(
+        results,
+        store,
+        plan=experiment.plan,
+        statistic=experiment.statistic,
+        ks=experiment.ks,
+        seed=experiment.seed,
+        inputs=list(experiment.inputs),
+        stop=experiment.stop,
+    )
+    return {
+        "pairs": pairs,
+        "families": families,
+        "statistic": experiment.statistic,
+        "n_classes": experiment.n_classes,
+        "n_jobs": experiment.plan.n_jobs,
+        "pvalue_rule": experiment.stop.pvalue_rule if experiment.stop else PVALUE_RULE,
+        "null": NULLS[experiment.control],
+        "control": experiment.control,
+        **({"stop": str(experiment.stop)} if experiment.stop else {}),
+        "backend": experiment.backend,
+        "precision": experiment.config.precision,
+    }
 
 
 PVALUE_RULE = "(1 + #{b >= 1: T_b >= T_0}) / (1 + B), ties count against"
-NULLS = {"permute": "text rows permuted uniformly, the probe trained again",
-         "permute-within": "text rows permuted within groups, the probe trained again",
-         "frozen": "the probe trained once, the texts of the held-out classes permuted",
-         "gaussian": "texts replaced by Gaussian draws of the same mean and covariance, the probe trained again"}
+NULLS = {
+    "permute": "text rows permuted uniformly, the probe trained again",
+    "permute-within": "text rows permuted within groups, the probe trained again",
+    "frozen": "the probe trained once, the texts of the held-out classes permuted",
+    "gaussian": "texts replaced by Gaussian draws of the same mean and covariance, the probe trained again",
+}
 
 
-def permutation_test(text: Any, audio: Any, *, probe: ProbeConfig | None = None, permutations: int = 10_000, splits: int = 5,
-                     seeds: int = 1, train_fraction: float = 0.7, statistic: str = "acc@3", k: Sequence[int] | None = None,
-                     backend: str = "auto", device: str | None = None, seed: int = 0, classes: str = "strict",
-                     control: str = "permute", groups: Any = None, within: str | None = None,
-                     stop: str | StopRule | None = None, retrieval: str = "fused",
-                     out: str | os.PathLike | None = None, resume: bool = False):
+def permutation_test(
+    text: Any,
+    audio: Any,
+    *,
+    probe: ProbeConfig | None = None,
+    permutations: int = 10_000,
+    splits: int = 5,
+    seeds: int = 1,
+    train_fraction: float = 0.7,
+    statistic: str = "acc@3",
+    k: Sequence[int] | None = None,
+    backend: str = "auto",
+    device: str | None = None,
+    seed: int = 0,
+    classes: str = "strict",
+    control: str = "permute",
+    groups: Any = None,
+    within: str | None = None,
+    stop: str | StopRule | None = None,
+    retrieval: str = "fused",
+    out: str | os.PathLike | None = None,
+    resume: bool = False,
+):
     """Does the geometry of the texts carry over to the sounds? A probe's accuracy on unseen classes, against
     the same probe trained again on permuted text rows.
 
@@ -315,9 +394,26 @@ def permutation_test(text: Any, audio: Any, *, probe: ProbeConfig | None = None,
     InputError
         Bad input; the message names the argument, the rule, the value and the way out.
     """
-    experiment = prepare(text, audio, probe=probe, permutations=permutations, splits=splits, seeds=seeds,
-                         train_fraction=train_fraction, statistic=statistic, k=k, backend=backend, device=device,
-                         seed=seed, classes=classes, control=control, groups=groups, within=within, stop=stop, retrieval=retrieval)
+    experiment = prepare(
+        text,
+        audio,
+        probe=probe,
+        permutations=permutations,
+        splits=splits,
+        seeds=seeds,
+        train_fraction=train_fraction,
+        statistic=statistic,
+        k=k,
+        backend=backend,
+        device=device,
+        seed=seed,
+        classes=classes,
+        control=control,
+        groups=groups,
+        within=within,
+        stop=stop,
+        retrieval=retrieval,
+    )
     store = open_store(experiment, out, resume)
     for _ in execute(experiment, store):
         pass

@@ -21,9 +21,9 @@ from typing import Any
 import numpy as np
 
 from ..errors import StoreError
-from .manifest import describe_difference, manifest_bytes, read_manifest, to_json
 from ..protocol.plan import JobPlan, Unit
 from ..storage import Folder, RemoteFolder, open_folder
+from .manifest import describe_difference, manifest_bytes, read_manifest, to_json
 
 __all__ = ["ResultStore", "column_digest", "read_manifest"]
 
@@ -57,8 +57,9 @@ class ResultStore:
         Names of the pairs, by number.
     """
 
-    def __init__(self, path: str | os.PathLike | Folder | RemoteFolder | None, pairs: list[tuple[str, str]],
-                 jobs_per_replicate: int | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike | Folder | RemoteFolder | None, pairs: list[tuple[str, str]], jobs_per_replicate: int | None = None
+    ) -> None:
         self.folder = None if path is None else open_folder(path)
         # A URL stays a string: pathlib would fold its slashes.
         self.path = None if path is None else str(self.folder) if isinstance(self.folder, RemoteFolder) else self.folder.path
@@ -69,8 +70,7 @@ class ResultStore:
     # ---- opening ---------------------------------------------------------------------------------
 
     @classmethod
-    def create(cls, path: str | os.PathLike | Folder | RemoteFolder | None, manifest: dict[str, Any],
-               resume: bool = False) -> ResultStore:
+    def create(cls, path: str | os.PathLike | Folder | RemoteFolder | None, manifest: dict[str, Any], resume: bool = False) -> ResultStore:
         """A new run directory, or with `resume` the one that is there.
 
         Parameters
@@ -93,11 +93,11 @@ class ResultStore:
         if "manifest.json" in names:
             old = read_manifest(store.folder)
             if difference := describe_difference(old["identity"], manifest["identity"]):
-                raise StoreError(f"{path} holds another run: {difference}. "
-                                 "Choose another `out`, or give the same inputs and options to resume it.")
+                raise StoreError(
+                    f"{path} holds another run: {difference}. Choose another `out`, or give the same inputs and options to resume it."
+                )
             if not resume:
-                raise StoreError(f"{path} already holds this run. Add `--resume` (`resume=True`) to continue it, "
-                                 "or choose another `out`.")
+                raise StoreError(f"{path} already holds this run. Add `--resume` (`resume=True`) to continue it, or choose another `out`.")
         elif [n for n in names if n != "results"] or _listing(store.folder, "results"):
             raise StoreError(f"{path} exists and is not a run directory. Choose another `out`.")
         else:
@@ -151,8 +151,11 @@ class ResultStore:
         if self.folder is None:
             units = list(self._memory)
         else:
-            units = [unit for n in _listing(self.folder, "results") if (found := _SHARD.fullmatch(n))
-                     and self.shard_name(unit := Unit(*map(int, found.groups()))) == f"results/{n}"]
+            units = [
+                unit
+                for n in _listing(self.folder, "results")
+                if (found := _SHARD.fullmatch(n)) and self.shard_name(unit := Unit(*map(int, found.groups()))) == f"results/{n}"
+            ]
         units = [u for u in units if u.pair < len(self.pairs) and u.start < u.stop]
         if plan is not None:
             units = [u for u in units if u.pair < plan.n_pairs and u.start <= plan.n_permutations]
@@ -172,9 +175,12 @@ class ResultStore:
         """A unit as the bytes of its Parquet file, a function of its content alone."""
         import pyarrow as pa
         import pyarrow.parquet as pq
+
         rows = len(columns["permutation"])
-        names = {side: pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([name]))
-                 for side, name in zip(("text", "audio"), self.pairs[unit.pair])}
+        names = {
+            side: pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([name]))
+            for side, name in zip(("text", "audio"), self.pairs[unit.pair])
+        }
         table = pa.table({**names, **columns}).replace_schema_metadata({"fastprobe_digest": column_digest(columns)})
         buffer = io.BytesIO()
         # Measured: dictionaries of numbers cost twice the time and 6% more bytes; those of the names are free.
@@ -210,13 +216,15 @@ class ResultStore:
         try:
             return self._decode(unit, columns)[0]
         except _Unreadable as error:
-            raise StoreError(f"{self.shard_path(unit)}: not a readable shard ({error}). Run again with `--resume`: only its jobs are "
-                             "computed again.") from None
+            raise StoreError(
+                f"{self.shard_path(unit)}: not a readable shard ({error}). Run again with `--resume`: only its jobs are computed again."
+            ) from None
 
     def _decode(self, unit: Unit, columns: list[str] | None) -> tuple[dict[str, np.ndarray], str]:
         """Values and digest; with `columns` None everything, and then the pair's names are checked too."""
         import pyarrow as pa
         import pyarrow.parquet as pq
+
         try:
             data = self.folder.read(self.shard_name(unit))
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
@@ -235,6 +243,7 @@ class ResultStore:
     def _check_shape(self, unit: Unit, file: Any) -> None:
         """Refuse, before anything is decoded, what is not a shard of this unit."""
         import pyarrow as pa
+
         schema, rows = file.schema_arrow, file.metadata.num_rows
         if self.jobs_per_replicate is not None and rows != (unit.stop - unit.start) * self.jobs_per_replicate:
             raise ValueError(f"{rows} rows, and not {unit.stop - unit.start} x {self.jobs_per_replicate}")
@@ -242,8 +251,9 @@ class ResultStore:
             raise ValueError("not the columns of a shard")
         for field in schema:
             name = field.name in ("text", "audio")
-            if name != pa.types.is_dictionary(field.type) or not (name or pa.types.is_integer(field.type)
-                                                                  or pa.types.is_floating(field.type)):
+            if name != pa.types.is_dictionary(field.type) or not (
+                name or pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
+            ):
                 raise ValueError(f"column `{field.name[:40]}` of type {field.type}")
         if sum(file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)) != rows:
             raise ValueError("row groups that do not add up")
@@ -319,8 +329,8 @@ class ResultStore:
                 raise
             stop = min(unit.stop, plan.n_permutations + 1)
             for name in columns:
-                values = shard[name].astype(np.float64).reshape(-1, plan.n_splits, plan.n_seeds)[:stop - unit.start]
-                t[name][unit.pair, unit.start:stop] = values.reshape(len(values), -1).mean(axis=1)
+                values = shard[name].astype(np.float64).reshape(-1, plan.n_splits, plan.n_seeds)[: stop - unit.start]
+                t[name][unit.pair, unit.start : stop] = values.reshape(len(values), -1).mean(axis=1)
                 if unit.start == 0 and name == columns[0]:
                     per_split[unit.pair] = values[0].mean(axis=1)
         return t, per_split

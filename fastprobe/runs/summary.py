@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from ..protocol.plan import JobPlan
-from ..randomness import SIMULATION, generator
 from ..protocol.controls import selectivity
 from ..protocol.metrics import LOWER_IS_BETTER, column_of
+from ..protocol.plan import JobPlan
+from ..randomness import SIMULATION, generator
 from ..statistics.multiplicity import best_of, family, max_t, step_down
 from ..statistics.sequential import SequentialFamily, StopRule
 from ..statistics.significance import PermutationTestResult
-from .store import ResultStore
 from ..statistics.tail import is_continuous, tail_pvalue
+from .store import ResultStore
 
 
 def replay(rule: StopRule, t: np.ndarray) -> SequentialFamily:
     """Apply a stopping rule to stored replicates, float (pairs, B+1), larger is better; NaN where nothing is stored."""
     outcome = SequentialFamily(rule, t[:, 0], t.shape[1] - 1)
     missing = np.flatnonzero(~np.isfinite(t).all(axis=0))
-    outcome.update(t[:, 1:missing[0] if len(missing) else t.shape[1]])
+    outcome.update(t[:, 1 : missing[0] if len(missing) else t.shape[1]])
     return outcome
 
 
@@ -51,9 +51,17 @@ def _oriented(store: ResultStore, plan: JobPlan, column: str) -> np.ndarray:
     return -t if column in LOWER_IS_BETTER else t
 
 
-def extend(results: list[PermutationTestResult], store: ResultStore, *, plan: JobPlan, statistic: str,
-           ks: tuple[int, ...], seed: int, inputs: list[dict[str, Any]],
-           stop: StopRule | None) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+def extend(
+    results: list[PermutationTestResult],
+    store: ResultStore,
+    *,
+    plan: JobPlan,
+    statistic: str,
+    ks: tuple[int, ...],
+    seed: int,
+    inputs: list[dict[str, Any]],
+    stop: StopRule | None,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Records of the pairs, with every adjustment, and the families they were adjusted in.
 
     Families: all pairs; all pairs and all stored k (for acc@k); the best layer of each model, where layers are given.
@@ -65,9 +73,14 @@ def extend(results: list[PermutationTestResult], store: ResultStore, *, plan: Jo
     if stop is not None:
         for record in records:
             record["stop"] = str(stop)
-        return records, [{"name": f"all pairs, {statistic}, {stop}", "n_tests": len(records),
-                          "n_permutations": results[0].n_permutations,
-                          "tests": [{"test": _name(r), "pvalue": r.pvalue, "pvalue_maxT": r.pvalue_max_t} for r in results]}]
+        return records, [
+            {
+                "name": f"all pairs, {statistic}, {stop}",
+                "n_tests": len(records),
+                "n_permutations": results[0].n_permutations,
+                "tests": [{"test": _name(r), "pvalue": r.pvalue, "pvalue_maxT": r.pvalue_max_t} for r in results],
+            }
+        ]
     if plan.n_permutations == 0:
         return records, []
     sign = -1.0 if results[0].lower_is_better else 1.0
@@ -79,9 +92,19 @@ def extend(results: list[PermutationTestResult], store: ResultStore, *, plan: Jo
     if is_continuous(statistic):
         for i, record in enumerate(records):
             fit = tail_pvalue(t[i], record["pvalue"], generator(seed, SIMULATION, i))
-            record["tail"] = None if fit is None else {
-                "pvalue": fit.pvalue, "low": fit.low, "high": fit.high, "shape": fit.shape, "n_exceedances": fit.n_exceedances,
-                "check_pvalue": fit.check_pvalue, "good": fit.good}
+            record["tail"] = (
+                None
+                if fit is None
+                else {
+                    "pvalue": fit.pvalue,
+                    "low": fit.low,
+                    "high": fit.high,
+                    "shape": fit.shape,
+                    "n_exceedances": fit.n_exceedances,
+                    "check_pvalue": fit.check_pvalue,
+                    "good": fit.good,
+                }
+            )
     families = [pairs.to_dict()]
     own = re.fullmatch(r"acc@\d+(_micro)?", statistic)
     if own and len(ks) > 1:
@@ -94,10 +117,23 @@ def extend(results: list[PermutationTestResult], store: ResultStore, *, plan: Jo
     if len(set(groups) - {None}) < sum(g is not None for g in groups):
         rows = [i for i, g in enumerate(groups) if g is not None]
         models, winners, maxima = best_of(t[rows], [groups[i] for i in rows])
-        families.append({"name": "best layer of each model", "n_tests": len(models), "n_permutations": t.shape[1] - 1,
-                         "tests": [{"test": model, "best_layer": of[results[rows[w]].text][1], "pair": names[rows[w]],
-                                    "pvalue_maxT": float(p), "pvalue_stepdown": float(q)}
-                                   for model, w, p, q in zip(models, winners, max_t(maxima), step_down(maxima))]})
+        families.append(
+            {
+                "name": "best layer of each model",
+                "n_tests": len(models),
+                "n_permutations": t.shape[1] - 1,
+                "tests": [
+                    {
+                        "test": model,
+                        "best_layer": of[results[rows[w]].text][1],
+                        "pair": names[rows[w]],
+                        "pvalue_maxT": float(p),
+                        "pvalue_stepdown": float(q),
+                    }
+                    for model, w, p, q in zip(models, winners, max_t(maxima), step_down(maxima))
+                ],
+            }
+        )
     return records, families
 
 

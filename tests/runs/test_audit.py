@@ -13,16 +13,16 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from fastprobe.runs import run
-from fastprobe.runs.audit import examine, prepare_again, stored_experiment, verify
 from fastprobe.cli.app import app
 from fastprobe.cli.runs import engine_of, parse_shard
-from fastprobe.tables.embeddings import EmbeddingTable
 from fastprobe.errors import InputError, StoreError
+from fastprobe.protocol.plan import LIMITS, Unit
+from fastprobe.runs import run
+from fastprobe.runs.audit import examine, prepare_again, stored_experiment, verify
 from fastprobe.runs.manifest import read_manifest, to_json
 from fastprobe.runs.merge import merge
-from fastprobe.protocol.plan import LIMITS, Unit
 from fastprobe.runs.store import ResultStore
+from fastprobe.tables.embeddings import EmbeddingTable
 from support.small_runs import edit_manifest, experiment, finish, rows, save_tables, sized
 
 
@@ -67,7 +67,7 @@ def damage(store, unit, how):
     path = store.shard_path(unit)
     raw = path.read_bytes()
     if how == "flip":
-        raw = raw[:len(raw) // 3] + bytes([raw[len(raw) // 3] ^ 64]) + raw[len(raw) // 3 + 1:]
+        raw = raw[: len(raw) // 3] + bytes([raw[len(raw) // 3] ^ 64]) + raw[len(raw) // 3 + 1 :]
     elif how == "cut":
         raw = raw[:-9]
     elif how == "empty":
@@ -106,6 +106,7 @@ def test_damage_is_found_and_just_that_is_computed_again(made, how):
 def test_a_table_that_changed_is_named(made, tmp_path):
     exp, store = made
     from fastprobe.tables.embeddings import EmbeddingTable
+
     path = tmp_path / "tables" / "audio1.npz"
     table = EmbeddingTable.load(path)
     EmbeddingTable(table.vectors * np.float32(1.5), table.labels, table.ids, table.meta).save(path)
@@ -139,8 +140,10 @@ def test_verify_finds_results_that_were_made_up(made):
     assert verify(store.path, sample=20, seed=0, hits_tolerance=1.0)["agrees"]
 
 
-@pytest.mark.parametrize("control", [{"control": "frozen", "splits": 1}, {"control": "gaussian"},
-                                     {"control": "permute-within", "groups": list("aaaabbbb"), "within": "x"}])
+@pytest.mark.parametrize(
+    "control",
+    [{"control": "frozen", "splits": 1}, {"control": "gaussian"}, {"control": "permute-within", "groups": list("aaaabbbb"), "within": "x"}],
+)
 def test_verify_and_merge_know_the_controls(tmp_path, control):
     arguments = save_tables(tmp_path / "tables", 1)
     exp = experiment(20, text=arguments[1], audio=arguments[3], **control)
@@ -148,14 +151,31 @@ def test_verify_and_merge_know_the_controls(tmp_path, control):
         finish(exp, run.open_store(exp, tmp_path / f"r{i}"), part=(i, 2))
     assert verify(tmp_path / "r1", sample=5)["agrees"]
     store = finish(exp, run.open_store(exp, tmp_path / "whole"))
-    assert to_json(merge(tmp_path / "all", [tmp_path / "r0", tmp_path / "r1"]).summary) == \
-        to_json(run.summary(exp, run.analyse(exp, store), store))
+    assert to_json(merge(tmp_path / "all", [tmp_path / "r0", tmp_path / "r1"]).summary) == to_json(
+        run.summary(exp, run.analyse(exp, store), store)
+    )
 
 
 def test_the_shell(shell, tmp_path):
     tables = save_tables(tmp_path / "tables", 1)
-    common = ["run", *tables, "--dim", "2", "--steps", "2", "--splits", "2", "--train-fraction", "0.5", "--backend", "reference",
-              "--permutations", "30", "--out", "r"]
+    common = [
+        "run",
+        *tables,
+        "--dim",
+        "2",
+        "--steps",
+        "2",
+        "--splits",
+        "2",
+        "--train-fraction",
+        "0.5",
+        "--backend",
+        "reference",
+        "--permutations",
+        "30",
+        "--out",
+        "r",
+    ]
     done = shell(*common, "--log-json", "log")
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
@@ -177,8 +197,11 @@ def test_options_that_contradict_are_refused():
         with pytest.raises(InputError, match="`shard` must be I/N"):
             parse_shard(shard)
     assert parse_shard("3/10") == (3, 10) and parse_shard(None) == (0, 1)
-    for engine, address, devices, message in (("local", "auto", None, "--engine ray"), ("ray", None, "0", "what the cluster has"),
-                                              ("local", None, "99", "devices of this machine")):
+    for engine, address, devices, message in (
+        ("local", "auto", None, "--engine ray"),
+        ("ray", None, "0", "what the cluster has"),
+        ("local", None, "99", "devices of this machine"),
+    ):
         with pytest.raises(InputError, match=message):
             engine_of(exp, None, engine, address, devices)
 
@@ -193,30 +216,34 @@ class Boom:
 def hostile(change):
     def apply(folder):
         edit_manifest(folder, change)
+
     return apply
 
 
-@pytest.mark.parametrize("attack", [
-    hostile(lambda m: m.update(format_version=99)),
-    hostile(lambda m: m.update(format_version=True)),
-    hostile(lambda m: m["identity"].update(splits=10**30)),
-    hostile(lambda m: m["identity"].update(seeds=-1)),
-    hostile(lambda m: m["identity"].update(seeds=1.5)),
-    hostile(lambda m: m.update(permutations=LIMITS["permutations"] + 1)),
-    hostile(lambda m: m.update(n_classes=10**12)),
-    hostile(lambda m: m.update(part=[0, 10**99])),
-    hostile(lambda m: m["identity"].update(pairs=[])),
-    hostile(lambda m: m["identity"].update(pairs=[["a", 7]])),
-    hostile(lambda m: m["identity"].update(probe={"dim": "x" * 100})),
-    hostile(lambda m: m["identity"].update(probe={"__class__": 1})),
-    hostile(lambda m: m.update(identity=[1, 2])),
-    hostile(lambda m: m.pop("permutations")),
-    lambda folder: (folder / "manifest.json").write_bytes(pickle.dumps(Boom())),
-    lambda folder: (folder / "manifest.json").write_text("[" * 100_000),
-    lambda folder: (folder / "manifest.json").write_text('{"format_version": ' + "9" * 10_000 + "}"),
-    lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe\x00"),
-    lambda folder: ((folder / "manifest.json").unlink(), (folder / "manifest.json").mkdir()),
-])
+@pytest.mark.parametrize(
+    "attack",
+    [
+        hostile(lambda m: m.update(format_version=99)),
+        hostile(lambda m: m.update(format_version=True)),
+        hostile(lambda m: m["identity"].update(splits=10**30)),
+        hostile(lambda m: m["identity"].update(seeds=-1)),
+        hostile(lambda m: m["identity"].update(seeds=1.5)),
+        hostile(lambda m: m.update(permutations=LIMITS["permutations"] + 1)),
+        hostile(lambda m: m.update(n_classes=10**12)),
+        hostile(lambda m: m.update(part=[0, 10**99])),
+        hostile(lambda m: m["identity"].update(pairs=[])),
+        hostile(lambda m: m["identity"].update(pairs=[["a", 7]])),
+        hostile(lambda m: m["identity"].update(probe={"dim": "x" * 100})),
+        hostile(lambda m: m["identity"].update(probe={"__class__": 1})),
+        hostile(lambda m: m.update(identity=[1, 2])),
+        hostile(lambda m: m.pop("permutations")),
+        lambda folder: (folder / "manifest.json").write_bytes(pickle.dumps(Boom())),
+        lambda folder: (folder / "manifest.json").write_text("[" * 100_000),
+        lambda folder: (folder / "manifest.json").write_text('{"format_version": ' + "9" * 10_000 + "}"),
+        lambda folder: (folder / "manifest.json").write_bytes(b"\xff\xfe\x00"),
+        lambda folder: ((folder / "manifest.json").unlink(), (folder / "manifest.json").mkdir()),
+    ],
+)
 def test_a_hostile_manifest_is_refused(made, tmp_path, attack, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exp, store = made
@@ -238,14 +265,21 @@ def test_names_from_outside_never_become_paths(made, tmp_path):
     evil.write(store.done()[0], columns)
     assert {str(p) for p in tmp_path.rglob("*")} == before, "the shard went where its numbers say"
     from fastprobe.cli.console import show_status
+
     show_status(examine(store.path, check=True))
 
 
 def test_foreign_files_among_the_shards_are_left_alone(made):
     exp, store = made
     want = rows(store).tobytes()
-    for name in ("part-p0000-b000000000-000000008.parquet.exe", "..parquet", "part-p9999-b000000000-000000001.parquet",
-                 "part-p0000-b000000009-000000003.parquet", "part-p-1-b0-1.parquet", "note.txt"):
+    for name in (
+        "part-p0000-b000000000-000000008.parquet.exe",
+        "..parquet",
+        "part-p9999-b000000000-000000001.parquet",
+        "part-p0000-b000000009-000000003.parquet",
+        "part-p-1-b0-1.parquet",
+        "note.txt",
+    ):
         (store.path / "results" / name).write_bytes(b"x")
     assert rows(ResultStore.open(store.path)).tobytes() == want
     assert examine(store.path, check=True)["damaged"] == []
@@ -253,13 +287,16 @@ def test_foreign_files_among_the_shards_are_left_alone(made):
     assert (store.path / "results" / "note.txt").exists()
 
 
-@pytest.mark.parametrize("table", [
-    pa.table({"permutation": [0] * 32, "split": [0] * 32, "seed": [0] * 32, "text": ["a"] * 32, "audio": ["b"] * 32}),
-    pa.table({"x": pa.array([1] * 32)}),
-    pa.table({"permutation": [[0]] * 16, "split": [0] * 16, "seed": [0] * 16, "text": ["a"] * 16, "audio": ["b"] * 16}),
-    pa.table({"permutation": pa.array([pickle.dumps(Boom())] * 16)}),
-    pa.table({"permutation": np.zeros(10**6, np.int64)}),
-])
+@pytest.mark.parametrize(
+    "table",
+    [
+        pa.table({"permutation": [0] * 32, "split": [0] * 32, "seed": [0] * 32, "text": ["a"] * 32, "audio": ["b"] * 32}),
+        pa.table({"x": pa.array([1] * 32)}),
+        pa.table({"permutation": [[0]] * 16, "split": [0] * 16, "seed": [0] * 16, "text": ["a"] * 16, "audio": ["b"] * 16}),
+        pa.table({"permutation": pa.array([pickle.dumps(Boom())] * 16)}),
+        pa.table({"permutation": np.zeros(10**6, np.int64)}),
+    ],
+)
 def test_a_hostile_shard_is_damage(made, tmp_path, table, monkeypatch):
     monkeypatch.chdir(tmp_path)
     exp, store = made
@@ -276,7 +313,7 @@ def test_a_hostile_shard_is_damage(made, tmp_path, table, monkeypatch):
 def test_jobs_that_are_stored_twice_are_reported_and_mended(made):
     exp, store = made
     want, first = rows(store).tobytes(), store.done()[0]
-    columns = {n: v[:2 * exp.plan.jobs_per_replicate] for n, v in store.read(first).items()}
+    columns = {n: v[: 2 * exp.plan.jobs_per_replicate] for n, v in store.read(first).items()}
     store.write(first._replace(stop=2), columns)
     assert examine(store.path, check=True)["twice"]
     finish(exp, run.open_store(exp, store.path, resume=True), sized(8))
@@ -290,7 +327,7 @@ def test_every_overlap_is_reported(made):
     for unit in store.done():
         store.folder.remove(store.shard_name(unit))
     for start, stop in ((0, 40), (5, 10), (20, 30)):
-        store.write(Unit(0, start, stop), {n: v[per * start:per * stop] for n, v in columns.items()})
+        store.write(Unit(0, start, stop), {n: v[per * start : per * stop] for n, v in columns.items()})
     assert examine(store.path, check=True)["twice"] == [store.shard_name(Unit(0, 5, 10)), store.shard_name(Unit(0, 20, 30))]
     assert examine(store.path)["pairs"][0]["permutations"] == 39, "a permutation that is stored twice counts once"
 
@@ -317,8 +354,11 @@ def test_watching_ends_with_the_run_or_with_ctrl_c(made, monkeypatch):
     monkeypatch.setattr("fastprobe.cli.runs.LOOK_AGAIN", 0.0)
     shown = CliRunner().invoke(app, ["status", str(store.path), "--watch"])
     assert shown.exit_code == 0 and next(looks, None) is None
-    assert [line.split("; ")[0].split()[-1] for line in shown.output.splitlines() if "probes stored" in line] == \
-        ["running", "running", "done"]
+    assert [line.split("; ")[0].split()[-1] for line in shown.output.splitlines() if "probes stored" in line] == [
+        "running",
+        "running",
+        "done",
+    ]
 
     def interrupt(_):
         raise KeyboardInterrupt

@@ -15,11 +15,10 @@ import pytest
 from hypothesis import given
 
 from fastprobe import kernels
-from fastprobe.runs import run
-from fastprobe.runs.engines import Pace, Task, WorkerError
-from fastprobe.runs.engines import local
 from fastprobe.errors import BackendUnavailableError, InputError
 from fastprobe.protocol.plan import JobPlan, Unit, Work
+from fastprobe.runs import run
+from fastprobe.runs.engines import Pace, Task, WorkerError, local
 from support.small_runs import experiment, finish, rows, same_rows, sized
 
 plans = st.builds(JobPlan, st.integers(1, 5), st.integers(1, 2), st.integers(1, 2), st.integers(0, 60))
@@ -118,11 +117,14 @@ def test_a_unit_whose_worker_dies_is_computed_by_another(tmp_path):
     assert same_rows(store, finish(experiment(30), run.open_store(experiment(30), None)))
 
 
-@pytest.mark.parametrize("mood, devices, words", [
-    ("always", ["cpu", "cpu"], r"permutations \d+ to \d+ failed on cpu:\d: its process ended 3 times \(exit code 9\)"),
-    ("gpu", ["cpu", "cpu"], r"failed on cpu: RuntimeError: CUDA error: device-side failure: GPU has fallen off the bus\. Every"),
-    ("gpu", None, r"simulated-text x simulated-audio-\d, permutations \d+ to \d+ failed on this machine: RuntimeError: CUDA error"),
-])
+@pytest.mark.parametrize(
+    "mood, devices, words",
+    [
+        ("always", ["cpu", "cpu"], r"permutations \d+ to \d+ failed on cpu:\d: its process ended 3 times \(exit code 9\)"),
+        ("gpu", ["cpu", "cpu"], r"failed on cpu: RuntimeError: CUDA error: device-side failure: GPU has fallen off the bus\. Every"),
+        ("gpu", None, r"simulated-text x simulated-audio-\d, permutations \d+ to \d+ failed on this machine: RuntimeError: CUDA error"),
+    ],
+)
 def test_a_device_that_disappears_is_named_and_nothing_is_lost(tmp_path, mood, devices, words):
     exp = moody(tmp_path, mood)
     store = run.open_store(exp, tmp_path / "r")
@@ -144,6 +146,7 @@ def test_an_abandoned_run_leaves_no_process_and_no_lock(tmp_path):
     steps = run.execute(exp, run.open_store(exp, tmp_path / "r"), partial(local.execute, devices=["cpu", "cpu"]))
     next(steps), next(steps)
     import multiprocessing
+
     assert len(multiprocessing.active_children()) == 2
     start = time.monotonic()
     steps.close()
@@ -173,6 +176,7 @@ def test_devices_are_named_or_refused():
 def test_ray_that_is_missing_is_named(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     from fastprobe.runs.engines import ray
+
     exp = experiment(5)
     with pytest.raises(InputError, match=r"needs Ray, which is not installed: pip install \"fastprobe\[ray\]\""):
         finish(exp, run.open_store(exp, tmp_path / "r"), ray.execute)

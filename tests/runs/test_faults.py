@@ -10,10 +10,10 @@ import hypothesis.strategies as st
 from hypothesis import settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from fastprobe.runs import run
 from fastprobe.errors import StoreError
-from fastprobe.storage import Folder
+from fastprobe.runs import run
 from fastprobe.runs.store import ResultStore
+from fastprobe.storage import Folder
 from support.small_runs import copying, experiment, finish, same_rows, sized
 
 
@@ -52,7 +52,7 @@ class FakeDisk:
                 raise OSError(errno.ENOSPC, "No space left on device")
 
     def write(self, path, data):
-        self._step(lambda: self._set(path, data[:len(data) // 2]))
+        self._step(lambda: self._set(path, data[: len(data) // 2]))
         self._set(path, data)
         self._step()  # between the write and its fsync: the content may be torn after a power cut, under a temporary name
 

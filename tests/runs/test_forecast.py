@@ -9,8 +9,8 @@ from typer.testing import CliRunner
 from fastprobe.cli.app import app
 from fastprobe.errors import InputError
 from fastprobe.runs.forecast import describe, plan_run
-from fastprobe.statistics.power import simulate_power
 from fastprobe.runs.run import execute, open_store
+from fastprobe.statistics.power import simulate_power
 from support.small_runs import experiment, save_tables, tables
 
 
@@ -38,7 +38,7 @@ def test_the_null_sd_is_that_of_the_first_permutations():
     for _ in execute(chosen, store):
         pass
     t = store.replicates(["mean_log_rank"], chosen.plan)[0]["mean_log_rank"][0]
-    assert found.null_sd == pytest.approx(np.std(t[1:found.calibration_permutations + 1], ddof=1))
+    assert found.null_sd == pytest.approx(np.std(t[1 : found.calibration_permutations + 1], ddof=1))
 
 
 def test_disk_is_of_the_right_size(tmp_path):
@@ -52,8 +52,22 @@ def test_disk_is_of_the_right_size(tmp_path):
 
 
 def test_the_shell_prints_it_and_gives_json(tmp_path):
-    arguments = ["plan", *save_tables(tmp_path), "--permutations", "99", "--train-fraction", "0.5", "--seconds", "0.2", "--dim", "2",
-                 "--steps", "2", "--backend", "reference"]
+    arguments = [
+        "plan",
+        *save_tables(tmp_path),
+        "--permutations",
+        "99",
+        "--train-fraction",
+        "0.5",
+        "--seconds",
+        "0.2",
+        "--dim",
+        "2",
+        "--steps",
+        "2",
+        "--backend",
+        "reference",
+    ]
     shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert shown.exit_code == 0
     for word in ("smallest p within reach: 0.01", "1,000 probes", "time: about", "memory: about", "disk: about", "power:"):
@@ -63,8 +77,11 @@ def test_the_shell_prints_it_and_gives_json(tmp_path):
 
 
 def test_bad_input_is_named():
-    for chosen, kwargs, match in ((experiment(0), {}, "`permutations`"), (experiment(9), {"alpha": 0.0}, "`alpha`"),
-                                  (experiment(9), {"seconds": 0.0}, "`seconds`")):
+    for chosen, kwargs, match in (
+        (experiment(0), {}, "`permutations`"),
+        (experiment(9), {"alpha": 0.0}, "`alpha`"),
+        (experiment(9), {"seconds": 0.0}, "`seconds`"),
+    ):
         with pytest.raises(InputError, match=match):
             plan_run(chosen, **kwargs)
 
@@ -76,8 +93,28 @@ def test_sentences_fit_one_pair_too():
 
 
 def test_a_plan_knows_the_control_and_the_rule(tmp_path):
-    arguments = ["plan", *save_tables(tmp_path, 1), "--permutations", "99", "--train-fraction", "0.5", "--seconds", "0.2", "--dim", "2",
-                 "--steps", "2", "--backend", "reference", "--control", "frozen", "--splits", "1", "--stop", "besag-clifford:h=5"]
+    arguments = [
+        "plan",
+        *save_tables(tmp_path, 1),
+        "--permutations",
+        "99",
+        "--train-fraction",
+        "0.5",
+        "--seconds",
+        "0.2",
+        "--dim",
+        "2",
+        "--steps",
+        "2",
+        "--backend",
+        "reference",
+        "--control",
+        "frozen",
+        "--splits",
+        "1",
+        "--stop",
+        "besag-clifford:h=5",
+    ]
     shown = CliRunner().invoke(app, arguments, catch_exceptions=False)
     assert shown.exit_code == 0 and "control: frozen" in shown.output and "stop: besag-clifford:h=5" in shown.output
     with pytest.raises(InputError, match="valid for one split"):

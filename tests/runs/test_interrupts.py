@@ -19,9 +19,28 @@ PERMUTATIONS = 400
 
 
 def command(tables, out, *more):
-    return [sys.executable, "-c", "from fastprobe.cli.app import main; main()", "run", *tables, "--dim", "2", "--steps", "2",
-            "--splits", "2", "--train-fraction", "0.5", "--backend", "reference", "--permutations", str(PERMUTATIONS), "--out",
-            str(out), *more]
+    return [
+        sys.executable,
+        "-c",
+        "from fastprobe.cli.app import main; main()",
+        "run",
+        *tables,
+        "--dim",
+        "2",
+        "--steps",
+        "2",
+        "--splits",
+        "2",
+        "--train-fraction",
+        "0.5",
+        "--backend",
+        "reference",
+        "--permutations",
+        str(PERMUTATIONS),
+        "--out",
+        str(out),
+        *more,
+    ]
 
 
 def started(process, out, timeout=60):
@@ -74,8 +93,12 @@ def test_kill_minus_nine_again_and_again(tmp_path):
     tables, out, rng = save_tables(tmp_path / "tables", 1), tmp_path / "r", random.Random(7)
     kills, more = 0, []
     for attempt in range(40):
-        process = subprocess.Popen(command(tables, out, *more, *(["--devices", "cpu,cpu"] if attempt % 3 == 2 else [])),
-                                   stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+        process = subprocess.Popen(
+            command(tables, out, *more, *(["--devices", "cpu,cpu"] if attempt % 3 == 2 else [])),
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        )
         if kills < 4:
             started(process, out)
             time.sleep(rng.random() * 0.3)

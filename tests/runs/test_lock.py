@@ -11,9 +11,8 @@ import time
 
 import pytest
 
-from fastprobe.runs import lock
-from fastprobe.runs import run
 from fastprobe.errors import StoreError
+from fastprobe.runs import lock, run
 from fastprobe.runs.lock import RunLock, is_dead, read_lock
 from fastprobe.storage import Folder
 from support.small_runs import experiment, finish, sized
@@ -72,11 +71,19 @@ def test_another_machine_is_watched_before_it_is_taken_for_dead(folder):
     with RunLock(folder, patience=1.0, beat=0.2):
         assert time.monotonic() - start >= 1.0
     record = held_by(folder, host="elsewhere", pid=1)
-    writer = subprocess.Popen([sys.executable, "-c", (
-        "import json, sys, time\nr = json.loads(sys.argv[2])\n"
-        "while True:\n    time.sleep(0.05); r['beat'] += 1\n"
-        "    open(sys.argv[1] + '.new', 'w').write(json.dumps(r)); import os; os.replace(sys.argv[1] + '.new', sys.argv[1])"),
-        str(folder.path / lock.NAME), json.dumps(record)])
+    writer = subprocess.Popen(
+        [
+            sys.executable,
+            "-c",
+            (
+                "import json, sys, time\nr = json.loads(sys.argv[2])\n"
+                "while True:\n    time.sleep(0.05); r['beat'] += 1\n"
+                "    open(sys.argv[1] + '.new', 'w').write(json.dumps(r)); import os; os.replace(sys.argv[1] + '.new', sys.argv[1])"
+            ),
+            str(folder.path / lock.NAME),
+            json.dumps(record),
+        ]
+    )
     try:
         time.sleep(0.5)
         with pytest.raises(StoreError, match="process 1 on 'elsewhere'"):

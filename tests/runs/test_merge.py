@@ -6,8 +6,8 @@ import os
 
 import pytest
 
-from fastprobe.runs import run
 from fastprobe.errors import InputError, StoreError
+from fastprobe.runs import run
 from fastprobe.runs.merge import merge
 from fastprobe.runs.store import ResultStore, read_manifest
 from support.small_runs import PROBE, experiment, finish, rows, same_rows, sized, tables
@@ -140,11 +140,12 @@ def test_other_inputs_and_configurations_are_named(tmp_path):
     with pytest.raises(StoreError, match=r"b\d+ is another run than .*a: the text table 'simulated-text' has changed.*digest"):
         merge(tmp_path / "all", second(text=type(text)(changed, text.labels, text.ids, text.meta)))
     from dataclasses import replace
+
     with pytest.raises(StoreError, match=r"`probe.temperature` was 0.25 in .*a and is 0.5 in .*b\d"):
         merge(tmp_path / "all", second(probe=replace(PROBE, temperature=0.5)))
     with pytest.raises(StoreError, match="`seed` was 0 .* is 1"):
         merge(tmp_path / "all", second(seed=1))
-    with pytest.raises(StoreError, match="`statistic` was \"acc@3\" .* is \"mrr\""):
+    with pytest.raises(StoreError, match='`statistic` was "acc@3" .* is "mrr"'):
         merge(tmp_path / "all", second(statistic="mrr"))
     with pytest.raises(InputError, match="different directories"):
         merge(tmp_path / "a", [tmp_path / "a"])

@@ -10,10 +10,10 @@ from functools import partial
 
 import pytest
 
+from fastprobe.errors import InputError
 from fastprobe.runs import run
 from fastprobe.runs.engines import Pace, WorkerError
 from fastprobe.runs.engines import ray as engine
-from fastprobe.errors import InputError
 from support.small_runs import experiment, finish, rows, same_rows
 
 ray = pytest.importorskip("ray", reason="Ray is not installed")
@@ -24,6 +24,7 @@ def cluster():
     """Three nodes of one core each."""
     os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     from ray.cluster_utils import Cluster
+
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "object_store_memory": 80 << 20, "include_dashboard": False})
     made.others = [made.add_node(num_cpus=1, object_store_memory=80 << 20) for _ in range(2)]
     ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])  # workers cannot import this file

@@ -17,20 +17,36 @@ from hypothesis import given, settings
 from scipy.stats import kstest
 
 import fastprobe as fp
-from support import small_runs as runs
 from fastprobe import kernels
-from fastprobe.runs import run as fp_run
 from fastprobe.errors import BackendUnavailableError, InputError, StoreError
 from fastprobe.protocol.plan import permutation
-from fastprobe.statistics.significance import add_one_pvalue, exceedances
-from fastprobe.tables.simulate import simulate_pair
-from fastprobe.storage import Folder
+from fastprobe.runs import run as fp_run
 from fastprobe.runs.store import read_manifest
+from fastprobe.statistics.significance import add_one_pvalue, exceedances
+from fastprobe.storage import Folder
+from fastprobe.tables.simulate import simulate_pair
+from support import small_runs as runs
 from support.strategies import SEEDS, tables
 
 SMALL = fp.ProbeConfig(dim=8, steps=10)
-CONTRACT = ["text", "audio", "split", "seed", "permutation", "loss", "n_queries", "hits@1", "hits@3", "acc@1_macro", "acc@3_macro",
-            "acc@1_micro", "acc@3_micro", "mrr", "mean_rank", "mean_log_rank"]
+CONTRACT = [
+    "text",
+    "audio",
+    "split",
+    "seed",
+    "permutation",
+    "loss",
+    "n_queries",
+    "hits@1",
+    "hits@3",
+    "acc@1_macro",
+    "acc@3_macro",
+    "acc@1_micro",
+    "acc@3_micro",
+    "mrr",
+    "mean_rank",
+    "mean_log_rank",
+]
 
 
 def small_run(**kwargs):
@@ -55,8 +71,21 @@ def test_run_directory_keeps_its_contract(tmp_path):
     summary = json.loads((tmp_path / "run/summary.json").read_text())
     record = summary["pairs"][0]
     assert record["pvalue"] == result.pvalue and record["statistic"] == result.statistic
-    assert {"text", "audio", "null_mean", "null_sd", "sem", "sem_corrected", "chance", "pvalue_low", "pvalue_high", "pvalue_maxT",
-            "n_permutations", "n_splits", "n_seeds"} <= set(record)
+    assert {
+        "text",
+        "audio",
+        "null_mean",
+        "null_sd",
+        "sem",
+        "sem_corrected",
+        "chance",
+        "pvalue_low",
+        "pvalue_high",
+        "pvalue_maxT",
+        "n_permutations",
+        "n_splits",
+        "n_seeds",
+    } <= set(record)
     assert (tmp_path / "run/summary.csv").read_text().splitlines()[0].startswith("text,audio,")
     manifest = json.loads((tmp_path / "run/manifest.json").read_text())
     assert manifest["identity"]["backend"] in ("cpp", "torch") and manifest["versions"]["numpy"] == np.__version__
@@ -116,8 +145,23 @@ def test_kill_dash_nine_and_resume_through_the_shell(tmp_path, shell):
     text, audio = tables(classes=20, clips=6, text_width=30, audio_width=40)
     text.save(tmp_path / "text.npz")
     audio.save(tmp_path / "audio.npz")
-    arguments = ["run", "--text", "text.npz", "--audio", "audio.npz", "--permutations", "150", "--splits", "2",
-                 "--backend", "reference", "--steps", "20", "--dim", "16"]
+    arguments = [
+        "run",
+        "--text",
+        "text.npz",
+        "--audio",
+        "audio.npz",
+        "--permutations",
+        "150",
+        "--splits",
+        "2",
+        "--backend",
+        "reference",
+        "--steps",
+        "20",
+        "--dim",
+        "16",
+    ]
     whole = shell(*arguments, "--out", "whole")
     assert whole.returncode == 0, whole.stderr
     command = [sys.executable, "-c", "from fastprobe.cli.app import main; main()", *arguments, "--out", "cut"]
@@ -158,8 +202,9 @@ def test_planted_alignment_is_found_and_its_absence_is_not():
     names = [f"c{i:02d}" for i in range(40)]
     text, audio = simulate_pair(names, alignment=0.9, clips=5, text_width=20, audio_width=24)
     null = simulate_pair(names, alignment=0.0, clips=5, text_width=20, audio_width=24, number=1)[1]
-    found, absent = fp.permutation_test([text], [audio, null], permutations=39, splits=2, device="cpu",
-                                        probe=fp.ProbeConfig(dim=16, steps=40))
+    found, absent = fp.permutation_test(
+        [text], [audio, null], permutations=39, splits=2, device="cpu", probe=fp.ProbeConfig(dim=16, steps=40)
+    )
     assert found.pvalue == 1 / 40 and absent.pvalue > 0.05
 
 
@@ -170,22 +215,35 @@ def test_p_values_of_data_without_alignment_are_super_uniform():
     p = []
     for seed in range(200):
         text, audio = simulate_pair(names, alignment=0.0, clips=2, text_width=6, audio_width=6, seed=seed)
-        p.append(fp.permutation_test(text, audio, permutations=19, splits=1, probe=config, device="cpu", seed=seed,
-                                     statistic="mean_log_rank").pvalue)
+        p.append(
+            fp.permutation_test(
+                text, audio, permutations=19, splits=1, probe=config, device="cpu", seed=seed, statistic="mean_log_rank"
+            ).pvalue
+        )
     # "greater": the empirical distribution lies above the uniform, i.e. small p-values are too frequent.
     # p is discrete with steps of 1/20, so it is compared where it can be: P(p <= j/20) <= j/20.
     assert kstest(np.array(p) - 0.5 / 20, "uniform", alternative="greater").pvalue > 0.01
     assert np.mean(np.array(p) <= 0.05) <= 0.05 + 3 * np.sqrt(0.05 * 0.95 / 200)
 
 
-@pytest.mark.parametrize(("options", "message"), [
-    ({"permutations": -1}, "`permutations`.*got -1"), ({"splits": 0}, "`splits`.*got 0"), ({"seeds": 0}, "`seeds`.*got 0"),
-    ({"train_fraction": 0.99}, "`train_fraction` must leave at least 2 test classes; got 0.99 of 12 classes"),
-    ({"k": (13,)}, "`k` must be at most the number of classes, 12; got 13"), ({"statistic": "acc@30"}, "12; got 30"),
-    ({"statistic": "auc"}, "`statistic`"), ({"statistic": "hits@3"}, "acc@3_micro"), ({"seed": -1}, "`seed`"),
-    ({"seed": 0.5}, "`seed`"), ({"classes": "some"}, "`classes`"), ({"backend": "jax"}, "`backend`"),
-    ({"probe": {"dim": 3}}, "`probe` must be a ProbeConfig"),
-])
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"permutations": -1}, "`permutations`.*got -1"),
+        ({"splits": 0}, "`splits`.*got 0"),
+        ({"seeds": 0}, "`seeds`.*got 0"),
+        ({"train_fraction": 0.99}, "`train_fraction` must leave at least 2 test classes; got 0.99 of 12 classes"),
+        ({"k": (13,)}, "`k` must be at most the number of classes, 12; got 13"),
+        ({"statistic": "acc@30"}, "12; got 30"),
+        ({"statistic": "auc"}, "`statistic`"),
+        ({"statistic": "hits@3"}, "acc@3_micro"),
+        ({"seed": -1}, "`seed`"),
+        ({"seed": 0.5}, "`seed`"),
+        ({"classes": "some"}, "`classes`"),
+        ({"backend": "jax"}, "`backend`"),
+        ({"probe": {"dim": 3}}, "`probe` must be a ProbeConfig"),
+    ],
+)
 def test_bad_arguments_are_named(options, message):
     with pytest.raises(InputError, match=message):
         small_run(**options)
@@ -197,16 +255,27 @@ def test_a_named_backend_never_falls_back(monkeypatch):
         small_run(backend="cpp")
 
 
-@pytest.mark.parametrize("options", [
-    ["--backend", "cpp", "--device", "cuda"], ["--backend", "reference", "--device", "cuda"], ["--devices", "99"],
-    ["--backend", "torch", "--device", "cpu", "--precision", "tf32"], ["--address", "auto"],
-    ["--stop", "besag-clifford:h=3", "--shard", "0/2"], ["--engine", "ray"]])
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--backend", "cpp", "--device", "cuda"],
+        ["--backend", "reference", "--device", "cuda"],
+        ["--devices", "99"],
+        ["--backend", "torch", "--device", "cpu", "--precision", "tf32"],
+        ["--address", "auto"],
+        ["--stop", "besag-clifford:h=3", "--shard", "0/2"],
+        ["--engine", "ray"],
+    ],
+)
 def test_an_option_that_cannot_be_leaves_no_directory_behind(tmp_path, monkeypatch, options):
     monkeypatch.setitem(sys.modules, "ray", None)  # as if it were not installed
     from fastprobe.cli.app import app
+
     with pytest.raises(InputError):
-        app(["run", *runs.save_tables(tmp_path), "--permutations", "3", "--train-fraction", "0.5", "--out", str(tmp_path / "r"), *options],
-            standalone_mode=False)
+        app(
+            ["run", *runs.save_tables(tmp_path), "--permutations", "3", "--train-fraction", "0.5", "--out", str(tmp_path / "r"), *options],
+            standalone_mode=False,
+        )
     assert not (tmp_path / "r").exists()
 
 
@@ -257,13 +326,23 @@ def test_a_resume_adds_to_the_wall_time(tmp_path):
 
 
 def test_a_loss_needs_a_step():
-    with pytest.raises(InputError, match="`statistic`=\"loss\" needs `steps` of at least 1"):
+    with pytest.raises(InputError, match='`statistic`="loss" needs `steps` of at least 1'):
         small_run(statistic="loss", probe=fp.ProbeConfig(dim=8, steps=0))
 
 
-@pytest.mark.parametrize(("options", "name"), [({"k": 2.5}, "k"), ({"k": ["a", 1]}, "k"), ({"statistic": 3}, "statistic"),
-                                               ({"stop": 5}, "stop"), ({"device": 0}, "device"), ({"seed": -1}, "seed"),
-                                               ({"splits": 10**5 + 1}, "splits"), ({"permutations": 10**11}, "permutations")])
+@pytest.mark.parametrize(
+    ("options", "name"),
+    [
+        ({"k": 2.5}, "k"),
+        ({"k": ["a", 1]}, "k"),
+        ({"statistic": 3}, "statistic"),
+        ({"stop": 5}, "stop"),
+        ({"device": 0}, "device"),
+        ({"seed": -1}, "seed"),
+        ({"splits": 10**5 + 1}, "splits"),
+        ({"permutations": 10**11}, "permutations"),
+    ],
+)
 def test_arguments_of_other_types_or_beyond_any_run_are_named(options, name):
     with pytest.raises(InputError, match=f"`{name}` must"):
         small_run(**options)

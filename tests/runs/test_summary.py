@@ -6,15 +6,15 @@ import numpy as np
 import pytest
 from scipy.stats import binom
 
+from fastprobe.errors import InputError, StoreError
+from fastprobe.protocol.config import ProbeConfig
 from fastprobe.runs import experiment as fpexperiment
 from fastprobe.runs import run as fprun
-from fastprobe.protocol.config import ProbeConfig
-from fastprobe.tables.embeddings import EmbeddingTable
-from fastprobe.errors import InputError, StoreError
 from fastprobe.runs.run import permutation_test
-from fastprobe.statistics.significance import confidence_sequence, pvalue_interval
-from fastprobe.tables.simulate import simulate_pair
 from fastprobe.runs.store import read_manifest
+from fastprobe.statistics.significance import confidence_sequence, pvalue_interval
+from fastprobe.tables.embeddings import EmbeddingTable
+from fastprobe.tables.simulate import simulate_pair
 
 NAMES = [f"class {i:02d}" for i in range(14)]
 QUICK = ProbeConfig(dim=8, steps=4, sampling="centroid")
@@ -80,8 +80,9 @@ def test_frozen_trains_once_and_agrees_with_the_loop_over_permuted_galleries():
     experiment = fprun.prepare(text, audio, permutations=5, control="frozen", **{**COMMON, "splits": 1})
     columns = experiment.compute(fprun.Unit(0, 0, 6))
     assert len(set(columns["loss"])) == 1, "one training"
-    from fastprobe.protocol.controls import frozen_permutation
     from fastprobe.kernels import reference
+    from fastprobe.protocol.controls import frozen_permutation
+
     batch = experiment.batch(0, 0, 0, 0, 1)
     result = reference.train(batch, heads=True)
     test = experiment.split(0).test
@@ -100,8 +101,12 @@ def test_frozen_keeps_its_level():
     rejected = 0
     for study in range(100):
         text, audio = tables(0.0, seed=study, number=study)
-        rejected += permutation_test(text, audio, permutations=19, control="frozen", statistic="mean_log_rank", seed=study,
-                                     **{**COMMON, "splits": 1}).pvalue <= 0.05
+        rejected += (
+            permutation_test(
+                text, audio, permutations=19, control="frozen", statistic="mean_log_rank", seed=study, **{**COMMON, "splits": 1}
+            ).pvalue
+            <= 0.05
+        )
     assert rejected <= binom.ppf(0.999, 100, 0.05)
 
 
@@ -116,8 +121,7 @@ def test_gaussian_replaces_the_texts_of_every_replicate_but_the_observed():
         np.testing.assert_array_equal(whole[name].reshape(7, -1)[3:5], part[name].reshape(2, -1))
 
 
-@pytest.mark.parametrize("stop,found", [("besag-clifford:h=5", "null"), ("anytime:alpha=0.05", "null"),
-                                        ("anytime:alpha=0.05", "planted")])
+@pytest.mark.parametrize("stop,found", [("besag-clifford:h=5", "null"), ("anytime:alpha=0.05", "null"), ("anytime:alpha=0.05", "planted")])
 def test_a_run_stops_by_its_rule_wherever_the_units_end(stop, found, tmp_path, monkeypatch):
     text, audio = tables(0.0 if found == "null" else 1.0)
     kwargs = {**COMMON, "permutations": 400, "stop": stop, "statistic": "mean_log_rank"}
@@ -163,7 +167,7 @@ def test_p_and_interval_of_each_pair_of_a_stopped_family_count_the_same_permutat
     results = permutation_test(text, [planted, *nulls], permutations=300, stop=stop, statistic="mean_log_rank", seed=3, **COMMON)
     assert min(r.n_counted for r in results) < max(r.n_counted for r in results) <= results[0].n_permutations
     for r in results:
-        counted = -r.null_distribution[:r.n_counted] >= -r.statistic
+        counted = -r.null_distribution[: r.n_counted] >= -r.statistic
         low, high = r.confidence_interval()
         assert (low, high) == confidence_sequence(int(counted.sum()), r.n_counted)
         assert low <= r.pvalue <= high
@@ -177,19 +181,23 @@ def test_a_fixed_number_has_clopper_pearson(tmp_path):
 
 def test_type_one_error_of_a_whole_run():
     """The planted alignment is zero: p <= .1 in at most a tenth of the runs (binomial bound)."""
-    rejected = sum(permutation_test(*tables(0.0, seed=s, number=s), permutations=19, statistic="mean_log_rank", seed=s,
-                                    **COMMON).pvalue <= 0.1 for s in range(50))
+    rejected = sum(
+        permutation_test(*tables(0.0, seed=s, number=s), permutations=19, statistic="mean_log_rank", seed=s, **COMMON).pvalue <= 0.1
+        for s in range(50)
+    )
     assert rejected <= binom.ppf(0.999, 50, 0.1)
 
 
 def test_bad_combinations_are_named():
     text, audio = tables()
-    for kwargs, match in (({"control": "permute-within"}, "needs `groups`"), ({"groups": {"a": "b"}}, "belongs to"),
-                          ({"control": "permute-within", "groups": {"a": "b"}}, "lacks 14 of 14"),
-                          ({"control": "permute-within", "groups": "x.csv"}, "`within`"),
-                          ({"control": "permute-within", "groups": ["a"]}, "one entry for each of the 14"),
-                          ({"stop": "soon"}, "besag-clifford"), ({"control": "magic"}, "must be one of")):
+    for kwargs, match in (
+        ({"control": "permute-within"}, "needs `groups`"),
+        ({"groups": {"a": "b"}}, "belongs to"),
+        ({"control": "permute-within", "groups": {"a": "b"}}, "lacks 14 of 14"),
+        ({"control": "permute-within", "groups": "x.csv"}, "`within`"),
+        ({"control": "permute-within", "groups": ["a"]}, "one entry for each of the 14"),
+        ({"stop": "soon"}, "besag-clifford"),
+        ({"control": "magic"}, "must be one of"),
+    ):
         with pytest.raises(InputError, match=match):
             permutation_test(text, audio, permutations=5, **COMMON, **kwargs)
-
-

@@ -13,16 +13,17 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from ..errors import InputError
-from ..plan import Unit, Work
+from ...errors import InputError
+from ...protocol.plan import Unit, Work
 from . import Finished, Pace, Task
 
 ATTEMPTS = 6
 LOOK_AGAIN = 5.0  # seconds between two counts of the cluster's slots
 
 
-def execute(task: Task, work: Work, pace: Pace, address: str | None = None, num_cpus: float | None = None,
-            num_gpus: float | None = None) -> Iterator[Finished]:
+def execute(
+    task: Task, work: Work, pace: Pace, address: str | None = None, num_cpus: float | None = None, num_gpus: float | None = None
+) -> Iterator[Finished]:
     """Compute all of `work` on a Ray cluster.
 
     Parameters
@@ -44,8 +45,14 @@ def execute(task: Task, work: Work, pace: Pace, address: str | None = None, num_
     on_gpu = task.experiment.backend == "triton" or (task.experiment.device or "").startswith("cuda")
     cpus = num_cpus if num_cpus is not None else 1
     gpus = num_gpus if num_gpus is not None else (1 if on_gpu else 0)
-    lost = (ray.exceptions.WorkerCrashedError, ray.exceptions.NodeDiedError, ray.exceptions.OutOfMemoryError,
-            ray.exceptions.ObjectLostError, ray.exceptions.RaySystemError, ray.exceptions.LocalRayletDiedError)
+    lost = (
+        ray.exceptions.WorkerCrashedError,
+        ray.exceptions.NodeDiedError,
+        ray.exceptions.OutOfMemoryError,
+        ray.exceptions.ObjectLostError,
+        ray.exceptions.RaySystemError,
+        ray.exceptions.LocalRayletDiedError,
+    )
     flying: dict[Any, Unit] = {}
     attempts: dict[Unit, int] = {}
     try:
@@ -97,7 +104,7 @@ def load_ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise InputError("`engine`=\"ray\" needs Ray, which is not installed: pip install \"fastprobe[ray]\".") from None
+        raise InputError('`engine`="ray" needs Ray, which is not installed: pip install "fastprobe[ray]".') from None
     return ray
 
 
@@ -109,13 +116,20 @@ def _connect(address: str | None) -> tuple[Any, bool]:
     # By itself Ray would join any cluster that it finds on this machine.
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        ray.init(address=address, include_dashboard=False if address == "local" else None, log_to_driver=False,
-                 logging_level="ERROR", namespace="fastprobe")
+        ray.init(
+            address=address,
+            include_dashboard=False if address == "local" else None,
+            log_to_driver=False,
+            logging_level="ERROR",
+            namespace="fastprobe",
+        )
     except (ConnectionError, ValueError, RuntimeError, OSError) as error:
         first = (str(error).splitlines() or [""])[0]
-        raise InputError(f"`address`={address!r}: no Ray cluster answers there ({type(error).__name__}: {first}). Start one "
-                         "(`ray start --head`), give this machine the cluster's token if it asks for one (RAY_AUTH_TOKEN; "
-                         "`ray get-auth-token` on the head prints it), or leave `address` out to use this machine.") from None
+        raise InputError(
+            f"`address`={address!r}: no Ray cluster answers there ({type(error).__name__}: {first}). Start one "
+            "(`ray start --head`), give this machine the cluster's token if it asks for one (RAY_AUTH_TOKEN; "
+            "`ray get-auth-token` on the head prints it), or leave `address` out to use this machine."
+        ) from None
     return ray, True
 
 

@@ -16,8 +16,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError
-from ..plan import Unit, Work
+from ...errors import InputError
+from ...protocol.plan import Unit, Work
 
 UNIT_SECONDS = 20.0
 SHORTEST = 1.0
@@ -82,8 +82,10 @@ class Task:
         """The message for a unit that could not be computed."""
         first = (str(error).strip().splitlines() or [""])[0]
         kind = f"{type(error).__name__}: " if isinstance(error, BaseException) else ""
-        return WorkerError(f"{self.describe(unit)} failed on {worker}: {kind}{first}. Everything finished is kept; when the "
-                           "device is well again, continue with `--resume`, or name others with `--devices`.")
+        return WorkerError(
+            f"{self.describe(unit)} failed on {worker}: {kind}{first}. Everything finished is kept; when the "
+            "device is well again, continue with `--resume`, or name others with `--devices`."
+        )
 
 
 class Pace:

@@ -22,8 +22,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from ..plan import Unit, Work
+from ...errors import InputError
+from ...protocol.plan import Unit, Work
 from . import Finished, Pace, Task, WorkerError
 
 ATTEMPTS = 3
@@ -67,6 +67,7 @@ def device_names(chosen: str | None, backend: str, device: str | None = None) ->
         if device not in (None, "cuda") or backend not in ("triton", "torch"):
             return []
         import torch
+
         count = torch.cuda.device_count()
         return [f"cuda:{i}" for i in range(count)] if count > 1 else []
     if device is not None:
@@ -75,6 +76,7 @@ def device_names(chosen: str | None, backend: str, device: str | None = None) ->
     gpus = 0
     if any(n.startswith("cuda") for n in names):
         import torch
+
         gpus = torch.cuda.device_count()
     known = ["cpu", *(f"cuda:{i}" for i in range(gpus))]
     if unknown := [n for n in names if n not in known]:
@@ -141,7 +143,7 @@ def load(path: Path) -> Any:
     """What `dump` wrote; its arrays are read-only views of the file."""
     body, sizes = pickle.loads(path.with_suffix(".index").read_bytes())
     data = memoryview(np.memmap(path, np.uint8, "r")) if path.stat().st_size else memoryview(b"")
-    return pickle.loads(body, buffers=[data[at:at + size] for at, size in sizes])
+    return pickle.loads(body, buffers=[data[at : at + size] for at, size in sizes])
 
 
 def _serve(connection: Connection, path: Path, device: str) -> None:
@@ -172,6 +174,7 @@ def _die_with_parent() -> None:
     """Ask Linux to end this process with its parent, even after kill -9."""
     if sys.platform == "linux":
         import ctypes
+
         ctypes.CDLL(None).prctl(1, signal.SIGKILL)
     if os.getppid() == 1:
         os._exit(1)

@@ -1,0 +1,1 @@
+"""A run on disk: made, carried out, resumed, merged, checked and summarised."""
