@@ -35,7 +35,7 @@ app.add_typer(_embed, name="embed")
 app.add_typer(cli_query.app, name="index")
 
 
-Optimizer, Schedule = choice("Optimizer", _config.OPTIMIZERS), choice("Schedule", _config.SCHEDULES)
+Optimizer, Schedule = choice("Optimizer", tuple(_config.OPTIMIZERS)), choice("Schedule", _config.SCHEDULES)
 Sampling, Basis = choice("Sampling", _config.SAMPLINGS), choice("Basis", _config.BASES)
 Precision = choice("Precision", _config.PRECISIONS)
 Backend = choice("Backend", ("auto", "reference", "torch", "cpp", "triton"))

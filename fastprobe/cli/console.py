@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..protocol.controls import CONTROLS
+
 if TYPE_CHECKING:
     from ..runs.run import Progress
 
@@ -197,7 +199,7 @@ def conclusion(record: dict[str, Any], control: str = "permute", level: float = 
     name = f"{_printable(record['text'])} x {_printable(record['audio'])}"
     if not record["n_permutations"]:
         return f"{name}: {record['metric']} {_number(record['statistic'])} on unseen classes; no permutation was run, so nothing is tested."
-    null = f"the {'Gaussian' if control == 'gaussian' else 'permuted'} control's {_number(record['null_mean'])}"
+    null = f"the {CONTROLS[control].title} control's {_number(record['null_mean'])}"
     value = f"{record['metric']} {_number(record['statistic'])} on unseen classes against {null}"
     p = f"p = {_pvalue(record['pvalue_maxT'])}"
     if record["pvalue_maxT"] <= level:

@@ -12,13 +12,14 @@ raises, and nothing falls back in silence.
 from __future__ import annotations
 
 import ctypes
+import functools
 import importlib
 import importlib.util
 import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ..errors import BackendUnavailableError, InputError
 from .batch import BatchResult, ProbeBatch, check_cpu, make_batch
@@ -52,16 +53,41 @@ class Backend:
         Why it cannot run here, with the way out; None when it can. Imports nothing heavy it need not.
     precisions : tuple of str
         Values of ``ProbeConfig.precision`` it honours; any other is an error, never ignored.
+    optimizers : tuple of str
+        Values of ``ProbeConfig.optimizer`` it honours, likewise.
     """
 
     name: str
     module: str
     why_not: Callable[[], str | None]
     precisions: tuple[str, ...] = ("ieee",)
+    optimizers: tuple[str, ...] = ("adam-mini", "sgd", "adam")
 
     def load(self) -> Callable[..., BatchResult]:
-        """Its `train`."""
-        return importlib.import_module(f".{self.module}", __name__).train
+        """Its `train`, which refuses what the backend does not honour."""
+        train: Callable[..., BatchResult] = importlib.import_module(f".{self.module}", __name__).train
+
+        @functools.wraps(train)
+        def checked(batch: ProbeBatch, *args: Any, **kwargs: Any) -> BatchResult:
+            self.check(batch.config.precision, batch.config.optimizer)
+            return train(batch, *args, **kwargs)
+
+        return checked
+
+    def check(self, precision: str, optimizer: str) -> None:
+        """Whether it trains so.
+
+        Raises
+        ------
+        BackendUnavailableError
+            It does not; the message lists what it honours.
+        """
+        for name, value, known in (("precision", precision, self.precisions), ("optimizer", optimizer, self.optimizers)):
+            if value not in known:
+                raise BackendUnavailableError(
+                    f"`{name}`={value!r} is not one that backend {self.name!r} has ({', '.join(known)}). "
+                    "Choose one of these or another backend."
+                )
 
 
 def _torch_missing() -> str | None:
@@ -118,13 +144,14 @@ def available_backends() -> dict[str, str | None]:
     return {name: backend.why_not() for name, backend in BACKENDS.items()}
 
 
-def select_backend(name: str = "auto", precision: str = "ieee", device: str | None = None) -> Backend:
+def select_backend(name: str = "auto", precision: str = "ieee", device: str | None = None, optimizer: str = "adam-mini") -> Backend:
     """The backend of that name; ``auto`` is triton with CUDA, else cpp, else torch.
 
     Raises
     ------
     BackendUnavailableError
-        When a named backend cannot run here, or does not know the precision; the message lists those that can.
+        When a named backend cannot run here, or does not know the precision or the optimiser; the message lists
+        those that can.
     InputError
         An unknown name.
     """
@@ -143,21 +170,19 @@ def select_backend(name: str = "auto", precision: str = "ieee", device: str | No
         )
         order = tuple(n for n in order if not (n == "triton" and _interpreted()))
         for candidate in order:
-            if BACKENDS[candidate].why_not() is None and precision in BACKENDS[candidate].precisions:
-                return BACKENDS[candidate]
+            found = BACKENDS[candidate]
+            if found.why_not() is None and precision in found.precisions and optimizer in found.optimizers:
+                return found
         raise BackendUnavailableError(
-            f"no backend here trains with `precision`={precision!r}{f' on {device!r}' if device else ''}. {_listing()}"
+            f"no backend here trains with `precision`={precision!r} and `optimizer`={optimizer!r}"
+            f"{f' on {device!r}' if device else ''}. {_listing()}"
         )
     if name not in BACKENDS:
         raise InputError(f"`backend` must be auto, {', '.join(BACKENDS)}; got {name!r}.")
     backend = BACKENDS[name]
     if reason := backend.why_not():
         raise BackendUnavailableError(f"`backend`={name!r} is not available: {reason}. {_listing()}")
-    if precision not in backend.precisions:
-        raise BackendUnavailableError(
-            f"`precision`={precision!r} is not one that backend {name!r} has "
-            f"({', '.join(backend.precisions)}). Choose one of these or another backend."
-        )
+    backend.check(precision, optimizer)
     return backend
 
 

@@ -81,10 +81,12 @@ class Optimizer:
             g = g + c.weight_decay * w
             self.v = BETA2_ADAM * self.v + (1 - BETA2_ADAM) * g * g
             denominator = np.sqrt(self.v / (1 - BETA2_ADAM**self.t)) + EPS_ADAM
-        else:
+        elif c.optimizer == "adam-mini":
             self.v = BETA2_MINI * self.v + (1 - BETA2_MINI) * np.sum(g * g) / c.dim
             denominator = max(np.sqrt(self.v / (1 - BETA2_MINI**self.t)), 1e-30)
             w = w - lr * c.weight_decay * w
+        else:
+            raise ValueError(f"the update of optimiser {c.optimizer!r} is not written here")
         self.m = BETA1 * self.m + (1 - BETA1) * g
         return w - lr * (self.m / (1 - BETA1**self.t)) / denominator
 

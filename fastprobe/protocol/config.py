@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal
 
 from ..errors import InputError
+from .optimizers import OPTIMIZERS
 
-OPTIMIZERS = ("adam-mini", "sgd", "adam")
 SCHEDULES = ("cosine", "constant")
 SAMPLINGS = ("clip", "centroid")
 BASES = ("svd", "raw")
 PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
 
-# The step sizes that did best per optimiser on real tables (DESIGN, section 2).
-DEFAULT_LR = {"adam-mini": 1.0, "sgd": 3.0, "adam": 3e-3}
+DEFAULT_LRS = "; ".join(f"{o.name} {o.default_lr:g}" for o in OPTIMIZERS.values())
+
+
+def option(default: Any, help: str, **words: Any) -> Any:
+    """A field that is also an option of the shell and of configuration files.
+
+    Parameters
+    ----------
+    help : str
+        One line.
+    choices : tuple of str, optional
+        The only values it takes.
+    metavar, show_default : str, optional
+        How help shows its value and its default.
+    group : str, optional
+        Under which heading the shell lists it.
+    """
+    return field(default=default, metadata={"help": help, **words})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,21 +82,26 @@ class ProbeConfig:
         When a field is outside its range; the message names the field, the value and the rule.
     """
 
-    dim: int = 64
-    temperature: float = 0.25
-    steps: int = 100
-    lr: float | None = None
-    schedule: Literal["cosine", "constant"] = "cosine"
-    optimizer: Literal["adam-mini", "sgd", "adam"] = "adam-mini"
-    momentum: float = 0.9
-    weight_decay: float = 0.0
-    sampling: Literal["clip", "centroid"] = "clip"
-    clips_per_class: int = 1
-    symmetric: bool = False
-    bias: bool = False
-    basis: Literal["svd", "raw"] | None = None
-    energy: float | None = None
-    precision: Literal["ieee", "tf32x3", "tf32", "bf16"] = "ieee"
+    dim: int = option(64, "Width d of the shared space.")
+    temperature: float = option(0.25, "tau of the contrastive loss.")
+    steps: int = option(100, "Optimiser steps.")
+    lr: float | None = option(None, "Step size.", show_default=DEFAULT_LRS)
+    schedule: Literal["cosine", "constant"] = option("cosine", "Of the step size.", choices=SCHEDULES)
+    # A plain str, because optimisers are registered: see `optimizers`.
+    optimizer: str = option(
+        "adam-mini",
+        "How the probe is trained. " + "; ".join(f"{o.name}: {o.help}" for o in OPTIMIZERS.values()) + ".",
+        choices=tuple(OPTIMIZERS),
+    )
+    momentum: float = option(0.9, "For sgd.")
+    weight_decay: float = option(0.0, "Decoupled for adam-mini.")
+    sampling: Literal["clip", "centroid"] = option("clip", "A clip of each class per step, or the class means.", choices=SAMPLINGS)
+    clips_per_class: int = option(1, "Clips of each class per step.")
+    symmetric: bool = option(False, "Add the text-to-sound loss.")
+    bias: bool = option(False, "A bias on both heads.")
+    basis: Literal["svd", "raw"] | None = option(None, "Lossless svd, or raw.", choices=BASES, show_default="svd; adam raw")
+    energy: float | None = option(None, "Keep this share of the variance (lossy).")
+    precision: Literal["ieee", "tf32x3", "tf32", "bf16"] = option("ieee", "Of the matrix products.", choices=PRECISIONS)
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -95,9 +116,9 @@ class ProbeConfig:
                 known = ", ".join(str(c) for c in choices if c is not None)
                 raise InputError(f"`{name}` must be one of {known}; got {value!r}.")
         if self.lr is None:
-            object.__setattr__(self, "lr", DEFAULT_LR[self.optimizer])
+            object.__setattr__(self, "lr", OPTIMIZERS[self.optimizer].default_lr)
         if self.basis is None:
-            object.__setattr__(self, "basis", "raw" if self.optimizer == "adam" else "svd")
+            object.__setattr__(self, "basis", "svd" if OPTIMIZERS[self.optimizer].rotation_invariant else "raw")
         for name, low in (("dim", 1), ("steps", 0), ("clips_per_class", 1)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < low:

@@ -1,9 +1,7 @@
-"""Nulls: what a control destroys, and which relabellings it draws.
+"""Controls: the kinds of null. What each destroys, in one record that the shell and the reports read.
 
-permute          the text rows are shuffled and the probe is trained again (the paper's control)
-permute-within   rows move only within blocks (a category): is it more than coarse category?
-frozen           the probe is trained once; the held-out texts are shuffled (cheap; one split at a time)
-gaussian         texts are replaced by Gaussian draws of the same mean and covariance
+A *control* is the kind of null; a *permutation* is one draw from it. To add one: a record in `CONTROLS`, its outcome in
+`runs.outcomes` if it does not train again on permuted texts, and a test.
 """
 
 from __future__ import annotations
@@ -24,7 +22,88 @@ from ..tables.embeddings import first_few
 from ..tables.vocabulary import read_csv
 from . import plan
 
-CONTROLS = ("permute", "permute-within", "frozen", "gaussian")
+
+@dataclass(frozen=True)
+class Control:
+    """What is known of a kind of null.
+
+    Attributes
+    ----------
+    name : str
+    help : str
+        Words for the shell.
+    null : str
+        How a draw is made, for summaries.
+    primer : str
+        For readers who have not met permutation tests: "The control ...".
+    methods : str
+        For the methods paragraph; ``{b}`` permutations, ``{within}`` the grouping, ``{draw}`` how relabellings were drawn.
+    title : str
+        In a sentence: "against the ... control".
+    grouped : bool
+        Whether it needs `groups`.
+    one_split : bool
+        Whether it is valid for a single split only.
+    caveat : str
+        What it does not rule out, or the condition of its validity; may be empty.
+    """
+
+    name: str
+    help: str
+    null: str
+    primer: str
+    methods: str
+    title: str
+    grouped: bool = False
+    one_split: bool = False
+    caveat: str = ""
+
+
+_AGAIN = "so that only luck leads from a sound to its text"
+CONTROLS: dict[str, Control] = {
+    c.name: c
+    for c in (
+        Control(
+            "permute",
+            "shuffle all texts",
+            "text rows permuted uniformly, the probe trained again",
+            f"shuffles the texts among the classes and trains the probe again, {_AGAIN}",
+            "the rows of the text table were permuted and the probe was trained again, for {b:,} uniformly drawn permutations, "
+            "identity included (Hemerik & Goeman 2018)",
+            "permuted",
+            caveat="The null shuffles all texts. Rejecting it can mean no more than that coarse categories carry over (music, "
+            "animals, vehicles); run with --control permute-within to ask for more than that.",
+        ),
+        Control(
+            "permute-within",
+            "shuffle within groups",
+            "text rows permuted within groups, the probe trained again",
+            "shuffles the texts within groups of classes and trains the probe again, so that beyond the group only "
+            "luck leads from a sound to its text",
+            'the rows of the text table were permuted only within the groups of "{within}", and the probe was trained again; {draw}',
+            "permuted",
+            grouped=True,
+        ),
+        Control(
+            "frozen",
+            "shuffle held-out texts of a probe trained once",
+            "the probe trained once, the texts of the held-out classes permuted",
+            f"shuffles the texts of the unseen classes and looks the sounds up again, {_AGAIN}",
+            "the probe was trained once and the texts of the held-out classes were permuted {b:,} times",
+            "permuted",
+            one_split=True,
+        ),
+        Control(
+            "gaussian",
+            "Gaussian texts",
+            "texts replaced by Gaussian draws of the same mean and covariance, the probe trained again",
+            f"puts random vectors in place of the texts and trains the probe again, {_AGAIN}",
+            "the texts were replaced {b:,} times by Gaussian draws of the same mean and covariance, and the probe was trained again",
+            "Gaussian",
+            caveat="The Gaussian null is a reference, not a permutation group: its p holds as far as the texts are like Gaussian draws.",
+        ),
+    )
+}
 # Up to this many distinct relabellings are listed instead of drawn, when the run asks for no fewer.
 ENUMERATE_UP_TO = 100_000
 
@@ -63,15 +142,17 @@ def check_control(control: str, groups: np.ndarray | None, n_splits: int = 1) ->
     """
     if control not in CONTROLS:
         raise InputError(f"`control` must be one of {', '.join(CONTROLS)}; got {control!r}.")
-    if control == "permute-within" and groups is None:
-        raise InputError('`control`="permute-within" needs `groups`: a CSV with a column `label` and the column to stay within.')
-    if control == "frozen" and n_splits > 1:
+    rule = CONTROLS[control]
+    if rule.grouped and groups is None:
+        raise InputError(f'`control`="{control}" needs `groups`: a CSV with a column `label` and the column to stay within.')
+    if rule.one_split and n_splits > 1:
         raise InputError(
-            f'`control`="frozen" is valid for one split at a time, because its shuffles of different splits cannot '
+            f'`control`="{control}" is valid for one split at a time, because its shuffles of different splits cannot '
             f'be matched; got `splits`={n_splits}. Use `splits`=1, or `control`="permute".'
         )
-    if control != "permute-within" and groups is not None:
-        raise InputError(f'`groups` belongs to `control`="permute-within"; got `control`={control!r}. Choose one.')
+    if not rule.grouped and groups is not None:
+        known = ", ".join(f'"{c.name}"' for c in CONTROLS.values() if c.grouped)
+        raise InputError(f"`groups` belongs to `control`={known}; got `control`={control!r}. Choose one.")
 
 
 def read_groups(path: str | os.PathLike, column: str, classes: Sequence[str]) -> np.ndarray:

@@ -1,16 +1,87 @@
-"""Ranks to metrics. A rank is an integer, so every metric but the median is a mean over a table of C values."""
+"""Ranks to metrics.
+
+Ranks run from 1 to C, so f(rank) is looked up in a table of C values and averaged; the median alone needs the ranks
+themselves. To add a metric that is a mean of f(rank): a record in `METRICS`, and a test.
+"""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..errors import InputError
 
-# Metrics for which smaller is better.
-LOWER_IS_BETTER = frozenset({"loss", "mean_rank", "median_rank", "mean_log_rank", "mean_rank_micro", "mean_log_rank_micro"})
 _BLOCK_BYTES = 32 << 20
+
+
+@dataclass(frozen=True)
+class Metric:
+    """What is known of a metric.
+
+    Attributes
+    ----------
+    name : str
+        "acc@k" stands for every k.
+    words : str
+        What it is, after its name: "mrr is the mean of 1 / rank ..."; ``{k}`` is filled in.
+    lower_is_better : bool
+    continuous : bool
+        Whether it takes so many values that a fit to the tail of its null makes sense.
+    of_rank : callable, optional
+        f of an array of ranks, for metrics that are a mean of f(rank): over the clips of a class and then over
+        classes (macro, the plain name), and over clips (`_micro`). None for what is computed otherwise.
+    """
+
+    name: str
+    words: str
+    lower_is_better: bool = False
+    continuous: bool = False
+    of_rank: Callable[[np.ndarray], np.ndarray] | None = None
+
+    def chance(self, n_classes: int) -> float:
+        """Expected value for a uniformly random ranking; NaN where there is none."""
+        r = np.arange(1, n_classes + 1, dtype=np.float64)
+        if self.name == "median_rank":
+            return float(np.median(r))
+        return float("nan") if self.of_rank is None else float(np.mean(self.of_rank(r)))
+
+
+METRICS: dict[str, Metric] = {
+    m.name: m
+    for m in (
+        Metric("acc@k", "is the share of sounds whose own text is among the {k} nearest"),
+        Metric("hits@k", "is the number of sounds whose own text is among the {k} nearest"),
+        Metric("mrr", "is the mean of 1 / rank of a sound's own text", continuous=True, of_rank=lambda r: 1.0 / np.maximum(r, 1)),
+        Metric("mean_rank", "is the mean rank of a sound's own text", True, True, lambda r: r),
+        Metric("mean_log_rank", "is the mean logarithm of the rank of a sound's own text", True, True, lambda r: np.log(np.maximum(r, 1))),
+        Metric("median_rank", "is the median rank of a sound's own text", True),
+        Metric("loss", "is the loss at the end of training", True, True),
+    )
+}
+# Those that are means of f(rank), in the order of their columns.
+MEANS = tuple(m.name for m in METRICS.values() if m.of_rank is not None)
+
+
+def metric_of(column: str) -> Metric:
+    """The record behind a stored column or a statistic: "acc@3_macro" is of "acc@k".
+
+    Raises
+    ------
+    InputError
+        An unknown name.
+    """
+    name = re.sub(r"@\d+", "@k", column.removesuffix("_micro").removesuffix("_macro"))
+    if name not in METRICS:
+        raise InputError(f"`statistic` must name a stored metric (of {', '.join(METRICS)}); got {column!r}.")
+    return METRICS[name]
+
+
+def lower_is_better(column: str) -> bool:
+    """Whether smaller values of a column are better."""
+    return metric_of(column).lower_is_better
 
 
 def metric_names(ks: tuple[int, ...]) -> list[str]:
@@ -20,12 +91,8 @@ def metric_names(ks: tuple[int, ...]) -> list[str]:
         *(f"hits@{k}" for k in ks),
         *(f"acc@{k}_macro" for k in ks),
         *(f"acc@{k}_micro" for k in ks),
-        "mrr",
-        "mean_rank",
-        "mean_log_rank",
-        "mrr_micro",
-        "mean_rank_micro",
-        "mean_log_rank_micro",
+        *MEANS,
+        *(f"{name}_micro" for name in MEANS),
         "median_rank",
     ]
 
@@ -72,12 +139,9 @@ def chance(statistic: str, n_classes: int) -> float:
 
     NaN for a statistic that has no such value (loss, hits).
     """
-    r = np.arange(1, n_classes + 1)
-    base = statistic.removesuffix("_micro").removesuffix("_macro")
-    if base.startswith("acc@"):
-        return int(base[4:]) / n_classes
-    values = {"mrr": np.mean(1.0 / r), "mean_rank": r.mean(), "median_rank": np.median(r), "mean_log_rank": np.mean(np.log(r))}
-    return float(values.get(base, np.nan))
+    if ks := statistic_ks(statistic):
+        return ks[0] / n_classes if metric_of(statistic).name == "acc@k" else float("nan")
+    return metric_of(statistic).chance(n_classes)
 
 
 def summarise(ranks: np.ndarray, query_classes: np.ndarray, ks: tuple[int, ...], n_classes: int) -> dict[str, np.ndarray]:
@@ -104,7 +168,7 @@ def summarise(ranks: np.ndarray, query_classes: np.ndarray, ks: tuple[int, ...],
     starts = np.flatnonzero(np.r_[True, query_classes[1:] != query_classes[:-1]])
     sizes = np.diff(np.r_[starts, n_queries])
     r = np.arange(n_classes + 1, dtype=np.float64)
-    tables = {"mrr": 1.0 / np.maximum(r, 1), "mean_rank": r, "mean_log_rank": np.log(np.maximum(r, 1))}
+    tables = {m.name: m.of_rank(r) for m in METRICS.values() if m.of_rank is not None}
     out = {
         name: np.empty(n_probes, np.int64 if name == "n_queries" or name.startswith("hits@") else np.float64) for name in metric_names(ks)
     }

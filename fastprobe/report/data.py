@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError, StoreError
-from ..protocol.metrics import LOWER_IS_BETTER, column_of, statistic_ks
+from ..protocol.metrics import column_of, lower_is_better, statistic_ks
 from ..protocol.plan import JobPlan, train_count
 from ..randomness import BOOTSTRAP, generator
 from ..runs.store import ResultStore, read_manifest
@@ -114,7 +114,7 @@ class RunData:
     @property
     def lower_is_better(self) -> bool:
         """Whether small values are good."""
-        return column_of(self.statistic, tuple(self.identity["k"])) in LOWER_IS_BETTER
+        return lower_is_better(self.statistic)
 
     @property
     def audios(self) -> list[str]:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import re
 
+from ..protocol.controls import CONTROLS
+from ..protocol.metrics import metric_of, statistic_ks
+from ..protocol.optimizers import OPTIMIZERS
 from .data import RunData, n_classes_of
 from .text import listing, number, plural, pvalue
 
@@ -72,47 +75,19 @@ def _count(distinct: int | str | None) -> str:
 
 def _null(run: RunData, b: int) -> str:
     identity = run.identity
-    control = identity.get("control", "permute")
-    if control == "permute-within":
-        how = f'the rows of the text table were permuted only within the groups of "{identity.get("within") or "groups"}"'
-        draw = (
-            f"all {b + 1:,} distinct permutations were used"
-            if identity.get("enumerated")
-            else f"{b:,} permutations were drawn uniformly from {_count(identity.get('distinct_permutations'))} distinct ones"
-        )
-        return f"{how}, and the probe was trained again; {draw}"
-    if control == "frozen":
-        return f"the probe was trained once and the texts of the held-out classes were permuted {b:,} times"
-    if control == "gaussian":
-        return f"the texts were replaced {b:,} times by Gaussian draws of the same mean and covariance, and the probe was trained again"
-    return (
-        f"the rows of the text table were permuted and the probe was trained again, for {b:,} uniformly drawn permutations, "
-        "identity included (Hemerik & Goeman 2018)"
+    draw = (
+        f"all {b + 1:,} distinct permutations were used"
+        if identity.get("enumerated")
+        else f"{b:,} permutations were drawn uniformly from {_count(identity.get('distinct_permutations'))} distinct ones"
     )
-
-
-# What is measured, and what the control puts in place of the texts, for readers who meet both for the first time.
-_MEASURES = {
-    "mrr": "is the mean of 1 / rank of a sound's own text",
-    "mean_rank": "is the mean rank of a sound's own text",
-    "median_rank": "is the median rank of a sound's own text",
-    "loss": "is the loss at the end of training",
-    "mean_log_rank": "is the mean logarithm of the rank of a sound's own text",
-}
-_CONTROLS = {
-    "permute": "shuffles the texts among the classes and trains the probe again, so that only luck leads from a sound to its text",
-    "permute-within": "shuffles the texts within groups of classes and trains the probe again, so that beyond the group only "
-    "luck leads from a sound to its text",
-    "frozen": "shuffles the texts of the unseen classes and looks the sounds up again, so that only luck leads from a sound to its text",
-    "gaussian": "puts random vectors in place of the texts and trains the probe again, so that only luck leads from a sound to its text",
-}
+    words = CONTROLS[identity.get("control", "permute")].methods
+    return words.format(b=b, draw=draw, within=identity.get("within") or "groups")
 
 
 def primer(run: RunData) -> str:
     """What was done and how to read a p, for someone who has met neither probes nor permutation tests."""
     n, n_train, n_test = n_classes_of(run)
-    base = run.statistic.removesuffix("_micro").removesuffix("_macro")
-    measure = f"is the share of sounds whose own text is among the {base[4:]} nearest" if base.startswith("acc@") else _MEASURES[base]
+    measure = metric_of(run.statistic).words.format(k=next(iter(statistic_ks(run.statistic)), ""))
     out = [
         f"A probe learned on {n_train} classes to bring the text of a class and its sounds together. The sounds of the other "
         f"{n_test} classes, which it never saw, were then looked up among the texts of all {n}: {run.statistic} {measure}."
@@ -124,7 +99,7 @@ def primer(run: RunData) -> str:
             else ""
         )
         out.append(
-            f"The control {_CONTROLS[run.identity.get('control', 'permute')]}. p says how often it does at least as well as the "
+            f"The control {CONTROLS[run.identity.get('control', 'permute')].primer}. p says how often it does at least as well as the "
             f"real texts: at .05 or below luck is a poor explanation, and the answer is yes{several}."
         )
     return " ".join(out)
@@ -136,11 +111,7 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
     n, n_train, n_test = n_classes_of(run)
     b, j, r = run.n_permutations, identity["splits"], identity["seeds"]
     m, version = len(run.records), run.manifest.get("versions", {}).get("fastprobe", "")
-    optimizer = {
-        "adam-mini": "Adam with one second moment per head (Adam-mini; Zhang et al. 2024)",
-        "sgd": f"SGD with momentum {probe['momentum']:g}",
-        "adam": "Adam (Kingma & Ba 2015)",
-    }[probe["optimizer"]]
+    optimizer = OPTIMIZERS[probe["optimizer"]].methods.format(**probe)
     clips = (
         "the mean embedding of every train class"
         if probe["sampling"] == "centroid"
@@ -282,13 +253,8 @@ def caveats(run: RunData) -> list[str]:
             "Chance is the null mean, not k/C: a trained probe draws queries to the classes it was trained on, so the "
             "control can lie below k/C."
         )
-    if identity.get("control", "permute") == "permute":
-        out.append(
-            "The null shuffles all texts. Rejecting it can mean no more than that coarse categories carry over (music, "
-            "animals, vehicles); run with --control permute-within to ask for more than that."
-        )
-    if identity.get("control") == "gaussian":
-        out.append("The Gaussian null is a reference, not a permutation group: its p holds as far as the texts are like Gaussian draws.")
+    if caveat := CONTROLS[identity.get("control", "permute")].caveat:
+        out.append(caveat)
     if b and b < 999:
         out.append(
             f"{b} permutations cannot show a p below {pvalue(1 / (b + 1))}"

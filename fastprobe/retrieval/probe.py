@@ -89,7 +89,7 @@ class ContrastiveProbe:
         test = np.setdiff1d(np.arange(len(pair.classes)), train)
         identity = np.arange(len(pair.classes))[None]
         batch = make_batch(pair, self.config, Split(train, test), self.seed, 0, 0, identity)
-        chosen = select_backend(self.backend, self.config.precision, self.device)
+        chosen = select_backend(self.backend, self.config.precision, self.device, self.config.optimizer)
         result = chosen.load()(batch, self.device, heads=True)
         self.text_head_, self.audio_head_ = (h[0].astype(np.float64) for h in (result.text_heads, result.audio_heads))
         self.loss_ = float(result.loss[0])

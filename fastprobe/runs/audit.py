@@ -14,7 +14,7 @@ from ..errors import InputError, StoreError
 from ..kernels import select_backend
 from ..protocol.config import ProbeConfig
 from ..protocol.features import PairData, Preprocessing
-from ..protocol.metrics import LOWER_IS_BETTER, column_of
+from ..protocol.metrics import column_of, lower_is_better
 from ..protocol.plan import JobPlan, Unit
 from ..randomness import check_seed
 from ..statistics.sequential import parse_stop
@@ -173,7 +173,7 @@ def estimates(store: ResultStore, manifest: dict[str, Any]) -> Iterator[dict[str
     """
     plan = plan_of(manifest)
     column = column_of(manifest["statistic"], tuple(manifest["identity"]["k"]))
-    sign = -1.0 if column in LOWER_IS_BETTER else 1.0
+    sign = -1.0 if lower_is_better(column) else 1.0
     replicates = store.replicates([column], plan, damaged="skip")[0][column]  # what is damaged is named with --check
     for (text, audio), values in zip(store.pairs, replicates):
         t0, t = float(values[0]), values[1:][np.isfinite(values[1:])]
@@ -317,7 +317,7 @@ def verify(
     manifest, store = read_manifest(run_dir), ResultStore.open(run_dir)
     experiment = prepare_again(manifest, text, audio, device)
     plan, stored_by = experiment.plan, manifest["identity"].get("backend")
-    chosen = select_backend(backend, experiment.config.precision, device)
+    chosen = select_backend(backend, experiment.config.precision, device, experiment.config.optimizer)
     train = chosen.load()
     units = store.done(plan)
     sizes = np.array([u.stop - u.start for u in units], np.int64) * plan.jobs_per_replicate

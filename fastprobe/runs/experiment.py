@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any
 
@@ -13,15 +13,16 @@ import numpy as np
 from ..errors import InputError
 from ..kernels import ProbeBatch, make_batch, select_backend
 from ..protocol.config import ProbeConfig
-from ..protocol.controls import frozen_permutation, frozen_ranks, gaussian_texts, group_of, listed, permutation_source, say_count
+from ..protocol.controls import group_of, listed, permutation_source, say_count
 from ..protocol.features import PairData, make_pair, table_features
 from ..protocol.metrics import check_ks, column_of, statistic_ks, summarise
 from ..protocol.plan import JobPlan, Split, Unit, permutations, split_classes, train_count
-from ..randomness import CONTROL, check_seed, generator
+from ..randomness import check_seed
 from ..statistics.sequential import StopRule, parse_stop
 from ..storage import absolute
 from ..tables.embeddings import EmbeddingTable, check_labels, keep_common
 from .observed import check_retrieval
+from .outcomes import OUTCOMES, trained_again
 
 __all__ = ["Experiment", "prepare"]
 
@@ -113,33 +114,15 @@ class Experiment:
         self, train: Callable[..., Any], pair: int, split: int, repeat: int, start: int, stop: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Loss (P,), ranks (P, Q) and classes of the queries (Q,), under the control of the run."""
-        if self.control == "frozen":
-            batch = self.batch(pair, split, repeat, 0, 1)
-            result = train(batch, self.device, heads=True)
-            a, b = (x @ h[0] for x, h in ((batch.text, result.text_heads), (batch.audio[batch.queries], result.audio_heads)))
-            a /= np.maximum(np.linalg.norm(a, axis=1, keepdims=True), 1e-12)
-            test, classes = self.split(split).test, batch.labels[batch.queries]
-            orders = np.stack([frozen_permutation(self.seed, split, number, test) for number in range(start, stop)])
-            return np.repeat(result.loss, stop - start), frozen_ranks(b @ a.T, classes, test, orders), classes
-        if self.control == "gaussian":
-            batch = self.batch(pair, split, repeat, 0, 1)
-            # The same draw for every text table, so that the replicates of all pairs go together, as max-T needs.
-            results = [
-                train(
-                    batch if number == 0 else replace(batch, text=gaussian_texts(batch.text, generator(self.seed, CONTROL, number))),
-                    self.device,
-                )
-                for number in range(start, stop)
-            ]
-            loss, ranks = (np.concatenate([getattr(r, name) for r in results]) for name in ("loss", "ranks"))
-            return loss, ranks, batch.labels[batch.queries]
-        batch = self.batch(pair, split, repeat, start, stop)
-        result = train(batch, self.device)
-        return result.loss, result.ranks, batch.labels[batch.queries]
+        return OUTCOMES.get(self.control, trained_again)(self, train, pair, split, repeat, start, stop)
+
+    def trainer(self) -> Callable[..., Any]:
+        """`train` of the run's backend."""
+        return select_backend(self.backend, self.config.precision, self.device, self.config.optimizer).load()
 
     def compute(self, unit: Unit) -> dict[str, np.ndarray]:
         """Train and rank all jobs of a unit: columns of one row per job, by (permutation, split, seed)."""
-        train = select_backend(self.backend, self.config.precision, self.device).load()
+        train = self.trainer()
         shape = (unit.stop - unit.start, self.plan.n_splits, self.plan.n_seeds)
         out: dict[str, np.ndarray] = {}
         for split in range(shape[1]):
@@ -261,7 +244,7 @@ def prepare(
     if not isinstance(rule, StopRule | None):
         raise InputError(f"`stop` must be besag-clifford:h=N or anytime:alpha=A; got {stop!r}.")
     check_retrieval(retrieval)
-    chosen = select_backend(backend, config.precision, device)
+    chosen = select_backend(backend, config.precision, device, config.optimizer)
     texts = [EmbeddingTable.coerce(t, "text") for t in _as_list(text)]
     audios = [EmbeddingTable.coerce(a, "audio") for a in _as_list(audio)]
     for side, tables in (("text", texts), ("audio", audios)):

@@ -18,7 +18,6 @@ from typing import Any
 
 import numpy as np
 
-from ..kernels import select_backend
 from ..kernels.reference import norm
 from ..kernels.topk import faiss_gpus, load_faiss, top_k
 
@@ -88,7 +87,7 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
     """
     import pyarrow as pa
 
-    train = select_backend(experiment.backend, experiment.config.precision, experiment.device).load()
+    train = experiment.trainer()
     path = "faiss" if experiment.retrieval == "faiss" else "numpy"
     device = "cuda:0" if path == "faiss" and faiss_gpus() and _cuda() else None
     k = max(experiment.ks)

@@ -16,7 +16,8 @@ import numpy as np
 from ..errors import InputError
 from ..kernels import device_name
 from ..protocol.config import ProbeConfig
-from ..protocol.metrics import LOWER_IS_BETTER, chance, column_of
+from ..protocol.controls import CONTROLS
+from ..protocol.metrics import chance, column_of, lower_is_better
 from ..protocol.plan import Unit, Work, train_count
 from ..statistics.sequential import SequentialFamily, StopRule
 from ..statistics.significance import PermutationTestResult, analyse_pairs
@@ -210,7 +211,7 @@ class _Watch:
 
     def __init__(self, experiment: Experiment, store: ResultStore) -> None:
         self.column = column_of(experiment.statistic, experiment.ks)
-        self.sign = -1.0 if self.column in LOWER_IS_BETTER else 1.0
+        self.sign = -1.0 if lower_is_better(self.column) else 1.0
         self.rule, self.limit = experiment.stop, experiment.plan.n_permutations
         self.t = self.sign * store.replicates([self.column], experiment.plan)[0][self.column]
         self.family: SequentialFamily | None = None
@@ -259,7 +260,7 @@ def analyse(experiment: Experiment, store: ResultStore) -> list[PermutationTestR
     n_train = train_count(experiment.n_classes, experiment.train_fraction)
     family = None
     if experiment.stop is not None:
-        family = replay(experiment.stop, -replicates if column in LOWER_IS_BETTER else replicates)
+        family = replay(experiment.stop, -replicates if lower_is_better(column) else replicates)
         replicates = replicates[:, : (family.seen if family.done else experiment.plan.n_permutations) + 1]
     results = analyse_pairs(
         replicates,
@@ -267,7 +268,7 @@ def analyse(experiment: Experiment, store: ResultStore) -> list[PermutationTestR
         experiment.names,
         metric=experiment.statistic,
         chance=chance(column, experiment.n_classes),
-        lower_is_better=column in LOWER_IS_BETTER,
+        lower_is_better=lower_is_better(column),
         n_train=n_train,
         n_test=experiment.n_classes - n_train,
         n_seeds=experiment.plan.n_seeds,
@@ -299,7 +300,7 @@ def summary(experiment: Experiment, results: list[PermutationTestResult], store:
         "n_classes": experiment.n_classes,
         "n_jobs": experiment.plan.n_jobs,
         "pvalue_rule": experiment.stop.pvalue_rule if experiment.stop else PVALUE_RULE,
-        "null": NULLS[experiment.control],
+        "null": CONTROLS[experiment.control].null,
         "control": experiment.control,
         **({"stop": str(experiment.stop)} if experiment.stop else {}),
         "backend": experiment.backend,
@@ -308,12 +309,6 @@ def summary(experiment: Experiment, results: list[PermutationTestResult], store:
 
 
 PVALUE_RULE = "(1 + #{b >= 1: T_b >= T_0}) / (1 + B), ties count against"
-NULLS = {
-    "permute": "text rows permuted uniformly, the probe trained again",
-    "permute-within": "text rows permuted within groups, the probe trained again",
-    "frozen": "the probe trained once, the texts of the held-out classes permuted",
-    "gaussian": "texts replaced by Gaussian draws of the same mean and covariance, the probe trained again",
-}
 
 
 def permutation_test(

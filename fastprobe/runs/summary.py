@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 
 from ..protocol.controls import selectivity
-from ..protocol.metrics import LOWER_IS_BETTER, column_of
+from ..protocol.metrics import column_of, lower_is_better, metric_of
 from ..protocol.plan import JobPlan
 from ..randomness import SIMULATION, generator
 from ..statistics.multiplicity import best_of, family, max_t, step_down
 from ..statistics.sequential import SequentialFamily, StopRule
 from ..statistics.significance import PermutationTestResult
-from ..statistics.tail import is_continuous, tail_pvalue
+from ..statistics.tail import tail_pvalue
 from .store import ResultStore
 
 
@@ -48,7 +48,7 @@ def layers(inputs: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
 
 def _oriented(store: ResultStore, plan: JobPlan, column: str) -> np.ndarray:
     t = store.replicates([column], plan)[0][column]
-    return -t if column in LOWER_IS_BETTER else t
+    return -t if lower_is_better(column) else t
 
 
 def extend(
@@ -89,7 +89,7 @@ def extend(
     pairs = family(f"all pairs, {statistic}", names, t, np.array([r.pvalue for r in results]))
     for record, down, holm, bh in zip(records, pairs.step_down, pairs.holm, pairs.bh):
         record.update(pvalue_stepdown=float(down), pvalue_holm=float(holm), pvalue_bh=float(bh))
-    if is_continuous(statistic):
+    if metric_of(statistic).continuous:
         for i, record in enumerate(records):
             fit = tail_pvalue(t[i], record["pvalue"], generator(seed, SIMULATION, i))
             record["tail"] = (
