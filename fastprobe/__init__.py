@@ -16,6 +16,7 @@ __version__ = "0.1.0"
 _NAMES = {
     "EmbeddingTable": "tables.embeddings",
     "ProbeConfig": "protocol.config",
+    "RunRequest": "runs.request",
     "ContrastiveProbe": "retrieval.probe",
     "permutation_test": "runs.run",
     "PermutationTestResult": "statistics.significance",
@@ -65,6 +66,7 @@ __all__ = [
     "PermutationTestResult",
     "ProbeConfig",
     "ResultStore",
+    "RunRequest",
     "StoreError",
     "__version__",
     "available_backends",
@@ -78,6 +80,7 @@ if TYPE_CHECKING:
     from .kernels import available_backends
     from .protocol.config import ProbeConfig
     from .retrieval.probe import ContrastiveProbe
+    from .runs.request import RunRequest
     from .runs.run import permutation_test
     from .runs.store import ResultStore
     from .statistics.significance import PermutationTestResult

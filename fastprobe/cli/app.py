@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import functools
-import inspect
 import json
 import sys
 import time
@@ -15,11 +13,13 @@ import typer
 
 from .. import __version__
 from ..errors import InputError
-from ..protocol import config as _config
+from ..protocol.config import ProbeConfig
+from ..protocol.optimizers import OPTIMIZERS
+from ..runs.request import RunRequest
 from . import query as cli_query
 from . import runs as cli_runs
 from .embed import app as _embed
-from .options import choice, plain
+from .options import choice, option_parameters, plain, with_options
 
 app = typer.Typer(
     name="fastprobe",
@@ -34,77 +34,20 @@ app = typer.Typer(
 app.add_typer(_embed, name="embed")
 app.add_typer(cli_query.app, name="index")
 
+Optimizer = choice("Optimizer", OPTIMIZERS)
 
-Optimizer, Schedule = choice("Optimizer", tuple(_config.OPTIMIZERS)), choice("Schedule", _config.SCHEDULES)
-Sampling, Basis = choice("Sampling", _config.SAMPLINGS), choice("Basis", _config.BASES)
-Precision = choice("Precision", _config.PRECISIONS)
-Backend = choice("Backend", ("auto", "reference", "torch", "cpp", "triton"))
-Classes = choice("Classes", ("strict", "common"))
-Control = choice("Control", ("permute", "permute-within", "frozen", "gaussian"))
-Retrieval = choice("Retrieval", ("fused", "faiss"))
 
 Engine = choice("Engine", ("local", "ray"))
 
-_PROBE, _RUN, _SCALE = "The probe", "The run", "Many devices and machines"
-
-
-def _probe(help: str, *names: str, **kwargs: Any):
-    return typer.Option(*names, help=help, rich_help_panel=_PROBE, **kwargs)
-
-
-# Every field of ProbeConfig, once, with its own default; commands that train take them all.
-ProbeOptions = {
-    "dim": Annotated[int, _probe("Width d of the shared space.")],
-    "temperature": Annotated[float, _probe("tau of the contrastive loss.")],
-    "steps": Annotated[int, _probe("Optimiser steps.")],
-    "lr": Annotated[float | None, _probe("Step size.", show_default="1; sgd 3; adam 0.003")],
-    "schedule": Annotated[Schedule, _probe("Of the step size.")],
-    "optimizer": Annotated[Optimizer, _probe("adam-mini and sgd commute with rotations.")],
-    "momentum": Annotated[float, _probe("For sgd.")],
-    "weight_decay": Annotated[float, _probe("Decoupled for adam-mini.")],
-    "sampling": Annotated[Sampling, _probe("A clip of each class per step, or the class means.")],
-    "clips_per_class": Annotated[int, _probe("Clips of each class per step.")],
-    "symmetric": Annotated[bool, _probe("Add the text-to-sound loss.")],
-    "bias": Annotated[bool, _probe("A bias on both heads.")],
-    "basis": Annotated[Basis | None, _probe("Lossless svd, or raw.", show_default="svd; adam raw")],
-    "energy": Annotated[float | None, _probe("Keep this share of the variance (lossy).")],
-    "precision": Annotated[Precision, _probe("Of the matrix products.")],
-}
-
-
-_Control = Annotated[
-    Control,
-    typer.Option(
-        help="The null: shuffle all texts, shuffle within groups, shuffle held-out texts of a probe trained once, or Gaussian texts."
-    ),
-]
-_Groups = Annotated[str | None, typer.Option(help="For permute-within: CSV with a column label, or fsd50k.")]
-_Within = Annotated[str | None, typer.Option(help="For permute-within: the column to stay within.")]
-_Stop = Annotated[str | None, typer.Option(help="End early: besag-clifford:h=10 or anytime:alpha=0.05.")]
-
-
-def with_probe_options(command):
-    """Add an option for every field of ProbeConfig to a command that takes `probe_fields`."""
-    hints = typing.get_type_hints(command, include_extras=True)
-    kept = [
-        inspect.Parameter(p.name, inspect.Parameter.KEYWORD_ONLY, default=p.default, annotation=hints[p.name])
-        for p in inspect.signature(command).parameters.values()
-        if p.name != "probe_fields"
-    ]
-    added = [
-        inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY, default=getattr(_config.ProbeConfig, n), annotation=a)
-        for n, a in ProbeOptions.items()
-    ]
-
-    @functools.wraps(command)
-    def wrapped(**kwargs: Any):
-        fields = {n: plain(kwargs.pop(n)) for n in ProbeOptions}
-        return command(**kwargs, probe_fields=fields)
-
-    wrapped.__signature__ = inspect.Signature(kept + added)
-    wrapped.__annotations__ = {p.name: p.annotation for p in kept + added}
-    del wrapped.__wrapped__  # typer would look through it to the bare command
-    return wrapped
+_SCALE = "Many devices and machines"
+PROBE = option_parameters(ProbeConfig, "The probe")
+RUN = option_parameters(RunRequest, "The run")
+# What `plan` does not need: the k beside that of the statistic, and how lists are served.
+PLAN = [p for p in RUN if p.name not in ("k", "retrieval")]
+_REQUEST = {p.name: p for p in RUN}
+Backend = typing.get_args(_REQUEST["backend"].annotation)[0]
+_Device = _REQUEST["device"].annotation
+_Seed = _REQUEST["seed"].annotation
 
 
 def _whole_numbers(name: str, values: Any) -> list[int] | None:
@@ -140,7 +83,7 @@ def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
 
 
 @app.command()
-@with_probe_options
+@with_options(request=RUN, probe=PROBE)
 def run(
     ctx: typer.Context,
     *,
@@ -149,19 +92,6 @@ def run(
     out: Annotated[str | None, typer.Option(help="Run directory, or its URL (s3://, gs://, ...).", show_default="runs/DATE-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with the names of these options; the shell wins.")] = None,
-    permutations: Annotated[int, typer.Option(help="Controls: text rows permuted, probe trained again.")] = 1000,
-    splits: Annotated[int, typer.Option(help="Random partitions of the classes.")] = 5,
-    seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
-    train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
-    k: Annotated[list[str] | None, typer.Option(help="k to store: 1,3 or repeated.", metavar="INT", show_default="1,3,5,10")] = None,
-    statistic: Annotated[str, typer.Option(help="Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")] = "acc@3",
-    classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
-    control: _Control = "permute",
-    groups: _Groups = None,
-    within: _Within = None,
-    stop: _Stop = None,
-    backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     engine: Annotated[Engine, typer.Option(help="Who executes: this machine, or a Ray cluster.", rich_help_panel=_SCALE)] = "local",
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster: auto, HOST:PORT, ray://HOST:PORT.", rich_help_panel=_SCALE)
@@ -175,40 +105,21 @@ def run(
     log_json: Annotated[
         str | None, typer.Option(help="JSON lines about the run to FILE, or - for stderr.", metavar="FILE", rich_help_panel=_SCALE)
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
-    retrieval: Annotated[Retrieval, typer.Option(help="What serves the stored top-k lists; ranks are the backend's.")] = "fused",
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-    probe_fields: dict,
+    request: dict,
+    probe: dict,
 ) -> None:
     """Test all pairs of text and audio tables: a p-value each, with its evidence in a run directory."""
-    given = {
-        "text": text,
-        "audio": audio,
-        "out": out,
-        "permutations": permutations,
-        "splits": splits,
-        "seeds": seeds,
-        "train_fraction": train_fraction,
-        "k": k,
-        "statistic": statistic,
-        "classes": plain(classes),
-        "control": plain(control),
-        "groups": groups,
-        "within": within,
-        "stop": stop,
-        "backend": plain(backend),
-        "device": device,
-        "seed": seed,
-        "retrieval": plain(retrieval),
+    how = {
+        "resume": resume,
+        "quiet": quiet,
         "engine": plain(engine),
         "address": address,
         "devices": devices,
         "shard": shard,
         "log_json": log_json,
-        "resume": resume,
-        "quiet": quiet,
-        **probe_fields,
     }
+    given = {"text": text, "audio": audio, "out": out, **how, **request, **probe}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
             if ctx.get_parameter_source(name).name != "COMMANDLINE":
@@ -220,10 +131,8 @@ def run(
     for name in ("resume", "quiet"):
         if not isinstance(given[name], bool):
             raise InputError(f"`{name}` must be true or false; got {given[name]!r}.")
-    out = given.pop("out") or time.strftime("runs/%Y%m%d-%H%M%S")
-    how = {name: given.pop(name) for name in ("resume", "quiet", "engine", "address", "devices", "shard", "log_json")}
-    if how["engine"] not in ("local", "ray"):
-        raise InputError(f"`engine` must be local or ray; got {how['engine']!r}.")
+    if given["engine"] not in ("local", "ray"):
+        raise InputError(f"`engine` must be local or ray; got {given['engine']!r}.")
     for side in ("text", "audio"):
         if isinstance(given[side], str):
             given[side] = [given[side]]
@@ -232,15 +141,16 @@ def run(
         if not (isinstance(given[side], list) and all(isinstance(p, str) for p in given[side])):
             raise InputError(f"`{side}` must be a file or a list of files; got {given[side]!r}.")
     given["k"] = _whole_numbers("k", given["k"])
-    probe = _config.ProbeConfig(**{n: given.pop(n) for n in list(probe_fields)})
-    cli_runs.carry_out(given, probe, out, **how)
+    asked = RunRequest(probe=ProbeConfig(**{n: given[n] for n in probe}), **{n: given[n] for n in request})
+    out = given["out"] or time.strftime("runs/%Y%m%d-%H%M%S")
+    cli_runs.carry_out(given["text"], given["audio"], asked, out, **{name: given[name] for name in how})
 
 
 @app.command()
 def demo(
     out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/demo-DATE-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    permutations: Annotated[int, typer.Option(help="Controls.")] = 200,
+    permutations: Annotated[int, typer.Option(help="Shuffled repetitions beside the observed run.")] = 200,
     splits: Annotated[int, typer.Option(help="Partitions of the classes.")] = 5,
     backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
@@ -261,8 +171,9 @@ def demo(
         table.meta["name"] = name
     out = out or Path(time.strftime("runs/demo-%Y%m%d-%H%M%S"))
     cli_runs.carry_out(
-        {"text": [text], "audio": [planted, null], "permutations": permutations, "splits": splits, "backend": plain(backend), "seed": seed},
-        _config.ProbeConfig(),
+        [text],
+        [planted, null],
+        RunRequest(permutations=permutations, splits=splits, backend=plain(backend), seed=seed),
         str(out),
         resume=resume,
         quiet=quiet,
@@ -274,7 +185,7 @@ for _command in (cli_runs.status, cli_runs.merge, cli_runs.verify):
 
 
 @app.command()
-@with_probe_options
+@with_options(fields=PROBE)
 def fit(
     *,
     text: Annotated[str, typer.Option(help="Text table, a file or a URL.")],
@@ -287,7 +198,7 @@ def fit(
     backend: Annotated[Backend, typer.Option(help="What trains the probe.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
-    probe_fields: dict,
+    fields: dict,
 ) -> None:
     """Train one probe and save it."""
     from ..protocol.metrics import check_ks
@@ -302,7 +213,7 @@ def fit(
     train = None
     if train_fraction is not None:
         train = [names[i] for i in split_classes(seed, 0, len(names), train_fraction).train]
-    probe = ContrastiveProbe(_config.ProbeConfig(**probe_fields), backend=plain(backend), device=device, seed=seed)
+    probe = ContrastiveProbe(ProbeConfig(**fields), backend=plain(backend), device=device, seed=seed)
     probe.fit(texts, audio, classes=train)
     probe.save(out)
     which = "unseen classes" if train else "the classes it was trained on"
@@ -315,61 +226,32 @@ app.command()(cli_query.query)
 
 
 @app.command()
-@with_probe_options
+@with_options(request=PLAN, probe=PROBE)
 def plan(
     *,
     text: Annotated[list[str], typer.Option(help="Text table; repeatable.")],
     audio: Annotated[list[str], typer.Option(help="Audio table; repeatable.")],
-    permutations: Annotated[int, typer.Option(help="Controls.")] = 1000,
-    splits: Annotated[int, typer.Option(help="Random partitions of the classes.")] = 5,
-    seeds: Annotated[int, typer.Option(help="Starts and clip draws of each split.")] = 1,
-    train_fraction: Annotated[float, typer.Option(help="Share of the classes to train on.")] = 0.7,
-    statistic: Annotated[str, typer.Option(help="Metric to test.")] = "acc@3",
-    classes: Annotated[Classes, typer.Option(help="Labels that a table lacks: an error, or left out.")] = "strict",
-    control: _Control = "permute",
-    groups: _Groups = None,
-    within: _Within = None,
-    stop: _Stop = None,
     effect: Annotated[
         float | None, typer.Option(help="Expected gain over the control, for the power.", show_default="twice the null's sd")
     ] = None,
     alpha: Annotated[float, typer.Option(help="Level of the test.")] = 0.05,
     seconds: Annotated[float, typer.Option(help="Time to spend on the calibration.")] = 5.0,
-    backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
-    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
-    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
-    probe_fields: dict,
+    request: dict,
+    probe: dict,
 ) -> None:
     """What a run can show, how long it takes here, what it needs: measured in a few seconds, nothing stored."""
-    from ..runs import forecast as planning
-    from ..runs import run as _run
+    from ..runs import forecast
+    from ..runs.experiment import prepare
 
-    experiment = _run.prepare(
-        text,
-        audio,
-        probe=_config.ProbeConfig(**probe_fields),
-        permutations=permutations,
-        splits=splits,
-        seeds=seeds,
-        train_fraction=train_fraction,
-        statistic=statistic,
-        classes=plain(classes),
-        control=plain(control),
-        groups=groups,
-        within=within,
-        stop=stop,
-        backend=plain(backend),
-        device=device,
-        seed=seed,
-    )
-    found = planning.plan_run(experiment, effect, alpha, seconds)
+    experiment = prepare(text, audio, RunRequest(probe=ProbeConfig(**probe), **request))
+    found = forecast.plan_run(experiment, effect, alpha, seconds)
     if as_json:
         from ..runs.manifest import to_json
 
         typer.echo(to_json(found.to_dict()), nl=False)
         return
-    for line in planning.describe(found):
+    for line in forecast.describe(found):
         typer.echo(line)
 
 

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..runs.request import RunRequest
 
 LOOK_AGAIN = 3.0  # seconds between two looks of `status --watch`
 _LOCATION = "Run directory, or its URL (s3://, gs://, ...)."
@@ -62,8 +63,9 @@ def interruptible(where: object, log: Any = None, again: str = "the same command
 
 
 def carry_out(
-    given: dict[str, Any],
-    probe: Any,
+    text: list[Any],
+    audio: list[Any],
+    request: RunRequest,
     out: str,
     *,
     resume: bool = False,
@@ -89,7 +91,7 @@ def carry_out(
     quiet = quiet or log_json == "-"
     with interruptible(out, log, f"the same command and --resume --out {out}"):
         try:
-            experiment = _run.prepare(probe=probe, **given)
+            experiment = _run.prepare(text, audio, request)
             plan = experiment.plan
             if not quiet:
                 whole = "" if part[1] == 1 else f", part {part[0]}/{part[1]} of it"

@@ -144,7 +144,7 @@ class JobPlan:
     ----------
     n_pairs, n_splits, n_seeds : int
     n_permutations : int
-        Controls; number 0, the observed run, comes on top.
+        B, how many shuffled repetitions are trained beside the observed run.
     """
 
     n_pairs: int

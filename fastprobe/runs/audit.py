@@ -6,35 +6,23 @@ import json
 import os
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError, StoreError
 from ..kernels import select_backend
-from ..protocol.config import ProbeConfig
-from ..protocol.features import PairData, Preprocessing
 from ..protocol.metrics import column_of, lower_is_better
-from ..protocol.plan import JobPlan, Unit
+from ..protocol.plan import Unit
 from ..randomness import check_seed
-from ..statistics.sequential import parse_stop
 from ..statistics.significance import add_one_pvalue, exceedances, pvalue_interval
+from .experiment import Experiment, prepare
 from .lock import describe, is_dead, is_here, read_lock
-from .manifest import describe_difference, read_manifest
+from .manifest import describe_difference, plan_of, read_manifest
 from .progress import NAME as PROGRESS
-from .run import Experiment, prepare
+from .specification import stored_specification
 from .store import ResultStore
-
-
-def plan_of(manifest: dict[str, Any]) -> JobPlan:
-    """The plan that a manifest describes."""
-    identity = manifest["identity"]
-    try:
-        return JobPlan(
-            len(identity["pairs"]), identity["splits"], identity["seeds"], manifest.get("permutations_at_most", manifest["permutations"])
-        )
-    except KeyError as error:
-        raise StoreError(f"the manifest lacks {error}: it is damaged, or no run's.") from None
 
 
 def part_of(manifest: dict[str, Any]) -> tuple[int, int]:
@@ -43,68 +31,6 @@ def part_of(manifest: dict[str, Any]) -> tuple[int, int]:
     if not (isinstance(part, list) and len(part) == 2 and all(type(x) is int for x in part) and 0 <= part[0] < part[1] <= 10**9):
         raise StoreError(f"the manifest's `part` must be [I, N] with 0 <= I < N; got {str(part)[:60]}.")
     return part[0], part[1]
-
-
-def stored_experiment(manifest: dict[str, Any]) -> Experiment:
-    """The experiment of a manifest without its vectors: enough to analyse what is stored, not to train.
-
-    Raises
-    ------
-    StoreError
-        A manifest that lacks what an analysis needs.
-    """
-    identity = manifest["identity"]
-    try:
-        n = manifest["n_classes"]
-        if type(n) is not int or not 2 <= n <= 10**7:
-            raise ValueError(f"n_classes {n!r}"[:60])
-        none = Preprocessing(np.zeros(0), 1.0, None, False)
-        classes = np.array([""] * n)
-        pairs = tuple(
-            PairData(
-                t,
-                a,
-                classes,
-                np.zeros((n, 0)),
-                np.zeros((0, 0)),
-                np.zeros(0, np.int64),
-                np.zeros(n, np.int64),
-                np.zeros(n, np.int64),
-                np.zeros(0, str),
-                none,
-                none,
-            )
-            for t, a in identity["pairs"]
-        )
-        meta = {
-            k: identity[k]
-            for k in identity
-            if k not in ("pairs", "inputs", "probe", "splits", "seeds", "train_fraction", "k", "seed", "backend")
-        }
-        groups = identity.get("groups")
-        return Experiment(
-            pairs,
-            ProbeConfig(**identity["probe"]),
-            plan_of(manifest),
-            identity["seed"],
-            float(identity["train_fraction"]),
-            tuple(identity["k"]),
-            manifest["statistic"],
-            identity["backend"],
-            None,
-            tuple(identity["inputs"]),
-            identity.get("control", "permute"),
-            None if groups is None else np.array(groups),
-            bool(identity.get("enumerated", False)),
-            parse_stop(identity["stop"]) if "stop" in identity else None,
-            {},
-            meta,
-            {},
-        )
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise StoreError(f"the manifest is damaged, or no run's ({type(error).__name__}: {str(error)[:80]}).") from None
 
 
 def prepare_again(
@@ -135,27 +61,9 @@ def prepare_again(
                     f"Save it to a file and name it with `--{side}`."
                 )
             given[side] = [paths[f"{side}/{n}"] for n in names]
-    stored = stored_experiment(manifest)
-    options = manifest.get("options") if isinstance(manifest.get("options"), dict) else {}
     # The backend only labels the experiment here; `verify` chooses what trains.
-    experiment = prepare(
-        given["text"],
-        given["audio"],
-        probe=stored.config,
-        permutations=stored.plan.n_permutations,
-        splits=stored.plan.n_splits,
-        seeds=stored.plan.n_seeds,
-        train_fraction=stored.train_fraction,
-        statistic=stored.statistic,
-        k=list(stored.ks),
-        backend="reference",
-        device=device,
-        seed=stored.seed,
-        classes=options.get("classes", "strict"),
-        control=stored.control,
-        groups=None if stored.groups is None else stored.groups.tolist(),
-        within=identity.get("within"),
-    )
+    request = replace(stored_specification(manifest).request, backend="reference", device=device, stop=None)
+    experiment = prepare(given["text"], given["audio"], request)
     mine = {k: v for k, v in experiment.identity().items() if k in ("pairs", "inputs")}
     theirs = {k: identity.get(k) for k in mine}
     if difference := describe_difference(theirs, mine, "in the run"):

@@ -1,10 +1,10 @@
-"""One experiment: the inputs checked, and all that decides its results, ready to compute any unit of them."""
+"""One experiment: the tables checked and made ready, so that any unit of the run can be computed."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any
 
@@ -17,12 +17,12 @@ from ..protocol.controls import group_of, listed, permutation_source, say_count
 from ..protocol.features import PairData, make_pair, table_features
 from ..protocol.metrics import check_ks, column_of, statistic_ks, summarise
 from ..protocol.plan import JobPlan, Split, Unit, permutations, split_classes, train_count
-from ..randomness import check_seed
-from ..statistics.sequential import StopRule, parse_stop
 from ..storage import absolute
 from ..tables.embeddings import EmbeddingTable, check_labels, keep_common
 from .observed import check_retrieval
 from .outcomes import OUTCOMES, trained_again
+from .request import RunRequest
+from .specification import Specification
 
 __all__ = ["Experiment", "prepare"]
 
@@ -34,68 +34,24 @@ MAX_UNIT = 16384
 FIRST_UNIT = 256  # small: the arithmetic says little about tiny probes, and the pace grows fourfold each time
 
 
-@dataclass(frozen=True, eq=False)
-class Experiment:
-    """All that decides the results of a run, ready to compute any unit of it. Picklable.
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Experiment(Specification):
+    """A specification with its data, ready to compute any unit of the run. Picklable.
 
     Attributes
     ----------
     pairs : tuple of PairData
-    config : ProbeConfig
-    plan : JobPlan
-    seed : int
-    train_fraction : float
-    ks : tuple of int
-    statistic : str
-    backend : str
-        Chosen; never ``auto``.
-    device : str or None
-    inputs : tuple of dict
-        Name, rows, width and digest of every table.
-    control : {"permute", "permute-within", "frozen", "gaussian"}
-        What the permutations number 1, 2, ... destroy; see `controls`.
-    groups : str (C,) or None
-        Blocks within which texts are permuted.
-    enumerated : bool
-        Every distinct relabelling is trained once, instead of random draws.
-    stop : StopRule or None
-        Declared before the first permutation.
     paths : dict
         File of each table that came from one, by "side/name". Recorded, but no part of the identity.
-    options : dict
-        Arguments of `prepare` that the rest of a manifest does not tell, to prepare it again.
-    retrieval : {"fused", "faiss"}
-        What serves the top-k lists of the observed run. Ranks are the backend's in either case.
     """
 
     pairs: tuple[PairData, ...]
-    config: ProbeConfig
-    plan: JobPlan
-    seed: int
-    train_fraction: float
-    ks: tuple[int, ...]
-    statistic: str
-    backend: str
-    device: str | None
-    inputs: tuple[dict[str, Any], ...]
-    control: str = "permute"
-    groups: np.ndarray | None = None
-    enumerated: bool = False
-    stop: StopRule | None = None
     paths: dict[str, str] = field(default_factory=dict)
-    meta: dict[str, Any] = field(default_factory=dict)
-    options: dict[str, Any] = field(default_factory=dict)
-    retrieval: str = "fused"
 
     @property
-    def n_classes(self) -> int:
-        """C, the same for all pairs."""
-        return len(self.pairs[0].classes)
-
-    @property
-    def names(self) -> list[tuple[str, str]]:
-        """(text, audio) of every pair."""
-        return [(p.text_name, p.audio_name) for p in self.pairs]
+    def retrieval(self) -> str:
+        """What serves the top-k lists of the observed run. Ranks are the backend's in either case."""
+        return self.request.retrieval
 
     def split(self, number: int) -> Split:
         """Split `number` of the classes."""
@@ -169,21 +125,6 @@ class Experiment:
         by_time = MAX_UNIT if self.control == "frozen" else UNIT_FLOPS.get(self.backend, 4e9) / self.flops_per_permutation()
         return int(np.clip(by_time, 1, min(FIRST_UNIT, self.largest_unit())))
 
-    def identity(self) -> dict[str, Any]:
-        """All that decides results: what a resumed run must share. More permutations may be added later."""
-        return {
-            "pairs": [list(n) for n in self.names],
-            "inputs": list(self.inputs),
-            "probe": self.config.to_dict(),
-            "splits": self.plan.n_splits,
-            "seeds": self.plan.n_seeds,
-            "train_fraction": self.train_fraction,
-            "k": list(self.ks),
-            "seed": self.seed,
-            "backend": self.backend,
-            **self.meta,
-        }
-
 
 @lru_cache(maxsize=1)
 def _permutations(seed: int, start: int, stop: int, n_classes: int, groups: tuple[str, ...] | None) -> np.ndarray:
@@ -195,56 +136,28 @@ def _as_list(value: Any) -> list[Any]:
     return list(value) if isinstance(value, list) else [value]
 
 
-def prepare(
-    text: Any,
-    audio: Any,
-    *,
-    probe: ProbeConfig | None = None,
-    permutations: int = 1000,
-    splits: int = 5,
-    seeds: int = 1,
-    train_fraction: float = 0.7,
-    statistic: str = "acc@3",
-    k: Sequence[int] | None = None,
-    backend: str = "auto",
-    device: str | None = None,
-    seed: int = 0,
-    classes: str = "strict",
-    control: str = "permute",
-    groups: Any = None,
-    within: str | None = None,
-    stop: str | StopRule | None = None,
-    retrieval: str = "fused",
-) -> Experiment:
+def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options: Any) -> Experiment:
     """Check all inputs and build the experiment; nothing is trained yet.
 
     Parameters
     ----------
     text, audio : table, path, (vectors, labels), or a list of these
         All pairs of the two lists are tested.
-    classes : {"strict", "common"}
-        What to do with labels that some table lacks: an error, or leave them out.
-    control, groups, within, stop
-        See `permutation_test`.
+    request : RunRequest, optional
+        Or its fields by name.
 
     Raises
     ------
     InputError
-        Anything wrong with an argument; see DESIGN, "Errors".
+        Anything wrong with an argument or a table. The message names the argument, the rule, the value and the way out.
     """
-    config = ProbeConfig() if probe is None else probe
-    if not isinstance(config, ProbeConfig):
-        raise InputError(f"`probe` must be a ProbeConfig; got {type(config).__name__}.")
-    if classes not in ("strict", "common"):
-        raise InputError(f"`classes` must be strict or common; got {classes!r}.")
-    seed = check_seed(seed)
-    if not isinstance(statistic, str):
-        raise InputError(f'`statistic` must name a stored metric, as "acc@3"; got {statistic!r}.')
-    rule = parse_stop(stop) if isinstance(stop, str) else stop
-    if not isinstance(rule, StopRule | None):
-        raise InputError(f"`stop` must be besag-clifford:h=N or anytime:alpha=A; got {stop!r}.")
-    check_retrieval(retrieval)
-    chosen = select_backend(backend, config.precision, device, config.optimizer)
+    if request is None:
+        request = RunRequest(**options)
+    elif options:
+        request = replace(request, **options)
+    config = request.probe or ProbeConfig()
+    check_retrieval(request.retrieval)
+    chosen = select_backend(request.backend, config.precision, request.device, config.optimizer)
     texts = [EmbeddingTable.coerce(t, "text") for t in _as_list(text)]
     audios = [EmbeddingTable.coerce(a, "audio") for a in _as_list(audio)]
     for side, tables in (("text", texts), ("audio", audios)):
@@ -256,23 +169,16 @@ def prepare(
                 f"`{side}` tables must have different names, which results go by; got {', '.join(names)}. "
                 'Rename a file or set meta["name"].'
             )
-    if classes == "common":
+    if request.classes == "common":
         kept = keep_common([*texts, *audios])
         texts, audios = kept[: len(texts)], kept[len(texts) :]
     for t in texts:
         for a in audios:
             check_labels(t, a)
     n_classes = len(texts[0])
-    train_count(n_classes, train_fraction)
-    plan = JobPlan(len(texts) * len(audios), splits, seeds, permutations)
-    own = statistic_ks(statistic)
-    wanted = [x for x in DEFAULT_KS if x <= n_classes] if k is None else [k] if np.ndim(k) == 0 else list(k)
-    ks = check_ks([*wanted, *own], n_classes)
-    column_of(statistic, ks)
-    if statistic == "loss" and not config.steps:
-        raise InputError('`statistic`="loss" needs `steps` of at least 1: without a step there is no training loss. Choose another.')
-    if statistic.startswith("hits@"):
-        raise InputError(f'`statistic`={statistic!r} counts clips; test its average, "acc@{own[0]}_micro".')
+    train_count(n_classes, request.train_fraction)
+    plan = JobPlan(len(texts) * len(audios), request.splits, request.seeds, request.permutations)
+    ks = _stored_ks(request, n_classes)
     text_features = [table_features(t, config) for t in texts]
     audio_features = [table_features(a, config) for a in audios]
     pairs = tuple(make_pair(t, a, config, tf, af) for a, af in zip(audios, audio_features) for t, tf in zip(texts, text_features))
@@ -281,17 +187,22 @@ def prepare(
         for side, tables in (("text", texts), ("audio", audios))
         for t in tables
     )
-    blocks = group_of(control, groups, within, pairs[0].classes, splits)
-    meta: dict[str, Any] = {} if control == "permute" else {"control": control}
+    blocks = group_of(request.control, request.groups, request.within, pairs[0].classes, request.splits)
+    meta: dict[str, Any] = {} if request.control == "permute" else {"control": request.control}
     enumerated = False
-    if control == "permute-within":
-        source = permutation_source(control, seed, n_classes, permutations, blocks)
-        enumerated, plan = source.enumerated, JobPlan(plan.n_pairs, splits, seeds, source.n_permutations)
-        meta |= {"within": within, "groups": blocks.tolist(), "distinct_permutations": say_count(source.distinct), "enumerated": enumerated}
-    if rule is not None:
+    if blocks is not None:
+        source = permutation_source(request.control, request.seed, n_classes, request.permutations, blocks)
+        enumerated, plan = source.enumerated, replace(plan, n_permutations=source.n_permutations)
+        meta |= {
+            "within": request.within,
+            "groups": blocks.tolist(),
+            "distinct_permutations": say_count(source.distinct),
+            "enumerated": enumerated,
+        }
+    if request.stop is not None:
         if enumerated:
             raise InputError(f"`stop` is of no use with all {plan.n_permutations + 1} distinct permutations listed. Leave it out.")
-        meta |= {"stop": str(rule), "stop_limit": permutations, "stop_statistic": statistic}
+        meta |= {"stop": str(request.stop), "stop_limit": request.permutations, "stop_statistic": request.statistic}
     paths = {
         f"{side}/{table.name}": absolute(given)
         for side, values, tables in (("text", _as_list(text), texts), ("audio", _as_list(audio), audios))
@@ -299,22 +210,27 @@ def prepare(
         if isinstance(given, (str, os.PathLike))
     }
     return Experiment(
-        pairs,
-        config,
-        plan,
-        seed,
-        float(train_fraction),
-        ks,
-        statistic,
-        chosen.name,
-        device,
-        inputs,
-        control,
-        blocks,
-        enumerated,
-        rule,
-        paths,
-        meta,
-        {"classes": classes},
-        retrieval,
+        request=request,
+        names=tuple((p.text_name, p.audio_name) for p in pairs),
+        n_classes=n_classes,
+        plan=plan,
+        ks=ks,
+        backend=chosen.name,
+        inputs=inputs,
+        groups=blocks,
+        enumerated=enumerated,
+        meta=meta,
+        pairs=pairs,
+        paths=paths,
     )
+
+
+def _stored_ks(request: RunRequest, n_classes: int) -> tuple[int, ...]:
+    """All k of the run, those of the statistic included."""
+    own = statistic_ks(request.statistic)
+    wanted = [x for x in DEFAULT_KS if x <= n_classes] if request.k is None else list(request.k)
+    ks = check_ks([*wanted, *own], n_classes)
+    column_of(request.statistic, ks)
+    if request.statistic.startswith("hits@"):
+        raise InputError(f'`statistic`={request.statistic!r} counts clips; test its average, "acc@{own[0]}_micro".')
+    return ks

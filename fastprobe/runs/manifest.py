@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StoreError
-from ..protocol.plan import LIMITS
+from ..protocol.plan import LIMITS, JobPlan
 from ..storage import Folder, RemoteFolder, open_folder
 
 FORMAT_VERSION = 1
@@ -65,6 +65,13 @@ def describe_difference(old: dict[str, Any], new: dict[str, Any], here: str = "t
     return f"`{first}` was {_short(a)} {here} and is {_short(b)} {there}{more}"
 
 
+def _columns_of_format_1(ks: list[Any]) -> list[str]:
+    """The metrics that runs stored before manifests listed them."""
+    per_k = [f"{name}@{k}{form}" for name, form in (("hits", ""), ("acc", "_macro"), ("acc", "_micro")) for k in ks]
+    means = ("mrr", "mean_rank", "mean_log_rank")
+    return ["n_queries", *per_k, *means, *(f"{name}_micro" for name in means), "median_rank"]
+
+
 def _whole(value: Any, low: int, high: int) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and low <= value <= high
 
@@ -95,6 +102,8 @@ def read_manifest(path: str | os.PathLike | Folder | RemoteFolder) -> dict[str, 
         raise StoreError(
             f"{file}: written by a newer fastprobe (format {version}, this one reads up to {FORMAT_VERSION}). Upgrade fastprobe."
         )
+    if isinstance(ks := identity.get("k"), list):
+        identity.setdefault("columns", _columns_of_format_1(ks))
     pairs = identity.get("pairs")
     if not (
         isinstance(pairs, list) and pairs and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in pairs)
@@ -113,3 +122,14 @@ def read_manifest(path: str | os.PathLike | Folder | RemoteFolder) -> dict[str, 
 def _short(value: Any, limit: int = 80) -> str:
     text = json.dumps(value, default=str)
     return text if len(text) <= limit else text[:limit] + "..."
+
+
+def plan_of(manifest: dict[str, Any]) -> JobPlan:
+    """The plan that a manifest describes."""
+    identity = manifest["identity"]
+    try:
+        return JobPlan(
+            len(identity["pairs"]), identity["splits"], identity["seeds"], manifest.get("permutations_at_most", manifest["permutations"])
+        )
+    except KeyError as error:
+        raise StoreError(f"the manifest lacks {error}: it is damaged, or no run's.") from None

@@ -11,10 +11,11 @@ import numpy as np
 from ..errors import InputError, StoreError
 from ..protocol.plan import Unit
 from ..storage import Folder, RemoteFolder, open_folder
-from .audit import part_of, plan_of, stored_experiment
+from .audit import part_of
 from .lock import RunLock
-from .manifest import describe_difference, read_manifest
+from .manifest import describe_difference, plan_of, read_manifest
 from .run import analyse, summary
+from .specification import stored_specification
 from .store import ResultStore
 
 OTHER_FILES = ("observed.parquet", "retrieved.parquet")
@@ -74,8 +75,8 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
     largest = max(manifests, key=lambda m: plan_of(m).n_permutations)
     for manifest in manifests:
         part_of(manifest)
-    experiment, stores = stored_experiment(largest), [ResultStore.open(f) for f in folders]
-    plan = experiment.plan
+    spec, stores = stored_specification(largest), [ResultStore.open(f) for f in folders]
+    plan = spec.plan
     everything = _checked(runs, stores)
     target = ResultStore.create(out, {**largest, "status": "merging", "part": [0, 1]}, resume=True)
     with RunLock(target.folder):
@@ -100,7 +101,7 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
         left = plan.jobs_per_replicate * sum(u.stop - u.start for u in plan.gaps(target.done(plan)))
         result = None
         if not left:
-            result = summary(experiment, analyse(experiment, target), target)
+            result = summary(spec, analyse(spec, target), target)
             target.write_summary(result)
         target.write_manifest({**largest, "status": "partly merged" if left else "done", "part": [0, 1]})
     return Merged(plan.n_jobs - left, plan.n_jobs, overlapping, result)

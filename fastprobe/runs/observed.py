@@ -20,8 +20,8 @@ import numpy as np
 
 from ..kernels.reference import norm
 from ..kernels.topk import faiss_gpus, load_faiss, top_k
+from .request import RETRIEVALS
 
-RETRIEVALS = ("fused", "faiss")
 _QUERY_BLOCK = 16384
 _ROW_GROUP = 1 << 17
 _IN_MEMORY = 64 << 20

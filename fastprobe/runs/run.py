@@ -1,12 +1,13 @@
-"""The composer: plan minus stored -> batches -> store -> significance. No module below knows the whole."""
+"""Carries out a run: finds what is not stored yet, trains it, stores it, computes the p-values. Only this module knows all steps."""
 
 from __future__ import annotations
 
+import inspect
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import fields, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
@@ -15,11 +16,10 @@ import numpy as np
 
 from ..errors import InputError
 from ..kernels import device_name
-from ..protocol.config import ProbeConfig
 from ..protocol.controls import CONTROLS
 from ..protocol.metrics import chance, column_of, lower_is_better
 from ..protocol.plan import Unit, Work, train_count
-from ..statistics.sequential import SequentialFamily, StopRule
+from ..statistics.sequential import SequentialFamily
 from ..statistics.significance import PermutationTestResult, analyse_pairs
 from .engines import Finished, Pace, Task, local
 from .experiment import Experiment, prepare
@@ -27,6 +27,8 @@ from .lock import RunLock
 from .manifest import read_manifest
 from .observed import write_observed
 from .progress import Heartbeat
+from .request import RunRequest
+from .specification import Specification
 from .store import ResultStore
 from .summary import extend, replay
 
@@ -101,7 +103,7 @@ def _check_part(experiment: Experiment, part: tuple[int, int]) -> None:
 
 
 def manifest(experiment: Experiment, status: str, seconds: float | None = None, part: tuple[int, int] = (0, 1)) -> dict[str, Any]:
-    """What manifest.json holds. Where the tables lie is said beside the identity, never in it."""
+    """What manifest.json holds. File paths are recorded outside `identity`, so that moving a table does not make it another run."""
     return {
         "status": status,
         "identity": experiment.identity(),
@@ -109,7 +111,7 @@ def manifest(experiment: Experiment, status: str, seconds: float | None = None, 
         "statistic": experiment.statistic,
         "part": list(part),
         "paths": experiment.paths,
-        "options": experiment.options,
+        "options": {"classes": experiment.request.classes},
         "n_classes": experiment.n_classes,
         "backend": experiment.backend,
         "config": experiment.config.to_dict(),
@@ -247,12 +249,12 @@ class _Watch:
         self.fed = upto
 
 
-def is_complete(experiment: Experiment, store: ResultStore) -> bool:
+def is_complete(experiment: Specification, store: ResultStore) -> bool:
     """Whether every job of the plan is stored."""
     return not experiment.plan.gaps(store.done(experiment.plan))
 
 
-def analyse(experiment: Experiment, store: ResultStore) -> list[PermutationTestResult]:
+def analyse(experiment: Specification, store: ResultStore) -> list[PermutationTestResult]:
     """Significance of every pair, from what is stored."""
     column = column_of(experiment.statistic, experiment.ks)
     found, per_split = store.replicates([column], experiment.plan)
@@ -281,7 +283,7 @@ def analyse(experiment: Experiment, store: ResultStore) -> list[PermutationTestR
     return [replace(r, drawn="all") for r in results] if experiment.enumerated else results
 
 
-def summary(experiment: Experiment, results: list[PermutationTestResult], store: ResultStore) -> dict[str, Any]:
+def summary(experiment: Specification, results: list[PermutationTestResult], store: ResultStore) -> dict[str, Any]:
     """What summary.json holds; no times, so that equal runs have equal bytes."""
     pairs, families = extend(
         results,
@@ -314,26 +316,12 @@ PVALUE_RULE = "(1 + #{b >= 1: T_b >= T_0}) / (1 + B), ties count against"
 def permutation_test(
     text: Any,
     audio: Any,
+    request: RunRequest | None = None,
     *,
-    probe: ProbeConfig | None = None,
-    permutations: int = 10_000,
-    splits: int = 5,
-    seeds: int = 1,
-    train_fraction: float = 0.7,
-    statistic: str = "acc@3",
-    k: Sequence[int] | None = None,
-    backend: str = "auto",
-    device: str | None = None,
-    seed: int = 0,
-    classes: str = "strict",
-    control: str = "permute",
-    groups: Any = None,
-    within: str | None = None,
-    stop: str | StopRule | None = None,
-    retrieval: str = "fused",
     out: str | os.PathLike | None = None,
     resume: bool = False,
-):
+    **options: Any,
+) -> Any:
     """Does the geometry of the texts carry over to the sounds? A probe's accuracy on unseen classes, against
     the same probe trained again on permuted text rows.
 
@@ -345,35 +333,9 @@ def permutation_test(
         One row per class.
     audio : likewise
         Clips; their labels are the classes.
-    probe : ProbeConfig, optional
-    permutations : int
-        B. Permutation b is the same for every pair and whatever the total.
-    splits, seeds : int
-        Random partitions of the classes; starts and clip draws of each.
-    train_fraction : float
-        Share of the classes to train on.
-    statistic : str
-        A stored metric: "acc@3" (macro), "acc@3_micro", "mrr", "mean_rank", "mean_log_rank", ...
-    k : sequence of int, optional
-        Further k to store, by default 1, 3, 5 and 10.
-    backend, device : str
-        See `fastprobe.kernels`.
-    seed : int
-        Of all randomness.
-    classes : {"strict", "common"}
-        Labels that a table lacks are an error, or are left out.
-    control : {"permute", "permute-within", "frozen", "gaussian"}
-        The null: all text rows shuffled and the probe trained again; shuffled within groups only; the probe
-        trained once and the held-out texts shuffled (one split); texts drawn from a Gaussian of the same covariance.
-    groups : path, mapping or sequence, optional
-        For ``permute-within``: a CSV with a column `label` (or "fsd50k"), a mapping from label to group, or the
-        groups in ascending order of the labels.
-    within : str, optional
-        The column of that CSV.
-    stop : str, optional
-        "besag-clifford:h=10" or "anytime:alpha=0.05"; `permutations` is then the most that are run.
-    retrieval : {"fused", "faiss"}
-        What serves the top-k lists of the observed run (``retrieved.parquet``). Ranks are counted by the backend.
+    request : RunRequest, optional
+        What is asked. Its fields can be given by name instead: `probe`, `permutations`, `splits`, `statistic`, ...;
+        see `fastprobe.RunRequest` for all of them.
     out : path-like, optional
         Run directory; by default nothing is written.
     resume : bool
@@ -388,30 +350,29 @@ def permutation_test(
     ------
     InputError
         Bad input; the message names the argument, the rule, the value and the way out.
+
+    Examples
+    --------
+    >>> import fastprobe as fp
+    >>> text, audio = fp.simulate.simulate_pair([f"class {i}" for i in range(12)], alignment=1.0)
+    >>> result = fp.permutation_test(text, audio, permutations=19, splits=2, backend="cpp")
+    >>> 0.05 <= result.pvalue <= 1 and result.n_permutations == 19
+    True
     """
-    experiment = prepare(
-        text,
-        audio,
-        probe=probe,
-        permutations=permutations,
-        splits=splits,
-        seeds=seeds,
-        train_fraction=train_fraction,
-        statistic=statistic,
-        k=k,
-        backend=backend,
-        device=device,
-        seed=seed,
-        classes=classes,
-        control=control,
-        groups=groups,
-        within=within,
-        stop=stop,
-        retrieval=retrieval,
-    )
+    experiment = prepare(text, audio, request, **options)
     store = open_store(experiment, out, resume)
     for _ in execute(experiment, store):
-        pass
+        continue
     results = analyse(experiment, store)
     store.write_summary(summary(experiment, results, store))
     return results if isinstance(text, list) or isinstance(audio, list) else results[0]
+
+
+def _with_request_fields(function: Callable[..., Any]) -> inspect.Signature:
+    """The signature that help and editors show: `**options` spelled out with the names and defaults of `RunRequest`."""
+    own = [p for p in inspect.signature(function).parameters.values() if p.kind is not inspect.Parameter.VAR_KEYWORD]
+    added = [inspect.Parameter(f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=f.type) for f in fields(RunRequest)]
+    return inspect.Signature([*own, *added])
+
+
+permutation_test.__signature__ = _with_request_fields(permutation_test)  # type: ignore[attr-defined]  # as PEP 362 allows

@@ -18,9 +18,10 @@ from fastprobe.cli.runs import engine_of, parse_shard
 from fastprobe.errors import InputError, StoreError
 from fastprobe.protocol.plan import LIMITS, Unit
 from fastprobe.runs import run
-from fastprobe.runs.audit import examine, prepare_again, stored_experiment, verify
+from fastprobe.runs.audit import examine, prepare_again, verify
 from fastprobe.runs.manifest import read_manifest, to_json
 from fastprobe.runs.merge import merge
+from fastprobe.runs.specification import stored_specification
 from fastprobe.runs.store import ResultStore
 from fastprobe.tables.embeddings import EmbeddingTable
 from support.small_runs import edit_manifest, experiment, finish, rows, save_tables, sized
@@ -250,7 +251,7 @@ def test_a_hostile_manifest_is_refused(made, tmp_path, attack, monkeypatch):
     attack(store.path)
     with pytest.raises(InputError):
         examine(store.path)
-        stored_experiment(read_manifest(store.path))
+        stored_specification(read_manifest(store.path))
     with pytest.raises(InputError):
         merge(tmp_path / "all", [store.path])
     assert not (tmp_path / "pwned").exists() and not (tmp_path / "all").exists()

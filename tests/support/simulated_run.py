@@ -10,7 +10,7 @@ from fastprobe.protocol.config import ProbeConfig
 from fastprobe.protocol.metrics import metric_names
 from fastprobe.protocol.plan import JobPlan, Unit, split_classes
 from fastprobe.runs import run as fprun
-from fastprobe.runs.audit import stored_experiment
+from fastprobe.runs.specification import stored_specification
 from fastprobe.runs.store import ResultStore
 
 
@@ -136,6 +136,6 @@ def write_summary(path, store=None, manifest=None):
     """Analyse what is stored and write summary.json and summary.csv."""
     from fastprobe.runs.store import read_manifest
 
-    experiment = stored_experiment(manifest or read_manifest(path))
+    experiment = stored_specification(manifest or read_manifest(path))
     store = store or ResultStore.open(path)
     store.write_summary(fprun.summary(experiment, fprun.analyse(experiment, store), store))

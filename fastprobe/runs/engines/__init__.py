@@ -2,8 +2,8 @@
 
     execute(task, work, pace, **options) -> iterator of Finished
 
-that takes units from `work`, sized by `pace`, and may finish them in any order, some of them twice after
-a loss: results never depend on it. `local` is this machine, `ray` a cluster.
+that takes units from `work`, sized by `pace`, and may finish them in any order, some of them twice: a unit lost
+with its worker is given out again and may arrive twice; the stored rows are the same. `local` is this machine, `ray` a cluster.
 """
 
 from __future__ import annotations
@@ -64,7 +64,8 @@ class Task:
         """The same task on a named device."""
         if device is None:
             return self
-        return Task(dataclasses.replace(self.experiment, device=device), self.store)
+        request = dataclasses.replace(self.experiment.request, device=device)
+        return Task(dataclasses.replace(self.experiment, request=request), self.store)
 
     def __call__(self, unit: Unit) -> dict[str, np.ndarray] | None:
         columns = self.experiment.compute(unit)

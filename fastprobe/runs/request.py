@@ -1,0 +1,123 @@
+"""`RunRequest`: what is asked of a run, every option once. The library, the shell, configuration files and manifests read it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from ..errors import InputError
+from ..protocol.config import ProbeConfig, option
+from ..protocol.controls import CONTROLS
+from ..randomness import check_seed
+
+CLASSES = ("strict", "common")
+RETRIEVALS = ("fused", "faiss")
+BACKEND_NAMES = ("auto", "reference", "torch", "cpp", "triton")
+_NULL, _WHERE = "The null", "Where it runs"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunRequest:
+    """Every option of a run but its tables and where it is stored.
+
+    Attributes
+    ----------
+    probe : ProbeConfig, optional
+        How each probe is trained.
+    permutations : int
+        B. Permutation b is the same for every pair and whatever the total.
+    splits, seeds : int
+        Random partitions of the classes; repeats of each, with other starts and clip draws.
+    train_fraction : float
+        Share of the classes to train on.
+    statistic : str
+        A stored metric: "acc@3" (macro), "acc@3_micro", "mrr", "mean_rank", "mean_log_rank", ...
+    k : sequence of int, optional
+        Further k to store, by default 1, 3, 5 and 10.
+    classes : {"strict", "common"}
+        Labels that a table lacks are an error, or are left out.
+    control : {"permute", "permute-within", "frozen", "gaussian"}
+        The null: all text rows shuffled and the probe trained again; shuffled within groups only; the probe
+        trained once and the held-out texts shuffled (one split); texts drawn from a Gaussian of the same covariance.
+    groups : path, mapping or sequence, optional
+        For ``permute-within``: a CSV with a column `label` (or "fsd50k"), a mapping from label to group, or the
+        groups in ascending order of the labels.
+    within : str, optional
+        The column of that CSV.
+    stop : str or StopRule, optional
+        "besag-clifford:h=10" or "anytime:alpha=0.05"; `permutations` is then the most that are run.
+    backend, device : str
+        See `fastprobe.kernels`.
+    seed : int
+        Of all randomness.
+    retrieval : {"fused", "faiss"}
+        What serves the top-k lists of the observed run (``retrieved.parquet``). Ranks are counted by the backend.
+
+    Raises
+    ------
+    InputError
+        A value that cannot be, whatever the tables are; the message names the option, the rule and the value.
+
+    Examples
+    --------
+    >>> from fastprobe.runs.request import RunRequest
+    >>> RunRequest(permutations=199, statistic="mrr").splits
+    5
+    """
+
+    probe: ProbeConfig | None = None
+    permutations: int = option(1000, "B, how many shuffled repetitions are trained beside the observed run.")
+    splits: int = option(5, "Random partitions of the classes.")
+    seeds: int = option(1, "Repeats of each split, with other starts and clip draws.")
+    train_fraction: float = option(0.7, "Share of the classes to train on.")
+    statistic: str = option("acc@3", "Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")
+    k: Sequence[int] | None = option(None, "k to store: 1,3 or repeated.", metavar="INT", show_default="1,3,5,10")
+    classes: Literal["strict", "common"] = option("strict", "Labels that a table lacks: an error, or left out.", choices=CLASSES)
+    control: str = option(
+        "permute",
+        "The null: " + "; ".join(f"{c.name}: {c.help}" for c in CONTROLS.values()) + ".",
+        choices=tuple(CONTROLS),
+        group=_NULL,
+    )
+    groups: Any = option(None, "For permute-within: CSV with a column label, or fsd50k.", group=_NULL)
+    within: str | None = option(None, "For permute-within: the column to stay within.", group=_NULL)
+    stop: Any = option(None, "End early: besag-clifford:h=10 or anytime:alpha=0.05.", group=_NULL)
+    backend: str = option("auto", "What trains the probes.", choices=BACKEND_NAMES, group=_WHERE)
+    device: str | None = option(None, "cpu, cuda, cuda:1, mps.", group=_WHERE)
+    seed: int = option(0, "Of all randomness.")
+    retrieval: Literal["fused", "faiss"] = option(
+        "fused", "What serves the stored top-k lists; ranks are the backend's.", choices=RETRIEVALS, group=_WHERE
+    )
+
+    def __post_init__(self) -> None:
+        # Imported here, so that `fastprobe --help` does not load SciPy.
+        from ..statistics.sequential import StopRule, parse_stop
+
+        config = ProbeConfig() if self.probe is None else self.probe
+        if not isinstance(config, ProbeConfig):
+            raise InputError(f"`probe` must be a ProbeConfig; got {type(config).__name__}.")
+        object.__setattr__(self, "probe", config)
+        for name in ("classes", "control", "retrieval"):
+            value, choices = getattr(self, name), option_of(name)["choices"]
+            if value not in choices:
+                words = f"{', '.join(choices)}" if len(choices) > 2 else " or ".join(choices)
+                raise InputError(f"`{name}` must be {'one of ' if len(choices) > 2 else ''}{words}; got {value!r}.")
+        object.__setattr__(self, "seed", check_seed(self.seed))
+        if not isinstance(self.statistic, str):
+            raise InputError(f'`statistic` must name a stored metric, as "acc@3"; got {self.statistic!r}.')
+        rule = parse_stop(self.stop) if isinstance(self.stop, str) else self.stop
+        if not isinstance(rule, StopRule | None):
+            raise InputError(f"`stop` must be besag-clifford:h=N or anytime:alpha=A; got {self.stop!r}.")
+        object.__setattr__(self, "stop", rule)
+        if self.k is not None:
+            object.__setattr__(self, "k", (self.k,) if np.ndim(self.k) == 0 else tuple(self.k))
+        if self.statistic == "loss" and not config.steps:
+            raise InputError('`statistic`="loss" needs `steps` of at least 1: without a step there is no training loss. Choose another.')
+
+
+def option_of(name: str) -> dict[str, Any]:
+    """Help line, choices, group of an option."""
+    return dict(next(f for f in fields(RunRequest) if f.name == name).metadata)

@@ -1,0 +1,159 @@
+"""`Specification`: all that decides the results of a run but the vectors. Enough to analyse what is stored."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from ..errors import InputError, StoreError
+from ..protocol.config import ProbeConfig
+from ..protocol.metrics import metric_names
+from ..protocol.plan import JobPlan
+from ..statistics.sequential import StopRule
+from .manifest import plan_of
+from .request import RunRequest
+
+# Keys of an identity that are fields of their own; whatever else it holds came with the control or the stopping rule.
+_OWN = ("pairs", "inputs", "probe", "splits", "seeds", "train_fraction", "k", "seed", "backend", "columns")
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Specification:
+    """What a run is, as its manifest tells it.
+
+    Attributes
+    ----------
+    request : RunRequest
+        As it was asked for.
+    names : tuple of (str, str)
+        (text, audio) of every pair.
+    n_classes : int
+        C, the same for all pairs.
+    plan : JobPlan
+    ks : tuple of int
+        All k that are stored.
+    backend : str
+        Chosen; never ``auto``.
+    inputs : tuple of dict
+        Name, rows, width and digest of every table.
+    groups : str (C,) or None
+        Blocks within which texts are permuted.
+    enumerated : bool
+        Every distinct relabelling is trained once, instead of random draws.
+    meta : dict
+        What the control and the stopping rule add to the identity.
+    """
+
+    request: RunRequest
+    names: tuple[tuple[str, str], ...]
+    n_classes: int
+    plan: JobPlan
+    ks: tuple[int, ...]
+    backend: str
+    inputs: tuple[dict[str, Any], ...]
+    groups: np.ndarray | None
+    enumerated: bool
+    meta: dict[str, Any]
+
+    @property
+    def config(self) -> ProbeConfig:
+        """How probes are trained."""
+        assert self.request.probe is not None  # RunRequest fills it in
+        return self.request.probe
+
+    @property
+    def seed(self) -> int:
+        """Of all randomness."""
+        return self.request.seed
+
+    @property
+    def train_fraction(self) -> float:
+        """Share of the classes to train on."""
+        return float(self.request.train_fraction)
+
+    @property
+    def statistic(self) -> str:
+        """What is tested."""
+        return self.request.statistic
+
+    @property
+    def control(self) -> str:
+        """What the permutations number 1, 2, ... destroy; see `protocol.controls`."""
+        return self.request.control
+
+    @property
+    def stop(self) -> StopRule | None:
+        """Declared before the first permutation."""
+        return self.request.stop if isinstance(self.request.stop, StopRule) else None
+
+    @property
+    def device(self) -> str | None:
+        """Where the backend trains."""
+        return self.request.device
+
+    def identity(self) -> dict[str, Any]:
+        """All that decides results: what a resumed run must share. More permutations may be added later."""
+        return {
+            "pairs": [list(n) for n in self.names],
+            "inputs": list(self.inputs),
+            "probe": self.config.to_dict(),
+            "splits": self.plan.n_splits,
+            "seeds": self.plan.n_seeds,
+            "train_fraction": self.train_fraction,
+            "k": list(self.ks),
+            "columns": metric_names(self.ks),
+            "seed": self.seed,
+            "backend": self.backend,
+            **self.meta,
+        }
+
+
+def stored_specification(manifest: dict[str, Any]) -> Specification:
+    """What the run of a manifest is.
+
+    Raises
+    ------
+    StoreError
+        A manifest that lacks what an analysis needs.
+    """
+    identity = manifest["identity"]
+    try:
+        n = manifest["n_classes"]
+        if type(n) is not int or not 2 <= n <= 10**7:
+            raise ValueError(f"n_classes {n!r}"[:60])
+        groups = identity.get("groups")
+        plan = plan_of(manifest)
+        request = RunRequest(
+            probe=ProbeConfig(**identity["probe"]),
+            permutations=plan.n_permutations,
+            splits=plan.n_splits,
+            seeds=plan.n_seeds,
+            train_fraction=float(identity["train_fraction"]),
+            statistic=manifest["statistic"],
+            k=tuple(identity["k"]),
+            classes=(manifest.get("options") or {}).get("classes", "strict"),
+            control=identity.get("control", "permute"),
+            groups=groups,
+            within=identity.get("within"),
+            stop=identity.get("stop"),
+            backend=identity["backend"],
+            seed=identity["seed"],
+        )
+        return Specification(
+            request=request,
+            names=tuple((t, a) for t, a in identity["pairs"]),
+            n_classes=n,
+            plan=plan,
+            ks=tuple(identity["k"]),
+            backend=identity["backend"],
+            inputs=tuple(identity["inputs"]),
+            groups=None if groups is None else np.array(groups),
+            enumerated=bool(identity.get("enumerated", False)),
+            meta={k: identity[k] for k in identity if k not in _OWN},
+        )
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise StoreError(f"the manifest is damaged, or no run's ({type(error).__name__}: {str(error)[:80]}).") from None
