@@ -183,7 +183,8 @@ def test_ray_that_is_missing_is_named(tmp_path, monkeypatch):
 
 
 def test_library_errors_pass_through_the_engine():
-    exp = dataclasses.replace(experiment(5), device="cuda:99")
+    exp = experiment(5)
+    exp = dataclasses.replace(exp, request=dataclasses.replace(exp.request, device="cuda:99"))
     exp = dataclasses.replace(exp, backend="torch")
     with pytest.raises(BackendUnavailableError, match="cuda:99"):
         finish(exp, run.open_store(exp, None), local.execute)
