@@ -19,7 +19,7 @@ from ..runs.request import RunRequest
 from . import query as cli_query
 from . import runs as cli_runs
 from .embed import app as _embed
-from .options import choice, option_parameters, plain, with_options
+from .options import choice, listed_parameters, option_parameters, plain, read_several, with_options
 
 app = typer.Typer(
     name="fastprobe",
@@ -41,6 +41,7 @@ Engine = choice("Engine", ("local", "ray"))
 
 _SCALE = "Many devices and machines"
 PROBE = option_parameters(ProbeConfig, "The probe")
+PROBES = listed_parameters(PROBE)
 RUN = option_parameters(RunRequest, "The run")
 # What `plan` does not need: the k beside that of the statistic, and how lists are served.
 PLAN = [p for p in RUN if p.name not in ("k", "retrieval")]
@@ -83,7 +84,7 @@ def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
 
 
 @app.command()
-@with_options(request=RUN, probe=PROBE)
+@with_options(request=RUN, probe=PROBES)
 def run(
     ctx: typer.Context,
     *,
@@ -141,7 +142,7 @@ def run(
         if not (isinstance(given[side], list) and all(isinstance(p, str) for p in given[side])):
             raise InputError(f"`{side}` must be a file or a list of files; got {given[side]!r}.")
     given["k"] = _whole_numbers("k", given["k"])
-    asked = RunRequest(probe=ProbeConfig(**{n: given[n] for n in probe}), **{n: given[n] for n in request})
+    asked = RunRequest(probe=ProbeConfig.grid(**read_several(PROBE, {n: given[n] for n in probe})), **{n: given[n] for n in request})
     out = given["out"] or time.strftime("runs/%Y%m%d-%H%M%S")
     cli_runs.carry_out(given["text"], given["audio"], asked, out, **{name: given[name] for name in how})
 
@@ -226,7 +227,7 @@ app.command()(cli_query.query)
 
 
 @app.command()
-@with_options(request=PLAN, probe=PROBE)
+@with_options(request=PLAN, probe=PROBES)
 def plan(
     *,
     text: Annotated[list[str], typer.Option(help="Text table; repeatable.")],
@@ -244,7 +245,7 @@ def plan(
     from ..runs import forecast
     from ..runs.experiment import prepare
 
-    experiment = prepare(text, audio, RunRequest(probe=ProbeConfig(**probe), **request))
+    experiment = prepare(text, audio, RunRequest(probe=ProbeConfig.grid(**read_several(PROBE, probe)), **request))
     found = forecast.plan_run(experiment, effect, alpha, seconds)
     if as_json:
         from ..runs.manifest import to_json

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, TypeVar
 
+from ..protocol.cells import Cell
 from ..protocol.controls import CONTROLS
 
 if TYPE_CHECKING:
@@ -106,15 +107,15 @@ def show_status(found: dict[str, Any]) -> None:
             caption="from what is stored so far; p with its 95% interval, not adjusted for the number of pairs",
             caption_justify="left",
         )
-        for name in ("text", "audio"):
+        names = name_columns(found["pairs"])
+        for name in names:
             table.add_column(name, overflow="fold")
         for name in (found["pairs"][0]["metric"], "permutations", "p", ""):
             table.add_column(name, justify="right", no_wrap=True)
         for r in found["pairs"]:
             known = r["pvalue"] == r["pvalue"]
             table.add_row(
-                escape(_printable(r["text"])),
-                escape(_printable(r["audio"])),
+                *(escape(_printable(r[name])) for name in names),
                 _number(r["statistic"]),
                 f"{r['permutations']:,}",
                 _pvalue(r["pvalue"]) if known else "",
@@ -147,6 +148,12 @@ def output():
     return Console() if sys.stdout.isatty() else Console(width=140)
 
 
+def name_columns(records: list[dict[str, Any]]) -> list[str]:
+    """What tells the records of a run apart: the probe too, where there are several."""
+    several = len({r.get("probe") for r in records}) > 1
+    return ["text", "audio", *(["probe"] if several else [])]
+
+
 def results_table(records: list[dict[str, Any]]):
     """The pairs of a summary as a rich table, for stdout."""
     from rich import box
@@ -169,15 +176,15 @@ def results_table(records: list[dict[str, Any]]):
             + ("; max-T: p adjusted for all pairs" if several else "")
         ),
     )
-    for name in ("text", "audio"):
+    names = name_columns(records)
+    for name in names:
         table.add_column(name, overflow="fold", min_width=min(10, max(len(name), *(len(r[name]) for r in records))))
     for name in (first["metric"], "+-", "null", "p", "95%", *(["max-T"] if several else [])):
         table.add_column(name, justify="right", no_wrap=True)
     for r in records:
         number = [_number(r[k]) for k in ("statistic", "sem_corrected", "null_mean")]
         table.add_row(
-            escape(_printable(r["text"])),
-            escape(_printable(r["audio"])),
+            *(escape(_printable(r[name])) for name in names),
             *number,
             _pvalue(r["pvalue"]),
             f"{_pvalue(r['pvalue_low'])}-{_pvalue(r['pvalue_high'])}",
@@ -194,9 +201,20 @@ def _pvalue(value: float) -> str:
     return f"{value:.3g}"
 
 
+def best_configurations(summary: dict[str, Any]) -> Iterator[str]:
+    """A sentence per pair about its best configuration, where the run has several; its p pays for the choice."""
+    for family in summary.get("families", ()):
+        if family["name"] == "best configuration":
+            for test in family["tests"]:
+                yield (
+                    f"{_printable(test['test'])}: best of {family['n_configurations']} configurations is {_printable(test['chosen'])}, "
+                    f"p = {_pvalue(test['pvalue_maxT'])} with the choice repeated inside every permutation."
+                )
+
+
 def conclusion(record: dict[str, Any], control: str = "permute", level: float = 0.05) -> str:
     """One sentence about one pair."""
-    name = f"{_printable(record['text'])} x {_printable(record['audio'])}"
+    name = _printable(str(Cell(record["text"], record["audio"], record.get("probe", "contrastive"))))
     if not record["n_permutations"]:
         return f"{name}: {record['metric']} {_number(record['statistic'])} on unseen classes; no permutation was run, so nothing is tested."
     null = f"the {CONTROLS[control].title} control's {_number(record['null_mean'])}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import functools
 import inspect
@@ -12,6 +13,8 @@ from types import UnionType
 from typing import Annotated, Any
 
 import typer
+
+from ..errors import InputError
 
 
 def choice(name: str, values: Iterable[str]) -> Any:
@@ -34,6 +37,55 @@ def _shell_type(field: dataclasses.Field[Any], hint: Any) -> Any:
     else:
         kind = next((t for t in parts if t in (bool, int, float, str)), str)
     return kind | None if field.default is None else kind
+
+
+def several(name: str, value: Any, kind: Any) -> Any:
+    """ "0.1,0.25" as [0.1, 0.25]; one value as it is.
+
+    Raises
+    ------
+    InputError
+        A part that is not of the kind, or not one of its choices.
+    """
+    if not isinstance(value, str):
+        return value
+    out = []
+    for part in value.split(","):
+        try:
+            out.append(plain(kind(part.strip())))
+        except ValueError:
+            if isinstance(kind, type) and issubclass(kind, Enum):
+                rule = f"one of {', '.join(member.value for member in kind)}"
+            else:
+                rule = {int: "a whole number", float: "a number"}.get(kind, "text")
+            raise InputError(f"`{name}` must be {rule}, or several with commas between; got {value!r}.") from None
+    return out if len(out) > 1 else out[0]
+
+
+def listed_parameters(parameters: list[inspect.Parameter]) -> list[inspect.Parameter]:
+    """The same options, each taking several values with commas between (flags stay flags): for `several`."""
+    out = []
+    for p in parameters:
+        kind, info = typing.get_args(p.annotation)
+        base = _base(kind)
+        if base is not bool:
+            info = copy.copy(info)
+            words = "|".join(m.value for m in base) if isinstance(base, type) and issubclass(base, Enum) else base.__name__
+            info.metavar, info.show_default = f"<{words}>,...", info.show_default if p.default is None else str(p.default)
+            p = p.replace(annotation=Annotated[str | None, info], default=None)
+        out.append(p)
+    return out
+
+
+def _base(kind: Any) -> Any:
+    """The one type that is not None."""
+    return next(t for t in (typing.get_args(kind) or (kind,)) if t is not type(None))
+
+
+def read_several(parameters: list[inspect.Parameter], given: dict[str, Any]) -> dict[str, Any]:
+    """What the shell or a file gave for `listed_parameters`, as values or lists of values; options left out are left out."""
+    kinds = {p.name: _base(typing.get_args(p.annotation)[0]) for p in parameters}
+    return {name: several(name, value, kinds[name]) for name, value in given.items() if value is not None}
 
 
 def option_parameters(fields_of: type, heading: str, names: Iterable[str] | None = None) -> list[inspect.Parameter]:

@@ -96,14 +96,14 @@ def carry_out(
             if not quiet:
                 whole = "" if part[1] == 1 else f", part {part[0]}/{part[1]} of it"
                 typer.echo(
-                    f"{plan.n_pairs} pairs x {plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} "
-                    f"permutations) = {plan.n_jobs:,} probes{whole}, backend {experiment.backend}, into {out}",
+                    f"{len(experiment.names)} pairs x {_probes(experiment)}{plan.n_splits} splits x {plan.n_seeds} seeds x "
+                    f"(1 + {plan.n_permutations:,} permutations) = {plan.n_jobs:,} probes{whole}, backend {experiment.backend}, into {out}",
                     err=True,
                 )
             how = engine_of(experiment, out, engine, address, devices)
             store = _run.open_store(experiment, out, resume, part)  # last: a wrong option leaves no directory behind
             steps = _run.execute(experiment, store, part=part, **how)
-            _drive(steps, plan.jobs_per_replicate, quiet, log)
+            _drive(steps, plan, quiet, log)
             if not (part[1] == 1 or _run.is_complete(experiment, store)):
                 if log is not None:
                     log("part_done", run=str(out), part=list(part))
@@ -121,7 +121,12 @@ def carry_out(
     typer.echo(f"run directory: {out}", err=True)
 
 
-def _drive(steps: Iterator[Any], per: int, quiet: bool, log: Any) -> None:
+def _probes(experiment: Any) -> str:
+    n = len(experiment.probes)
+    return f"{n} probes x " if n > 1 else ""
+
+
+def _drive(steps: Iterator[Any], plan: Any, quiet: bool, log: Any) -> None:
     from .console import show_progress
 
     try:
@@ -135,11 +140,11 @@ def _drive(steps: Iterator[Any], per: int, quiet: bool, log: Any) -> None:
             elif log is not None:
                 log(
                     "unit",
-                    pair=step.unit.pair,
+                    cell=step.unit.cell,
                     permutations=[step.unit.start, step.unit.stop],
                     worker=step.worker,
                     worker_seconds=round(step.seconds, 3),
-                    jobs=per * (step.unit.stop - step.unit.start),
+                    jobs=plan.count([step.unit]),
                     done=step.done,
                     total=step.total,
                 )
@@ -149,12 +154,14 @@ def _drive(steps: Iterator[Any], per: int, quiet: bool, log: Any) -> None:
 
 def show_summary(summary: dict[str, Any]) -> None:
     """Results table and conclusions on stdout."""
-    from .console import conclusion, output, results_table
+    from .console import best_configurations, conclusion, output, results_table
 
     console = output()
     console.print(results_table(summary["pairs"]))
     for record in summary["pairs"]:
         console.print(conclusion(record, summary["control"]), highlight=False, markup=False, soft_wrap=True)
+    for line in best_configurations(summary):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def status(

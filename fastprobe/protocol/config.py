@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from dataclasses import dataclass, field
 from numbers import Integral, Real
 from typing import Any, Literal
@@ -143,6 +144,32 @@ class ProbeConfig:
                 raise InputError(
                     '`energy` truncates the SVD basis and needs `basis`="svd"; got "raw". Leave `energy` out or choose the svd basis.'
                 )
+
+    @classmethod
+    def grid(cls, **fields: Any) -> list[ProbeConfig]:
+        """Every combination of several values for some fields.
+
+        Parameters
+        ----------
+        **fields
+            A value, or a list of values.
+
+        Raises
+        ------
+        InputError
+            A value given twice.
+
+        Examples
+        --------
+        >>> from fastprobe import ProbeConfig
+        >>> [c.lr for c in ProbeConfig.grid(lr=[0.5, 1.0], steps=10)]
+        [0.5, 1.0]
+        """
+        values = {name: list(v) if isinstance(v, (list, tuple)) else [v] for name, v in fields.items()}
+        for name, v in values.items():
+            if not v or len({str(x) for x in v}) < len(v):
+                raise InputError(f"`{name}` must list different values; got {', '.join(map(str, v)) or 'none'}. Give each once.")
+        return [cls(**dict(zip(values, combination))) for combination in itertools.product(*values.values())]
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values, in order."""

@@ -119,75 +119,90 @@ def start_heads(seed: int, split: int, repeat: int, r_text: int, r_audio: int, d
 
 
 class Job(NamedTuple):
-    """One probe to train."""
+    """One probe to train; `seed` is the number of the repeat, not the seed of the run."""
 
-    pair: int
+    cell: int
     split: int
     seed: int
     permutation: int
 
 
 class Unit(NamedTuple):
-    """The smallest thing that is computed and stored as a whole: all splits and seeds of one pair
+    """The smallest thing that is computed and stored as a whole: all splits and repeats of one cell
     for permutations `start` ... `stop`-1."""
 
-    pair: int
+    cell: int
     start: int
     stop: int
 
 
 @dataclass(frozen=True)
 class JobPlan:
-    """All jobs of a run: pairs x splits x seeds x (the observed run and `n_permutations` more).
+    """All jobs of a run: cells x splits x repeats x (the observed run and `n_permutations` more).
 
     Attributes
     ----------
-    n_pairs, n_splits, n_seeds : int
+    n_cells : int
+        Combinations of a text table, an audio table and a probe.
+    n_splits, n_seeds : int
+        Partitions of the classes, and repeats of each.
     n_permutations : int
         B, how many shuffled repetitions are trained beside the observed run.
+    unsplit : tuple of int
+        Cells without splits and repeats (similarities): one job per permutation.
     """
 
-    n_pairs: int
+    n_cells: int
     n_splits: int
     n_seeds: int
     n_permutations: int
+    unsplit: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
-        for name, low in (("n_pairs", 1), ("n_splits", 1), ("n_seeds", 1), ("n_permutations", 0)):
+        for name, low in (("n_cells", 1), ("n_splits", 1), ("n_seeds", 1), ("n_permutations", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, (int, np.integer)) or value < low:
                 raise InputError(f"`{name[2:]}` must be a whole number of at least {low}; got {value!r}.")
             if value > LIMITS.get(name[2:], value):
                 raise InputError(f"`{name[2:]}` must be at most {LIMITS[name[2:]]:,}; got {value:,}. Lower it.")
 
-    @property
-    def jobs_per_replicate(self) -> int:
-        """Splits x seeds."""
-        return self.n_splits * self.n_seeds
+    def shape(self, cell: int) -> tuple[int, int]:
+        """Splits and repeats of a cell."""
+        return (1, 1) if cell in self.unsplit else (self.n_splits, self.n_seeds)
+
+    def jobs(self, cell: int) -> int:
+        """Jobs of a cell in one replicate."""
+        splits, repeats = self.shape(cell)
+        return splits * repeats
+
+    def count(self, units: Iterable[Unit]) -> int:
+        """Jobs of some units."""
+        return sum(self.jobs(u.cell) * (u.stop - u.start) for u in units)
 
     @property
     def n_jobs(self) -> int:
-        """All probes of the run."""
-        return self.n_pairs * self.jobs_per_replicate * (self.n_permutations + 1)
+        """All jobs of the run."""
+        return sum(map(self.jobs, range(self.n_cells))) * (self.n_permutations + 1)
 
     def __iter__(self) -> Iterator[Job]:
         """Every job, in storage order."""
-        for pair in range(self.n_pairs):
+        for cell in range(self.n_cells):
+            splits, repeats = self.shape(cell)
             for b in range(self.n_permutations + 1):
-                for split in range(self.n_splits):
-                    for seed in range(self.n_seeds):
-                        yield Job(pair, split, seed, b)
+                for split in range(splits):
+                    for repeat in range(repeats):
+                        yield Job(cell, split, repeat, b)
 
     def part(self, index: int, count: int) -> list[Unit]:
         """Part `index` of `count`: a partition of the plan that depends on the plan and `count` alone.
 
-        Replicates are numbered b * n_pairs + pair, permutations first; a part is one stretch of these
+        Replicates are numbered b * n_cells + cell, permutations first; a part is one stretch of these
         numbers, so that parts differ by one replicate at most.
 
         Returns
         -------
         list of Unit
-            One range of permutations for each pair that the part touches.
+            One range of permutations for each cell that the part touches.
 
         Raises
         ------
@@ -196,26 +211,26 @@ class JobPlan:
         """
         if not 0 <= index < count:
             raise InputError(f"`shard` I/N must have 0 <= I < N; got {index}/{count}.")
-        total = self.n_pairs * (self.n_permutations + 1)
+        total = self.n_cells * (self.n_permutations + 1)
         low, high = index * total // count, (index + 1) * total // count
-        ranges = (Unit(p, -((p - low) // self.n_pairs), -((p - high) // self.n_pairs)) for p in range(self.n_pairs))
+        ranges = (Unit(p, -((p - low) // self.n_cells), -((p - high) // self.n_cells)) for p in range(self.n_cells))
         return [u for u in ranges if u.stop > u.start]
 
     def gaps(self, done: Iterable[Unit], wanted: list[Unit] | None = None) -> list[Unit]:
         """The set difference `wanted` (by default the whole plan) minus `done`, as the widest ranges."""
-        by_pair: dict[int, list[Unit]] = {}
+        by_cell: dict[int, list[Unit]] = {}
         for unit in done:
-            by_pair.setdefault(unit.pair, []).append(unit)
+            by_cell.setdefault(unit.cell, []).append(unit)
         out = []
-        for pair, at, end in wanted if wanted is not None else self.part(0, 1):
-            for unit in sorted(by_pair.get(pair, ())):
+        for cell, at, end in wanted if wanted is not None else self.part(0, 1):
+            for unit in sorted(by_cell.get(cell, ())):
                 if unit.start >= end:
                     break
                 if unit.start > at:
-                    out.append(Unit(pair, at, unit.start))
+                    out.append(Unit(cell, at, unit.start))
                 at = max(at, unit.stop)
             if at < end:
-                out.append(Unit(pair, at, end))
+                out.append(Unit(cell, at, end))
         return out
 
     def missing(self, done: Iterable[Unit], size: int, wanted: list[Unit] | None = None) -> list[Unit]:
@@ -229,7 +244,7 @@ class JobPlan:
 class Work:
     """What is left of a plan, handed out in pieces of any size.
 
-    The order runs over permutations first and pairs second, so that an interrupted run of many pairs
+    The order runs over permutations first and cells second, so that an interrupted run of many cells
     holds the same replicates of each. It holds the gaps only, so a million units cost no memory.
 
     Parameters
@@ -239,7 +254,7 @@ class Work:
     """
 
     def __init__(self, gaps: Iterable[Unit]) -> None:
-        self._heap = [(u.start, u.pair, u.stop) for u in gaps]
+        self._heap = [(u.start, u.cell, u.stop) for u in gaps]
         heapq.heapify(self._heap)
         self.replicates = sum(stop - start for start, _, stop in self._heap)
 
@@ -250,9 +265,9 @@ class Work:
         """The next unit, of at most `size` permutations; None when nothing is left."""
         if not self._heap:
             return None
-        start, pair, stop = heapq.heappop(self._heap)
+        start, cell, stop = heapq.heappop(self._heap)
         end = min(start + max(int(size), 1), stop)
         if end < stop:
-            heapq.heappush(self._heap, (end, pair, stop))
+            heapq.heappush(self._heap, (end, cell, stop))
         self.replicates -= end - start
-        return Unit(pair, start, end)
+        return Unit(cell, start, end)

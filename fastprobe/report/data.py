@@ -13,6 +13,7 @@ from ..errors import InputError, StoreError
 from ..protocol.metrics import column_of, lower_is_better, statistic_ks
 from ..protocol.plan import JobPlan, train_count
 from ..randomness import BOOTSTRAP, generator
+from ..runs.manifest import cells_of
 from ..runs.store import ResultStore, read_manifest
 from ..runs.summary import layers
 from ..statistics.significance import Interval
@@ -188,7 +189,9 @@ def load_run(path: Path, categories: Path | None = None) -> RunData:
         raise StoreError(f"{path}/summary.json: cannot be read ({error}). Run again with --resume to write it anew.") from None
     identity, notes = manifest["identity"], []
     ks = tuple(identity["k"])
-    plan = JobPlan(len(identity["pairs"]), identity["splits"], identity["seeds"], manifest["permutations"])
+    cells = cells_of(identity)
+    plan = JobPlan(len(cells), identity["splits"], identity["seeds"], manifest["permutations"])
+    _tell_probes_apart(summary, identity)
     columns = list(dict.fromkeys([column_of(summary["statistic"], ks), *(f"acc@{k}_macro" for k in ks)]))
     replicates, per_split = ResultStore.open(path).replicates(columns, plan)
     if not np.isfinite(replicates[columns[0]]).all():
@@ -231,6 +234,8 @@ def _read_parquet(file: Path, columns: list[str], strings: list[str], notes: lis
         notes.append(f"{what} cannot be shown: this run has no {file.name}.")
         return None
     try:
+        present = set(pq.read_schema(file).names)
+        columns, strings = ([c for c in names if c != "probe" or c in present] for names in (columns, strings))
         table = pq.read_table(file, columns=columns, read_dictionary=strings)
         out = {}
         for name in columns:
@@ -246,26 +251,35 @@ def _read_parquet(file: Path, columns: list[str], strings: list[str], notes: lis
         return None
 
 
-def _pair_numbers(data: dict[str, Any], pairs: list[list[str]]) -> np.ndarray:
-    """Number of the pair of each row; -1 for a pair that the run does not have."""
-    number = {tuple(p): i for i, p in enumerate(pairs)}
+def _tell_probes_apart(summary: dict[str, Any], identity: dict[str, Any]) -> None:
+    """With several probes, the page shows "text, probe" where it otherwise shows the text table alone."""
+    if len(identity.get("probes", ())) > 1:
+        for record in summary["pairs"]:
+            record["text"] = f"{record['text']}, {record['probe']}"
+
+
+def _cell_numbers(data: dict[str, Any], identity: dict[str, Any]) -> np.ndarray:
+    """Number of the cell of each row; -1 for one that the run does not have."""
+    number = {cell: i for i, cell in enumerate(cells_of(identity))}
     (text, texts), (audio, audios) = data["text"], data["audio"]
-    lookup = np.array([[number.get((t, a), -1) for a in audios] for t in texts], np.int64)
-    return lookup[text, audio]
+    # Runs from before there were several kinds of probe do not name theirs.
+    probe, probes = data.get("probe", (np.zeros(len(text), np.int64), np.array(["contrastive"])))
+    lookup = np.array([[[number.get((t, a, p), -1) for p in probes] for a in audios] for t in texts], np.int64)
+    return lookup[text, audio, probe]
 
 
 def _observed(path: Path, identity: dict[str, Any], k: int, notes: list[str]) -> Observed | None:
     data = _read_parquet(
         path / "observed.parquet",
-        ["text", "audio", "split", "label", "rank"],
-        ["text", "audio", "label"],
+        ["text", "audio", "probe", "split", "label", "rank"],
+        ["text", "audio", "probe", "label"],
         notes,
         "Accuracy by class and its bootstrap interval",
     )
     if data is None:
         return None
-    (label, classes), pair = data["label"], _pair_numbers(data, identity["pairs"])
-    shape = (len(identity["pairs"]), identity["splits"], len(classes))
+    (label, classes), pair = data["label"], _cell_numbers(data, identity)
+    shape = (len(cells_of(identity)), identity["splits"], len(classes))
     keep = pair >= 0
     cell = np.ravel_multi_index((pair[keep], data["split"][keep], label[keep]), shape)
     count = np.bincount(cell, minlength=np.prod(shape)).reshape(shape)
@@ -284,8 +298,8 @@ def _intervals(observed: Observed, seed: int) -> list[Interval]:
 def _confusions(path: Path, identity: dict[str, Any], notes: list[str], top: int = 12) -> dict[int, list[tuple[str, str, float]]]:
     data = _read_parquet(
         path / "retrieved.parquet",
-        ["text", "audio", "label", "retrieved", "position"],
-        ["text", "audio", "label", "retrieved"],
+        ["text", "audio", "probe", "label", "retrieved", "position"],
+        ["text", "audio", "probe", "label", "retrieved"],
         notes,
         "What was retrieved instead",
     )
@@ -293,10 +307,10 @@ def _confusions(path: Path, identity: dict[str, Any], notes: list[str], top: int
         return {}
     first = data["position"] == 1
     (label, labels), (retrieved, names) = data["label"], data["retrieved"]
-    pair = _pair_numbers(data, identity["pairs"])
+    pair = _cell_numbers(data, identity)
     right = labels[label] == names[retrieved]
     out = {}
-    for i in range(len(identity["pairs"])):
+    for i in range(len(cells_of(identity))):
         rows = first & (pair == i)
         asked = np.bincount(label[rows], minlength=len(labels))
         wrong = rows & ~right

@@ -1,1 +1,19 @@
 """A trained probe in use: projecting, ranking, indexing a gallery, answering queries."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .gallery import KINDS, GalleryIndex, memory_estimate, top_k
+    from .probe import ContrastiveProbe
+
+__all__ = ["KINDS", "ContrastiveProbe", "GalleryIndex", "memory_estimate", "top_k"]
+
+
+def __getattr__(name: str) -> Any:
+    # On first use, because an index of a gallery and a probe do not need each other.
+    if name in __all__:
+        return getattr(importlib.import_module(".probe" if name == "ContrastiveProbe" else ".gallery", __name__), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -83,14 +83,15 @@ def estimates(store: ResultStore, manifest: dict[str, Any]) -> Iterator[dict[str
     column = column_of(manifest["statistic"], tuple(manifest["identity"]["k"]))
     sign = -1.0 if lower_is_better(column) else 1.0
     replicates = store.replicates([column], plan, damaged="skip")[0][column]  # what is damaged is named with --check
-    for (text, audio), values in zip(store.pairs, replicates):
+    for cell, values in zip(store.cells, replicates):
         t0, t = float(values[0]), values[1:][np.isfinite(values[1:])]
         known = np.isfinite(t0) and len(t) > 0
         more = exceedances(sign * t0, sign * t) if known else 0
         low, high = pvalue_interval(more, len(t)) if known else (float("nan"), float("nan"))
         yield {
-            "text": text,
-            "audio": audio,
+            "text": cell.text,
+            "audio": cell.audio,
+            "probe": cell.probe,
             "metric": manifest["statistic"],
             "statistic": t0,
             "permutations": len(t),
@@ -117,8 +118,8 @@ def examine(run_dir: str | os.PathLike, check: bool = False, estimate: bool = Tr
     manifest, store = read_manifest(run_dir), ResultStore.open(run_dir)
     plan, part = plan_of(manifest), part_of(manifest)
     wanted, units = plan.part(*part), store.done(plan)
-    total = plan.jobs_per_replicate * sum(u.stop - u.start for u in wanted)
-    left = plan.jobs_per_replicate * sum(u.stop - u.start for u in plan.gaps(units, wanted))
+    total = plan.count(wanted)
+    left = plan.count(plan.gaps(units, wanted))
     holder = read_lock(store.folder)
     beat = _progress(store)
     state = str(manifest.get("status", "?"))[:40]
@@ -135,7 +136,7 @@ def examine(run_dir: str | os.PathLike, check: bool = False, estimate: bool = Tr
         "done": total - left,
         "total": total,
         "part": list(part),
-        "pairs_total": plan.n_pairs,
+        "pairs_total": plan.n_cells,
         "stopped_early": stopped,
         "permutations": plan.n_permutations,
         "backend": str(manifest["identity"].get("backend"))[:40],
@@ -158,12 +159,12 @@ def examine(run_dir: str | os.PathLike, check: bool = False, estimate: bool = Tr
 
 def overlapping(units: list[Unit]) -> Iterator[Unit]:
     """Those of sorted units that hold permutations which an earlier one holds too."""
-    pair, at = -1, 0
+    cell, at = -1, 0
     for unit in units:
-        at = at if unit.pair == pair else 0
+        at = at if unit.cell == cell else 0
         if unit.start < at:
             yield unit
-        pair, at = unit.pair, max(at, unit.stop)
+        cell, at = unit.cell, max(at, unit.stop)
 
 
 def _progress(store: ResultStore) -> dict[str, Any]:
@@ -228,7 +229,7 @@ def verify(
     chosen = select_backend(backend, experiment.config.precision, device, experiment.config.optimizer)
     train = chosen.load()
     units = store.done(plan)
-    sizes = np.array([u.stop - u.start for u in units], np.int64) * plan.jobs_per_replicate
+    sizes = np.array([plan.count([u]) for u in units], np.int64)
     if not len(units):
         raise InputError(f"{run_dir}: nothing is stored yet, so nothing can be verified.")
     seed = int(np.random.SeedSequence().entropy % (1 << 32)) if seed is None else check_seed(seed)
@@ -244,10 +245,10 @@ def verify(
         split, repeat, b = (int(stored[n][r]) for n in ("split", "seed", "permutation"))
         if not (0 <= split < plan.n_splits and 0 <= repeat < plan.n_seeds and units[i].start <= b < units[i].stop):
             raise StoreError(f"{store.shard_path(units[i])}: row {r} is of no job of this run. See `fastprobe status --check`.")
-        loss, ranks, _ = experiment.outcomes(train, units[i].pair, split, repeat, b, b + 1)
+        loss, ranks, _ = experiment.outcomes(train, units[i].cell, split, repeat, b, b + 1)
         again = np.array([(ranks[0] <= k).sum() for k in experiment.ks])
         kept = np.array([stored[h][r] for h in hits])
-        job = (units[i].pair, split, repeat, b)
+        job = (units[i].cell, split, repeat, b)
         rows.append((float(stored["loss"][r]), float(loss[0]), np.abs(again - kept), ranks.shape[1], job))
     exact = chosen.name == stored_by
     low = experiment.config.precision not in ("ieee", "tf32x3")
@@ -258,7 +259,7 @@ def verify(
     losses = np.array([_relative(a, b) for a, b, *_ in rows])
     apart = float(np.mean([d.mean() / n for _, _, d, n, _ in rows]))
     worst = rows[int(np.argmax(losses))]
-    pair, split, repeat, b = worst[4]
+    cell, split, repeat, b = worst[4]
     return {
         "agrees": bool(losses.max() <= tolerances["loss"] and apart <= tolerances["hits"]),
         "jobs": len(rows),
@@ -271,8 +272,8 @@ def verify(
         "tolerances": tolerances,
         "seconds": round(time.monotonic() - start, 3),
         "worst": {
-            "text": store.pairs[pair][0],
-            "audio": store.pairs[pair][1],
+            "text": store.cells[cell].text,
+            "audio": store.cells[cell].audio,
             "split": split,
             "seed": repeat,
             "permutation": b,

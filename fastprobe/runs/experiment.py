@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..kernels import ProbeBatch, make_batch, select_backend
 from ..protocol.config import ProbeConfig
 from ..protocol.controls import group_of, listed, permutation_source, say_count
-from ..protocol.features import PairData, make_pair, table_features
+from ..protocol.features import PairData, TableFeatures, make_pair, table_features
 from ..protocol.metrics import check_ks, column_of, statistic_ks, summarise
 from ..protocol.plan import JobPlan, Split, Unit, permutations, split_classes, train_count
 from ..storage import absolute
@@ -41,6 +41,7 @@ class Experiment(Specification):
     Attributes
     ----------
     pairs : tuple of PairData
+        What the probes of each cell are trained on; cells whose features are the same share them.
     paths : dict
         File of each table that came from one, by "side/name". Recorded, but no part of the identity.
     """
@@ -57,33 +58,34 @@ class Experiment(Specification):
         """Split `number` of the classes."""
         return split_classes(self.seed, number, self.n_classes, self.train_fraction)
 
-    def batch(self, pair: int, split: int, repeat: int, start: int, stop: int) -> ProbeBatch:
-        """Permutations `start` ... `stop`-1 at one (pair, split, seed)."""
+    def batch(self, cell: int, split: int, repeat: int, start: int, stop: int) -> ProbeBatch:
+        """Permutations `start` ... `stop`-1 at one (cell, split, repeat)."""
         relabel = (
             listed(self.groups)[start:stop]
             if self.enumerated
             else _permutations(self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
         )
-        return make_batch(self.pairs[pair], self.config, self.split(split), self.seed, split, repeat, relabel)
+        return make_batch(self.pairs[cell], self.probe_of(cell), self.split(split), self.seed, split, repeat, relabel)
 
     def outcomes(
-        self, train: Callable[..., Any], pair: int, split: int, repeat: int, start: int, stop: int
+        self, train: Callable[..., Any], cell: int, split: int, repeat: int, start: int, stop: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Loss (P,), ranks (P, Q) and classes of the queries (Q,), under the control of the run."""
-        return OUTCOMES.get(self.control, trained_again)(self, train, pair, split, repeat, start, stop)
+        return OUTCOMES.get(self.control, trained_again)(self, train, cell, split, repeat, start, stop)
 
-    def trainer(self) -> Callable[..., Any]:
-        """`train` of the run's backend."""
-        return select_backend(self.backend, self.config.precision, self.device, self.config.optimizer).load()
+    def trainer(self, cell: int = 0) -> Callable[..., Any]:
+        """`train` of the run's backend, for a cell."""
+        probe = self.probe_of(cell)
+        return select_backend(self.backend, probe.precision, self.device, probe.optimizer).load()
 
     def compute(self, unit: Unit) -> dict[str, np.ndarray]:
         """Train and rank all jobs of a unit: columns of one row per job, by (permutation, split, seed)."""
-        train = self.trainer()
-        shape = (unit.stop - unit.start, self.plan.n_splits, self.plan.n_seeds)
+        train = self.trainer(unit.cell)
+        shape = (unit.stop - unit.start, *self.plan.shape(unit.cell))
         out: dict[str, np.ndarray] = {}
         for split in range(shape[1]):
             for repeat in range(shape[2]):
-                loss, ranks, classes = self.outcomes(train, unit.pair, split, repeat, unit.start, unit.stop)
+                loss, ranks, classes = self.outcomes(train, unit.cell, split, repeat, unit.start, unit.stop)
                 values = summarise(ranks, classes, self.ks, self.n_classes)
                 for name, column in {"loss": loss, **values}.items():
                     out.setdefault(name, np.empty(shape, column.dtype))[:, split, repeat] = column
@@ -102,16 +104,17 @@ class Experiment(Specification):
         return {name: column.reshape(-1) for name, column in order.items()}
 
     def flops_per_permutation(self) -> float:
-        """Arithmetic of one replicate of the largest pair: training and ranking, all splits and seeds."""
-        c, per_split = self.config, 0.0
+        """Arithmetic of one replicate of the largest cell: training and ranking, all splits and seeds."""
+        per_split = 0.0
         n_train = train_count(self.n_classes, self.train_fraction)
-        n = n_train * (c.clips_per_class if c.sampling == "clip" else 1)
-        for p in self.pairs:
+        for cell, p in enumerate(self.pairs):
+            c = self.probe_of(cell)
+            n = n_train * (c.clips_per_class if c.sampling == "clip" else 1)
             queries = len(p.labels) * (1 - n_train / self.n_classes)
             (rt, ra), d = (p.text.shape[1], p.audio.shape[1]), c.dim
             steps = c.steps * (4.0 * (n_train * rt + n * ra) * d + 6.0 * n * n_train * d)
             per_split = max(per_split, steps + 2.0 * queries * (ra + self.n_classes) * d + 2.0 * self.n_classes * rt * d)
-        return per_split * self.plan.jobs_per_replicate
+        return per_split * self.plan.n_splits * self.plan.n_seeds
 
     def largest_unit(self) -> int:
         """Permutations of one unit at most: ranks that fit UNIT_BYTES."""
@@ -155,9 +158,10 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
         request = RunRequest(**options)
     elif options:
         request = replace(request, **options)
-    config = request.probe or ProbeConfig()
     check_retrieval(request.retrieval)
-    chosen = select_backend(request.backend, config.precision, request.device, config.optimizer)
+    chosen = select_backend(request.backend, request.probes[0].precision, request.device, request.probes[0].optimizer)
+    for probe in request.probes:
+        chosen.check(probe.precision, probe.optimizer)
     texts = [EmbeddingTable.coerce(t, "text") for t in _as_list(text)]
     audios = [EmbeddingTable.coerce(a, "audio") for a in _as_list(audio)]
     for side, tables in (("text", texts), ("audio", audios)):
@@ -177,11 +181,9 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
             check_labels(t, a)
     n_classes = len(texts[0])
     train_count(n_classes, request.train_fraction)
-    plan = JobPlan(len(texts) * len(audios), request.splits, request.seeds, request.permutations)
+    plan = JobPlan(len(texts) * len(audios) * len(request.probes), request.splits, request.seeds, request.permutations)
     ks = _stored_ks(request, n_classes)
-    text_features = [table_features(t, config) for t in texts]
-    audio_features = [table_features(a, config) for a in audios]
-    pairs = tuple(make_pair(t, a, config, tf, af) for a, af in zip(audios, audio_features) for t, tf in zip(texts, text_features))
+    pairs = _cell_data(texts, audios, request.probes)
     inputs = tuple(
         {"side": side, "name": t.name, "rows": len(t), "width": t.width, "digest": t.digest, "meta": t.meta}
         for side, tables in (("text", texts), ("audio", audios))
@@ -211,7 +213,7 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
     }
     return Experiment(
         request=request,
-        names=tuple((p.text_name, p.audio_name) for p in pairs),
+        names=tuple((t.name, a.name) for a in audios for t in texts),
         n_classes=n_classes,
         plan=plan,
         ks=ks,
@@ -223,6 +225,21 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
         pairs=pairs,
         paths=paths,
     )
+
+
+def _cell_data(texts: list[EmbeddingTable], audios: list[EmbeddingTable], probes: Sequence[ProbeConfig]) -> tuple[PairData, ...]:
+    """What each cell is trained on. Features are made once for all probes that want the same ones."""
+    tables = {"text": texts, "audio": audios}
+
+    @cache
+    def features(side: str, number: int, basis: str, energy: float | None, bias: bool) -> TableFeatures:
+        return table_features(tables[side][number], ProbeConfig(basis=basis, energy=energy, bias=bias))
+
+    @cache
+    def pair(text: int, audio: int, *wanted: Any) -> PairData:
+        return make_pair(texts[text], audios[audio], probes[0], features("text", text, *wanted), features("audio", audio, *wanted))
+
+    return tuple(pair(i, j, p.basis, p.energy, p.bias) for j in range(len(audios)) for i in range(len(texts)) for p in probes)
 
 
 def _stored_ks(request: RunRequest, n_classes: int) -> tuple[int, ...]:

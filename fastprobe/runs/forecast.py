@@ -26,7 +26,8 @@ class RunPlan:
 
     Attributes
     ----------
-    n_pairs, n_splits, n_seeds, n_permutations, n_classes : int
+    n_pairs, n_cells, n_splits, n_seeds, n_permutations, n_classes : int
+        Cells are pairs times probes.
     n_probes : int
         Probes to train, the observed ones included.
     smallest_pvalue : float
@@ -57,6 +58,7 @@ class RunPlan:
     """
 
     n_pairs: int
+    n_cells: int
     n_splits: int
     n_seeds: int
     n_permutations: int
@@ -128,20 +130,21 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
         if stop <= at:
             break
         blocks.append(experiment.compute(Unit(0, at, stop)))
-        rates.append((time.monotonic() - start) / ((stop - at) * plan.jobs_per_replicate))
+        rates.append((time.monotonic() - start) / (plan.count([Unit(0, at, stop)])))
         at, size = stop, min(size * 4, experiment.unit_size())
-    t = np.concatenate([b[column].astype(np.float64) for b in blocks]).reshape(-1, plan.jobs_per_replicate).mean(axis=1)
-    per_pair = [rates[-1] * _work(experiment, pair) / _work(experiment, 0) for pair in range(plan.n_pairs)]
-    seconds_per_probe = float(np.mean(per_pair))
+    t = np.concatenate([b[column].astype(np.float64) for b in blocks]).reshape(-1, plan.jobs(0)).mean(axis=1)
+    per_cell = [rates[-1] * _work(experiment, cell) / _work(experiment, 0) for cell in range(plan.n_cells)]
+    seconds_per_probe = float(np.mean(per_cell))
     null_sd = float(t[1:].std(ddof=1)) if len(t) > 2 else float("nan")
     effect = 2 * null_sd if effect is None else float(effect)
     power = (
-        simulate_power(effect, null_sd, plan.n_permutations, alpha, plan.n_pairs, rng=generator(experiment.seed, _POWER))
+        simulate_power(effect, null_sd, plan.n_permutations, alpha, plan.n_cells, rng=generator(experiment.seed, _POWER))
         if null_sd > 0
         else None
     )
     return RunPlan(
-        plan.n_pairs,
+        len(experiment.names),
+        plan.n_cells,
         plan.n_splits,
         plan.n_seeds,
         plan.n_permutations,
@@ -155,8 +158,8 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
         seconds_per_probe,
         1 / seconds_per_probe,
         seconds_per_probe * plan.n_jobs,
-        len(t) * plan.jobs_per_replicate,
-        _memory(plan.n_pairs, plan.n_permutations),
+        len(t) * plan.jobs(0),
+        _memory(plan.n_cells, plan.n_permutations),
         int(_bytes_per_row(blocks[-1]) * plan.n_jobs) + 64 * sum(len(p.labels) for p in experiment.pairs) * plan.n_splits,
         float(t[0]),
         float(t[1:].mean()) if len(t) > 1 else float("nan"),
@@ -169,19 +172,19 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
     )
 
 
-def _work(experiment: Experiment, pair: int) -> float:
+def _work(experiment: Experiment, cell: int) -> float:
     """Relative cost of a probe: training and ranking, by the sizes of the tables."""
-    p, steps = experiment.pairs[pair], experiment.config.steps
+    p, steps = experiment.pairs[cell], experiment.probe_of(cell).steps
     return steps * (p.text.shape[1] + p.audio.shape[1] + len(p.classes)) * len(p.classes) + len(p.labels) * p.audio.shape[1]
 
 
-def _memory(n_pairs: int, n_permutations: int) -> int:
+def _memory(n_cells: int, n_permutations: int) -> int:
     import resource
     import sys
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     # In the end every replicate of the statistic is in memory, with what max-T makes of it.
-    return int(peak + 6 * 8 * n_pairs * (n_permutations + 1))
+    return int(peak + 6 * 8 * n_cells * (n_permutations + 1))
 
 
 def _bytes_per_row(block: dict[str, np.ndarray]) -> float:
@@ -198,11 +201,12 @@ def _bytes_per_row(block: dict[str, np.ndarray]) -> float:
 
 def describe(plan: RunPlan) -> list[str]:
     """The plan in sentences."""
+    several = f"{plan.n_cells // plan.n_pairs} probes x " if plan.n_cells > plan.n_pairs else ""
     lines = [
-        f"{plan.n_pairs} pairs x {plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} permutations) = "
+        f"{plan.n_pairs} pairs x {several}{plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} permutations) = "
         f"{plan.n_probes:,} probes",
         f"smallest p within reach: {plan.smallest_pvalue:.2g} (p <= {plan.alpha:g} needs at least {plan.permutations_for_alpha} "
-        f"permutations{'; so does the p adjusted for all pairs' if plan.n_pairs > 1 else ''})",
+        f"permutations{'; so does the p adjusted for all pairs' if plan.n_cells > 1 else ''})",
         f"time: about {_duration(plan.seconds)} on this machine with backend {plan.backend} "
         f"({plan.probes_per_second:,.0f} probes/s, measured on {plan.calibration_probes:,})",
         f"memory: about {_bytes(plan.memory_bytes)}; disk: about {_bytes(plan.disk_bytes)}",

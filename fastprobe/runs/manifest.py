@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StoreError
+from ..protocol.cells import Cell
 from ..protocol.plan import LIMITS, JobPlan
 from ..storage import Folder, RemoteFolder, open_folder
 
@@ -109,6 +110,9 @@ def read_manifest(path: str | os.PathLike | Folder | RemoteFolder) -> dict[str, 
         isinstance(pairs, list) and pairs and all(isinstance(p, list) and len(p) == 2 and all(isinstance(n, str) for n in p) for p in pairs)
     ):
         raise foreign
+    probes = identity.get("probes", {"": {}})
+    if not (isinstance(probes, dict) and probes and all(isinstance(p, dict) for p in probes.values())):
+        raise foreign
     for name, value, low in (
         ("splits", identity.get("splits"), 1),
         ("seeds", identity.get("seeds"), 1),
@@ -124,12 +128,17 @@ def _short(value: Any, limit: int = 80) -> str:
     return text if len(text) <= limit else text[:limit] + "..."
 
 
+def cells_of(identity: dict[str, Any]) -> list[Cell]:
+    """The cells of a run: every pair with every probe, pair by pair."""
+    return [Cell(text, audio, probe) for text, audio in identity["pairs"] for probe in identity.get("probes", ("contrastive",))]
+
+
 def plan_of(manifest: dict[str, Any]) -> JobPlan:
     """The plan that a manifest describes."""
     identity = manifest["identity"]
     try:
         return JobPlan(
-            len(identity["pairs"]), identity["splits"], identity["seeds"], manifest.get("permutations_at_most", manifest["permutations"])
+            len(cells_of(identity)), identity["splits"], identity["seeds"], manifest.get("permutations_at_most", manifest["permutations"])
         )
     except KeyError as error:
         raise StoreError(f"the manifest lacks {error}: it is damaged, or no run's.") from None

@@ -83,12 +83,12 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
         for _ in target.mend():
             continue
         _agree([*stores, target], [*everything, *((u, len(stores)) for u in target.done())])
-        overlapping, at, pair = 0, 0, -1
+        overlapping, at, cell = 0, 0, -1
         for unit, i in sorted([*everything, *((u, -1) for u in target.done())]):
-            at = at if unit.pair == pair else 0
-            pair, rest = unit.pair, Unit(unit.pair, max(at, unit.start), unit.stop)
+            at = at if unit.cell == cell else 0
+            cell, rest = unit.cell, Unit(unit.cell, max(at, unit.start), unit.stop)
             if i >= 0:
-                overlapping += plan.jobs_per_replicate * (unit.stop - unit.start - max(rest.stop - rest.start, 0))
+                overlapping += plan.jobs(unit.cell) * (unit.stop - unit.start - max(rest.stop - rest.start, 0))
                 if rest == unit:
                     target.folder.write(target.shard_name(unit), stores[i].folder.read(target.shard_name(unit)))
                 elif rest.start < rest.stop:
@@ -98,7 +98,7 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
             found = next((data for s in stores if (data := s.read_file(name)) is not None), None)
             if found is not None and target.read_file(name) is None:
                 target.write_file(name, found)
-        left = plan.jobs_per_replicate * sum(u.stop - u.start for u in plan.gaps(target.done(plan)))
+        left = plan.count(plan.gaps(target.done(plan)))
         result = None
         if not left:
             result = summary(spec, analyse(spec, target), target)
@@ -138,9 +138,9 @@ def _agree(stores: list[ResultStore], units: list[tuple[Unit, int]]) -> None:
     """Refuse jobs that two stores hold with different values."""
     open_units: list[tuple[Unit, int]] = []
     for unit, i in sorted(units):
-        open_units = [(u, j) for u, j in open_units if u.pair == unit.pair and u.stop > unit.start]
+        open_units = [(u, j) for u, j in open_units if u.cell == unit.cell and u.stop > unit.start]
         for other, j in open_units:
-            part = Unit(unit.pair, unit.start, min(unit.stop, other.stop))
+            part = Unit(unit.cell, unit.start, min(unit.stop, other.stop))
             a, b = _rows(stores[j].read(other), other, part), _rows(stores[i].read(unit), unit, part)
             for name in sorted({*a, *b}):
                 if name not in a or name not in b or a[name].tobytes() != b[name].tobytes():

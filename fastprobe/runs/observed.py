@@ -1,7 +1,7 @@
 """What the observed run retrieved: the rank of every query, and the texts that stood nearest to it.
 
-    observed.parquet    text, audio, split, seed, query, label, rank
-    retrieved.parquet   text, audio, split, seed, query, label, position (1 is best), retrieved, score
+    observed.parquet    text, audio, probe, split, seed, query, label, rank
+    retrieved.parquet   text, audio, probe, split, seed, query, label, position (1 is best), retrieved, score
 
 The probes of permutation 0 are trained once more, with their heads kept; the ranks are the backend's own,
 bit for bit those behind the stored metrics. A list has the rivals by score (equal scores: the class that
@@ -79,7 +79,7 @@ def top_lists(
 
 
 def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]:
-    """Columns of observed.parquet and retrieved.parquet, a block of queries of one (pair, split, seed) at a time.
+    """Columns of observed.parquet and retrieved.parquet, a block of queries of one (cell, split, repeat) at a time.
 
     Parameters
     ----------
@@ -87,11 +87,11 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
     """
     import pyarrow as pa
 
-    train = experiment.trainer()
     path = "faiss" if experiment.retrieval == "faiss" else "numpy"
     device = "cuda:0" if path == "faiss" and faiss_gpus() and _cuda() else None
     k = max(experiment.ks)
     for i, pair in enumerate(experiment.pairs):
+        train, probe = experiment.trainer(i), experiment.cells[i].probe
         classes, clips = pa.array(pair.classes.tolist()), pa.array(pair.clip_ids.tolist())
         for split in range(experiment.plan.n_splits):
             for repeat in range(experiment.plan.n_seeds):
@@ -105,11 +105,12 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
                     queries = norm(pair.audio[rows] @ head)[0].astype(np.float32)
                     found, scores = top_lists(gallery, queries, pair.labels[rows], ranks, k, path, device)
 
-                    def columns(copies: int, pair=pair, split=split, repeat=repeat, rows=rows, clips=clips, classes=classes):
+                    def columns(copies: int, pair=pair, probe=probe, split=split, repeat=repeat, rows=rows, clips=clips, classes=classes):
                         n = len(rows) * copies
                         return {
                             "text": pa.repeat(pair.text_name, n),
                             "audio": pa.repeat(pair.audio_name, n),
+                            "probe": pa.repeat(probe, n),
                             "split": np.full(n, split, np.int32),
                             "seed": np.full(n, repeat, np.int32),
                             "query": clips.take(pa.array(np.repeat(rows, copies))),

@@ -1,4 +1,4 @@
-"""What a control does with a permutation: losses and ranks of the probes of one (pair, split, repeat)."""
+"""What a control does with a permutation: losses and ranks of the probes of one (cell, split, repeat)."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ Outcome = tuple[np.ndarray, np.ndarray, np.ndarray]
 Train = Callable[..., Any]
 
 
-def trained_again(run: Experiment, train: Train, pair: int, split: int, repeat: int, start: int, stop: int) -> Outcome:
+def trained_again(run: Experiment, train: Train, cell: int, split: int, repeat: int, start: int, stop: int) -> Outcome:
     """Text rows permuted, in whatever way the run draws permutations, and every probe trained on them."""
-    batch = run.batch(pair, split, repeat, start, stop)
+    batch = run.batch(cell, split, repeat, start, stop)
     result = train(batch, run.device)
     return result.loss, result.ranks, batch.labels[batch.queries]
 
 
-def frozen(run: Experiment, train: Train, pair: int, split: int, repeat: int, start: int, stop: int) -> Outcome:
+def frozen(run: Experiment, train: Train, cell: int, split: int, repeat: int, start: int, stop: int) -> Outcome:
     """The observed probe as it is; the texts of the held-out classes are shuffled among these."""
-    batch = run.batch(pair, split, repeat, 0, 1)
+    batch = run.batch(cell, split, repeat, 0, 1)
     result = train(batch, run.device, heads=True)
     a = norm(batch.text @ result.text_heads[0])[0]
     b = norm(batch.audio[batch.queries] @ result.audio_heads[0])[0]
@@ -38,9 +38,9 @@ def frozen(run: Experiment, train: Train, pair: int, split: int, repeat: int, st
     return np.repeat(result.loss, stop - start), frozen_ranks(b @ a.T, classes, test, orders), classes
 
 
-def gaussian(run: Experiment, train: Train, pair: int, split: int, repeat: int, start: int, stop: int) -> Outcome:
+def gaussian(run: Experiment, train: Train, cell: int, split: int, repeat: int, start: int, stop: int) -> Outcome:
     """Random texts. The same draw for every text table, so that the replicates of all pairs go together, as max-T needs."""
-    batch = run.batch(pair, split, repeat, 0, 1)
+    batch = run.batch(cell, split, repeat, 0, 1)
     results = [
         train(
             batch if number == 0 else replace(batch, text=gaussian_texts(batch.text, generator(run.seed, CONTROL, number))),

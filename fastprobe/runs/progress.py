@@ -12,7 +12,7 @@ import time
 from typing import Any, TextIO
 
 from ..errors import StoreError
-from ..protocol.plan import Unit
+from ..protocol.plan import JobPlan, Unit
 from .manifest import to_json
 from .store import ResultStore
 
@@ -27,13 +27,13 @@ class Heartbeat:
     Parameters
     ----------
     store : ResultStore
+    plan : JobPlan
     done, total : int
         Probes stored so far, and of the whole run (or its part).
-    jobs_per_replicate : int
     """
 
-    def __init__(self, store: ResultStore, done: int, total: int, jobs_per_replicate: int) -> None:
-        self.store, self.resumed, self.done, self.total, self.per = store, done, done, total, jobs_per_replicate
+    def __init__(self, store: ResultStore, plan: JobPlan, done: int, total: int) -> None:
+        self.store, self.resumed, self.done, self.total, self.plan = store, done, done, total, plan
         self.start = self.shown = time.monotonic()
         self.workers: dict[str, dict[str, float]] = {}
         self.every = EVERY_REMOTE if isinstance(store.path, str) else EVERY
@@ -41,7 +41,7 @@ class Heartbeat:
 
     def unit(self, unit: Unit, worker: str, seconds: float) -> None:
         """A unit has been stored."""
-        jobs = self.per * (unit.stop - unit.start)
+        jobs = self.plan.count([unit])
         self.done += jobs
         entry = self.workers.setdefault(worker, {"units": 0, "jobs": 0, "seconds": 0.0})
         entry["units"] += 1

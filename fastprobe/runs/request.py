@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import InputError
+from ..protocol.cells import probe_names
 from ..protocol.config import ProbeConfig, option
 from ..protocol.controls import CONTROLS
 from ..randomness import check_seed
@@ -25,8 +26,8 @@ class RunRequest:
 
     Attributes
     ----------
-    probe : ProbeConfig, optional
-        How each probe is trained.
+    probe : ProbeConfig or a list, optional
+        How each probe is trained; several make a cell each for every pair.
     permutations : int
         B. Permutation b is the same for every pair and whatever the total.
     splits, seeds : int
@@ -68,7 +69,7 @@ class RunRequest:
     5
     """
 
-    probe: ProbeConfig | None = None
+    probe: Any = None
     permutations: int = option(1000, "B, how many shuffled repetitions are trained beside the observed run.")
     splits: int = option(5, "Random partitions of the classes.")
     seeds: int = option(1, "Repeats of each split, with other starts and clip draws.")
@@ -96,10 +97,14 @@ class RunRequest:
         # Imported here, so that `fastprobe --help` does not load SciPy.
         from ..statistics.sequential import StopRule, parse_stop
 
-        config = ProbeConfig() if self.probe is None else self.probe
-        if not isinstance(config, ProbeConfig):
-            raise InputError(f"`probe` must be a ProbeConfig; got {type(config).__name__}.")
-        object.__setattr__(self, "probe", config)
+        given = [ProbeConfig()] if self.probe is None else list(self.probe) if isinstance(self.probe, (list, tuple)) else [self.probe]
+        if not given:
+            raise InputError("`probe` needs at least one probe; got an empty list.")
+        for probe in given:
+            if not isinstance(probe, ProbeConfig):
+                raise InputError(f"`probe` must be a ProbeConfig, or a list of them; got {type(probe).__name__}.")
+        probe_names(given)
+        object.__setattr__(self, "probe", tuple(given))
         for name in ("classes", "control", "retrieval"):
             value, choices = getattr(self, name), option_of(name)["choices"]
             if value not in choices:
@@ -114,8 +119,13 @@ class RunRequest:
         object.__setattr__(self, "stop", rule)
         if self.k is not None:
             object.__setattr__(self, "k", (self.k,) if np.ndim(self.k) == 0 else tuple(self.k))
-        if self.statistic == "loss" and not config.steps:
+        if self.statistic == "loss" and not all(p.steps for p in given):
             raise InputError('`statistic`="loss" needs `steps` of at least 1: without a step there is no training loss. Choose another.')
+
+    @property
+    def probes(self) -> tuple[ProbeConfig, ...]:
+        """All probes; each makes a cell of every pair."""
+        return self.probe
 
 
 def option_of(name: str) -> dict[str, Any]:

@@ -164,7 +164,7 @@ def _execute(
     workers_write: bool,
     lock: RunLock | None,
 ) -> Iterator[Progress]:
-    plan, start, per = experiment.plan, time.monotonic(), experiment.plan.jobs_per_replicate
+    plan, start = experiment.plan, time.monotonic()
     _check_part(experiment, part)
     wanted = plan.part(*part)
     earlier = None if store.folder is None else read_manifest(store.folder).get("wall_seconds")
@@ -172,12 +172,12 @@ def _execute(
     store.write_manifest(manifest(experiment, "running", earlier or None, part))
     mended = tuple((store.shard_name(unit), why) for unit, why in store.mend())
     work = Work(plan.gaps(store.done(plan), wanted))
-    total = per * sum(u.stop - u.start for u in wanted)
-    resumed = done = total - per * work.replicates
+    total = plan.count(wanted)
+    resumed = done = total - plan.count(plan.gaps(store.done(plan), wanted))
     watch = None if experiment.stop is None else _Watch(experiment, store)
     if watch is not None and watch.done:
         work = Work([])
-    heartbeat = Heartbeat(store, done, total, per)
+    heartbeat = Heartbeat(store, plan, done, total)
     yield Progress(done, total, resumed, mended=mended)
     pace = Pace(experiment.unit_size(), experiment.largest_unit())
     task = Task(experiment, store if workers_write else None)
@@ -188,7 +188,7 @@ def _execute(
                 lock.check()
             if columns is not None:
                 store.write(unit, columns)
-            done += per * (unit.stop - unit.start)
+            done += plan.count([unit])
             heartbeat.unit(unit, worker, seconds)
             yield Progress(done, total, resumed, unit, worker, seconds)
             if watch is not None and watch.take(unit, columns or store.read(unit)):
@@ -234,7 +234,7 @@ class _Watch:
         """One more unit; True when the run may end."""
         stop = min(unit.stop, self.t.shape[1])
         values = columns[self.column].astype(np.float64).reshape(unit.stop - unit.start, -1).mean(axis=1)
-        self.t[unit.pair, unit.start : stop] = self.sign * values[: stop - unit.start]
+        self.t[unit.cell, unit.start : stop] = self.sign * values[: stop - unit.start]
         self._feed()
         return self.done
 
@@ -267,7 +267,7 @@ def analyse(experiment: Specification, store: ResultStore) -> list[PermutationTe
     results = analyse_pairs(
         replicates,
         per_split,
-        experiment.names,
+        experiment.cells,
         metric=experiment.statistic,
         chance=chance(column, experiment.n_classes),
         lower_is_better=lower_is_better(column),

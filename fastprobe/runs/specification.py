@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from ..errors import InputError, StoreError
+from ..protocol.cells import Cell, probe_names
 from ..protocol.config import ProbeConfig
 from ..protocol.metrics import metric_names
 from ..protocol.plan import JobPlan
@@ -16,7 +18,7 @@ from .manifest import plan_of
 from .request import RunRequest
 
 # Keys of an identity that are fields of their own; whatever else it holds came with the control or the stopping rule.
-_OWN = ("pairs", "inputs", "probe", "splits", "seeds", "train_fraction", "k", "seed", "backend", "columns")
+_OWN = ("pairs", "inputs", "probe", "probes", "splits", "seeds", "train_fraction", "k", "seed", "backend", "columns")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -29,6 +31,8 @@ class Specification:
         As it was asked for.
     names : tuple of (str, str)
         (text, audio) of every pair.
+    cells : tuple of Cell
+        Every pair with every probe, pair by pair; units and shards go by their number.
     n_classes : int
         C, the same for all pairs.
     plan : JobPlan
@@ -58,10 +62,23 @@ class Specification:
     meta: dict[str, Any]
 
     @property
+    def probes(self) -> tuple[ProbeConfig, ...]:
+        """Every probe of the run; each makes a cell of every pair."""
+        return self.request.probes
+
+    @property
     def config(self) -> ProbeConfig:
-        """How probes are trained."""
-        assert self.request.probe is not None  # RunRequest fills it in
-        return self.request.probe
+        """How probes are trained, where the run has one probe; else the first."""
+        return self.probes[0]
+
+    @cached_property
+    def cells(self) -> tuple[Cell, ...]:
+        """Names of every cell, in the order of their numbers."""
+        return tuple(Cell(text, audio, name) for text, audio in self.names for name in probe_names(self.probes))
+
+    def probe_of(self, cell: int) -> ProbeConfig:
+        """The probe of a cell."""
+        return self.probes[cell % len(self.probes)]
 
     @property
     def seed(self) -> int:
@@ -99,6 +116,8 @@ class Specification:
             "pairs": [list(n) for n in self.names],
             "inputs": list(self.inputs),
             "probe": self.config.to_dict(),
+            # A run of one probe is told as before there were several.
+            **({"probes": dict(zip(probe_names(self.probes), (p.to_dict() for p in self.probes)))} if len(self.probes) > 1 else {}),
             "splits": self.plan.n_splits,
             "seeds": self.plan.n_seeds,
             "train_fraction": self.train_fraction,
@@ -126,7 +145,7 @@ def stored_specification(manifest: dict[str, Any]) -> Specification:
         groups = identity.get("groups")
         plan = plan_of(manifest)
         request = RunRequest(
-            probe=ProbeConfig(**identity["probe"]),
+            probe=[ProbeConfig(**p) for p in identity.get("probes", {"contrastive": identity["probe"]}).values()],
             permutations=plan.n_permutations,
             splits=plan.n_splits,
             seeds=plan.n_seeds,

@@ -21,15 +21,17 @@ from typing import Any
 import numpy as np
 
 from ..errors import StoreError
+from ..protocol.cells import Cell
 from ..protocol.plan import JobPlan, Unit
 from ..storage import Folder, RemoteFolder, open_folder
-from .manifest import describe_difference, manifest_bytes, read_manifest, to_json
+from .manifest import cells_of, describe_difference, manifest_bytes, read_manifest, to_json
 
 __all__ = ["ResultStore", "column_digest", "read_manifest"]
 
 MAX_COLUMNS = 1000
 _SHARD = re.compile(r"part-p(\d{1,6})-b(\d{1,12})-(\d{1,12})\.parquet")
 _KEYS = ("split", "seed", "permutation")
+_NAMES = ("text", "audio", "probe")
 
 
 def column_digest(columns: dict[str, np.ndarray]) -> str:
@@ -53,18 +55,18 @@ class ResultStore:
     ----------
     path : path-like, optional
         The run directory; None keeps everything in memory.
-    pairs : list of (text, audio)
-        Names of the pairs, by number.
+    cells : list of Cell
+        Names of the cells, by number.
+    jobs : int, optional
+        Of a cell in one replicate.
     """
 
-    def __init__(
-        self, path: str | os.PathLike | Folder | RemoteFolder | None, pairs: list[tuple[str, str]], jobs_per_replicate: int | None = None
-    ) -> None:
+    def __init__(self, path: str | os.PathLike | Folder | RemoteFolder | None, cells: Sequence[Cell], jobs: int | None = None) -> None:
         self.folder = None if path is None else open_folder(path)
         # A URL stays a string: pathlib would fold its slashes.
         self.path = None if path is None else str(self.folder) if isinstance(self.folder, RemoteFolder) else self.folder.path
-        self.pairs = list(pairs)
-        self.jobs_per_replicate = jobs_per_replicate
+        self.cells = list(cells)
+        self.jobs = jobs
         self._memory: dict[Unit, dict[str, np.ndarray]] = {}
 
     # ---- opening ---------------------------------------------------------------------------------
@@ -156,15 +158,15 @@ class ResultStore:
                 for n in _listing(self.folder, "results")
                 if (found := _SHARD.fullmatch(n)) and self.shard_name(unit := Unit(*map(int, found.groups()))) == f"results/{n}"
             ]
-        units = [u for u in units if u.pair < len(self.pairs) and u.start < u.stop]
+        units = [u for u in units if u.cell < len(self.cells) and u.start < u.stop]
         if plan is not None:
-            units = [u for u in units if u.pair < plan.n_pairs and u.start <= plan.n_permutations]
+            units = [u for u in units if u.cell < plan.n_cells and u.start <= plan.n_permutations]
         return sorted(units)
 
     @staticmethod
     def shard_name(unit: Unit) -> str:
         """Name of a unit's file below the run directory: numbers only."""
-        return f"results/part-p{unit.pair:04d}-b{unit.start:09d}-{unit.stop:09d}.parquet"
+        return f"results/part-p{unit.cell:04d}-b{unit.start:09d}-{unit.stop:09d}.parquet"
 
     def shard_path(self, unit: Unit) -> Path | str:
         """Where a unit is stored."""
@@ -179,12 +181,12 @@ class ResultStore:
         rows = len(columns["permutation"])
         names = {
             side: pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([name]))
-            for side, name in zip(("text", "audio"), self.pairs[unit.pair])
+            for side, name in zip(_NAMES, self.cells[unit.cell])
         }
         table = pa.table({**names, **columns}).replace_schema_metadata({"fastprobe_digest": column_digest(columns)})
         buffer = io.BytesIO()
         # Measured: dictionaries of numbers cost twice the time and 6% more bytes; those of the names are free.
-        pq.write_table(table, buffer, compression="zstd", use_dictionary=["text", "audio"], write_page_checksum=True)
+        pq.write_table(table, buffer, compression="zstd", use_dictionary=list(_NAMES), write_page_checksum=True)
         return buffer.getvalue()
 
     def write(self, unit: Unit, columns: dict[str, np.ndarray]) -> None:
@@ -193,7 +195,7 @@ class ResultStore:
         Parameters
         ----------
         columns : dict of (rows,)
-            One row per job, ascending by (permutation, split, seed), without the names of the pair.
+            One row per job, ascending by (permutation, split, seed), without the names of the cell.
         """
         if self.folder is None:
             self._memory[unit] = columns
@@ -201,7 +203,7 @@ class ResultStore:
             self.folder.write(self.shard_name(unit), self.encode(unit, columns))
 
     def read(self, unit: Unit, columns: list[str] | None = None) -> dict[str, np.ndarray]:
-        """Columns of a stored unit (all but the pair's names by default).
+        """Columns of a stored unit (all but the cell's names by default).
 
         Pages are verified against their checksums; `damage` verifies everything.
 
@@ -221,7 +223,7 @@ class ResultStore:
             ) from None
 
     def _decode(self, unit: Unit, columns: list[str] | None) -> tuple[dict[str, np.ndarray], str]:
-        """Values and digest; with `columns` None everything, and then the pair's names are checked too."""
+        """Values and digest; with `columns` None everything, and then the cell's names are checked too."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -232,11 +234,12 @@ class ResultStore:
             if absent := [c for c in columns or () if c not in file.schema_arrow.names]:
                 raise ValueError(f"no column {', '.join(absent)}")
             table = file.read(columns=columns)
-            for side, name in zip(("text", "audio"), self.pairs[unit.pair]):
-                if columns is None and table[side].unique().to_pylist() != [name]:
-                    raise ValueError("it holds another pair than its name says")
+            for side, name in zip(_NAMES, self.cells[unit.cell]):
+                # Shards from before there were several kinds of probe do not name theirs.
+                if columns is None and side in table.column_names and table[side].unique().to_pylist() != [name]:
+                    raise ValueError("it holds another cell than its name says")
             digest = (file.schema_arrow.metadata or {}).get(b"fastprobe_digest", b"").decode("ascii", "replace")
-            return {n: table[n].to_numpy() for n in table.column_names if n not in ("text", "audio")}, digest
+            return {n: table[n].to_numpy() for n in table.column_names if n not in _NAMES}, digest
         except (OSError, pa.ArrowException, ValueError, LookupError, OverflowError, MemoryError) as error:
             raise _Unreadable((str(error).splitlines() or [type(error).__name__])[0]) from None
 
@@ -245,12 +248,12 @@ class ResultStore:
         import pyarrow as pa
 
         schema, rows = file.schema_arrow, file.metadata.num_rows
-        if self.jobs_per_replicate is not None and rows != (unit.stop - unit.start) * self.jobs_per_replicate:
-            raise ValueError(f"{rows} rows, and not {unit.stop - unit.start} x {self.jobs_per_replicate}")
+        if self.jobs is not None and rows != (unit.stop - unit.start) * self.jobs:
+            raise ValueError(f"{rows} rows, and not {unit.stop - unit.start} x {self.jobs}")
         if len(schema) > MAX_COLUMNS or len(set(schema.names)) < len(schema) or not {*_KEYS, "text", "audio"} <= set(schema.names):
             raise ValueError("not the columns of a shard")
         for field in schema:
-            name = field.name in ("text", "audio")
+            name = field.name in _NAMES
             if name != pa.types.is_dictionary(field.type) or not (
                 name or pa.types.is_integer(field.type) or pa.types.is_floating(field.type)
             ):
@@ -294,7 +297,7 @@ class ResultStore:
         last: Unit | None = None
         for unit in self.done():
             why = self.damage(unit)
-            if why is None and last is not None and last.pair == unit.pair and unit.start < last.stop:
+            if why is None and last is not None and last.cell == unit.cell and unit.start < last.stop:
                 why = f"some of its jobs are in {self.shard_name(last)} too"
             if why is None:
                 last = unit
@@ -313,13 +316,13 @@ class ResultStore:
 
         Returns
         -------
-        dict of float64 (pairs, B+1)
-            T_b of every pair, by column; NaN where nothing is stored.
-        float64 (pairs, splits)
+        dict of float64 (cells, B+1)
+            T_b of every cell, by column; NaN where nothing is stored.
+        float64 (cells, splits)
             Observed value of each split, in the first column.
         """
-        t = {name: np.full((plan.n_pairs, plan.n_permutations + 1), np.nan) for name in columns}
-        per_split = np.full((plan.n_pairs, plan.n_splits), np.nan)
+        t = {name: np.full((plan.n_cells, plan.n_permutations + 1), np.nan) for name in columns}
+        per_split = np.full((plan.n_cells, plan.n_splits), np.nan)
         for unit in self.done(plan):
             try:
                 shard = self.read(unit, list(columns))
@@ -330,9 +333,9 @@ class ResultStore:
             stop = min(unit.stop, plan.n_permutations + 1)
             for name in columns:
                 values = shard[name].astype(np.float64).reshape(-1, plan.n_splits, plan.n_seeds)[: stop - unit.start]
-                t[name][unit.pair, unit.start : stop] = values.reshape(len(values), -1).mean(axis=1)
+                t[name][unit.cell, unit.start : stop] = values.reshape(len(values), -1).mean(axis=1)
                 if unit.start == 0 and name == columns[0]:
-                    per_split[unit.pair] = values[0].mean(axis=1)
+                    per_split[unit.cell] = values[0].mean(axis=1)
         return t, per_split
 
     # ---- summaries -------------------------------------------------------------------------------
@@ -357,6 +360,6 @@ def _listing(folder: Folder | RemoteFolder, below: str = "") -> list[str]:
         raise StoreError(f"{folder}: cannot be read: {error.strerror or error}. Choose another `out`.") from None
 
 
-def _shape(identity: dict[str, Any]) -> tuple[list[tuple[str, str]], int | None]:
+def _shape(identity: dict[str, Any]) -> tuple[list[Cell], int | None]:
     splits, seeds = identity.get("splits"), identity.get("seeds")
-    return [tuple(pair) for pair in identity["pairs"]], splits * seeds if splits and seeds else None
+    return cells_of(identity), splits * seeds if splits and seeds else None

@@ -7,13 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from ..protocol.cells import Cell
 from ..protocol.controls import selectivity
 from ..protocol.metrics import column_of, lower_is_better, metric_of
 from ..protocol.plan import JobPlan
 from ..randomness import SIMULATION, generator
 from ..statistics.multiplicity import best_of, family, max_t, step_down
 from ..statistics.sequential import SequentialFamily, StopRule
-from ..statistics.significance import PermutationTestResult
+from ..statistics.significance import PermutationTestResult, counted_pvalue
 from ..statistics.tail import tail_pvalue
 from .store import ResultStore
 
@@ -112,6 +113,8 @@ def extend(
         rows = np.concatenate([_oriented(store, plan, c) for c in columns])
         members = [f"{name}, acc@{k}" for k in ks for name in names]
         families.append(family("all pairs and all k", members, rows).to_dict())
+    if len({r.probe for r in results}) > 1:
+        families.append(_best_configuration(results, t))
     of = layers(inputs)
     groups = [f"{of[r.text][0]} x {r.audio}" if r.text in of else None for r in results]
     if len(set(groups) - {None}) < sum(g is not None for g in groups):
@@ -137,5 +140,23 @@ def extend(
     return records, families
 
 
+def _best_configuration(results: list[PermutationTestResult], t: np.ndarray) -> dict[str, Any]:
+    """One test per pair, of its best configuration. The maximum over configurations is taken inside every replicate, so
+    that choosing the best on the observed run is paid for."""
+    pairs = [f"{r.text} x {r.audio}" for r in results]
+    names, winners, maxima = best_of(t, pairs)
+    own = [counted_pvalue(m[0], m[1:]) for m in maxima]
+    return {
+        "name": "best configuration",
+        "n_tests": len(names),
+        "n_permutations": t.shape[1] - 1,
+        "n_configurations": len({r.probe for r in results}),
+        "tests": [
+            {"test": pair, "chosen": results[w].probe, "pvalue": p, "pvalue_maxT": float(single), "pvalue_stepdown": float(down)}
+            for pair, w, p, single, down in zip(names, winners, own, max_t(maxima), step_down(maxima))
+        ],
+    }
+
+
 def _name(r: PermutationTestResult) -> str:
-    return f"{r.text} x {r.audio}"
+    return str(Cell(r.text, r.audio, r.probe))

@@ -6,6 +6,7 @@ included), Clopper & Pearson 1934, Nadeau & Bengio 2003 (overlapping splits), We
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from math import inf, log, log1p
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -200,6 +201,7 @@ class PermutationTestResult:
     lower_is_better: bool = False
     drawn: str = "fixed"
     n_counted: int | None = None
+    probe: str = "contrastive"
 
     @property
     def n_permutations(self) -> int:
@@ -246,6 +248,7 @@ class PermutationTestResult:
         return {
             "text": self.text,
             "audio": self.audio,
+            "probe": self.probe,
             "metric": self.metric,
             "statistic": self.statistic,
             "null_mean": self.null_mean,
@@ -299,7 +302,7 @@ class PermutationTestResult:
 def analyse_pairs(
     replicates: np.ndarray,
     per_split: np.ndarray,
-    names: list[tuple[str, str]],
+    names: Sequence[tuple[str, str, str]],
     *,
     metric: str,
     chance: float,
@@ -316,7 +319,7 @@ def analyse_pairs(
         T_b of every pair; column 0 is observed.
     per_split : float (pairs, J)
         Observed value of each split.
-    names : list of (text, audio)
+    names : sequence of (text, audio, probe)
     """
     if not np.isfinite(replicates).all():
         raise InputError("some replicates are not finite: the training diverged. Lower `lr` or raise `temperature`.")
@@ -331,6 +334,7 @@ def analyse_pairs(
             metric=metric,
             text=names[i][0],
             audio=names[i][1],
+            probe=names[i][2],
             chance=chance,
             per_split=per_split[i],
             n_train=n_train,

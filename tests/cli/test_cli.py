@@ -102,7 +102,7 @@ def test_bad_usage_exits_with_two_and_one_message(shell, files, change, words):
         "log_json = 77",
         "engine = 3",
         "backend = 3",
-        "precision = ['ieee']",
+        "precision = [3]",
         "dim = 64.0",
         "lr = 'x'",
         "address = 5",

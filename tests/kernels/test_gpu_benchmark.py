@@ -136,8 +136,8 @@ def test_a_gpu_machine_needs_none_of_the_other_packages():
         "benchmarks.gpu_peers",
         "benchmarks.gpu_tables",
         "benchmarks.make_gpu",
-        "test_cuda",
-        "test_faiss_cuda",
+        "kernels.test_cuda",
+        "retrieval.test_faiss_cuda",
     )
     code = f"import sys, importlib\nfor name in {absent}: sys.modules[name] = None\nfor name in {wanted}: importlib.import_module(name)"
     run = subprocess.run([sys.executable, "-c", code], cwd=ROOT / "tests", env=make_gpu.environment(), capture_output=True, text=True)

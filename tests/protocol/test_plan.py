@@ -95,8 +95,8 @@ def test_missing_is_the_set_difference(n_pairs, n_permutations, size, stored):
     the_plan = JobPlan(n_pairs, 2, 1, n_permutations)
     done = [Unit(p, a, a + n) for p, a, n in stored]
     missing = the_plan.missing(done, size)
-    cells = [(u.pair, b) for u in missing for b in range(u.start, u.stop)]
-    have = {(u.pair, b) for u in done for b in range(u.start, u.stop)}
+    cells = [(u.cell, b) for u in missing for b in range(u.start, u.stop)]
+    have = {(u.cell, b) for u in done for b in range(u.start, u.stop)}
     everything = {(p, b) for p in range(n_pairs) for b in range(n_permutations + 1)}
     assert len(cells) == len(set(cells)) and set(cells) == everything - have
     assert all(0 < u.stop - u.start <= size for u in missing)

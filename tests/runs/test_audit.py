@@ -74,9 +74,9 @@ def damage(store, unit, how):
     elif how == "empty":
         raw = b""
     elif how == "another":  # a whole shard, but of other permutations
-        raw = store.shard_path(next(u for u in store.done() if u != unit and u.pair == unit.pair)).read_bytes()
+        raw = store.shard_path(next(u for u in store.done() if u != unit and u.cell == unit.cell)).read_bytes()
     elif how == "other pair":
-        raw = store.shard_path(next(u for u in store.done() if u.pair != unit.pair and u.start == unit.start)).read_bytes()
+        raw = store.shard_path(next(u for u in store.done() if u.cell != unit.cell and u.start == unit.start)).read_bytes()
     elif how == "value":  # a consistent file with another value: only the digest tells
         table = pq.read_table(io.BytesIO(raw))
         loss = table["loss"].to_numpy().copy()
@@ -314,7 +314,7 @@ def test_a_hostile_shard_is_damage(made, tmp_path, table, monkeypatch):
 def test_jobs_that_are_stored_twice_are_reported_and_mended(made):
     exp, store = made
     want, first = rows(store).tobytes(), store.done()[0]
-    columns = {n: v[: 2 * exp.plan.jobs_per_replicate] for n, v in store.read(first).items()}
+    columns = {n: v[: 2 * exp.plan.jobs(0)] for n, v in store.read(first).items()}
     store.write(first._replace(stop=2), columns)
     assert examine(store.path, check=True)["twice"]
     finish(exp, run.open_store(exp, store.path, resume=True), sized(8))
@@ -323,7 +323,7 @@ def test_jobs_that_are_stored_twice_are_reported_and_mended(made):
 
 def test_every_overlap_is_reported(made):
     exp, store = made
-    per = exp.plan.jobs_per_replicate
+    per = exp.plan.jobs(0)
     columns = exp.compute(Unit(0, 0, 40))
     for unit in store.done():
         store.folder.remove(store.shard_name(unit))

@@ -30,10 +30,10 @@ def test_parts_are_a_partition_of_the_plan(plan, count):
     sizes = []
     for i in range(count):
         part = plan.part(i, count)
-        jobs = [(u.pair, b) for u in part for b in range(u.start, u.stop)]
+        jobs = [(u.cell, b) for u in part for b in range(u.start, u.stop)]
         seen += jobs
         sizes.append(len(jobs))
-    assert sorted(seen) == [(p, b) for p in range(plan.n_pairs) for b in range(plan.n_permutations + 1)]
+    assert sorted(seen) == [(p, b) for p in range(plan.n_cells) for b in range(plan.n_permutations + 1)]
     assert max(sizes) - min(sizes) <= 1
     with pytest.raises(InputError, match="0 <= I < N"):
         plan.part(count, count)
@@ -41,16 +41,16 @@ def test_parts_are_a_partition_of_the_plan(plan, count):
 
 @given(plans, st.lists(st.tuples(st.integers(0, 4), st.integers(0, 60), st.integers(1, 20)), max_size=8), st.integers(1, 30))
 def test_gaps_and_work_cover_what_is_missing_once(plan, stored, size):
-    done = [Unit(p, b, b + n) for p, b, n in stored if p < plan.n_pairs]
-    have = {(u.pair, b) for u in done for b in range(u.start, u.stop)}
-    want = [(p, b) for p in range(plan.n_pairs) for b in range(plan.n_permutations + 1) if (p, b) not in have]
+    done = [Unit(p, b, b + n) for p, b, n in stored if p < plan.n_cells]
+    have = {(u.cell, b) for u in done for b in range(u.start, u.stop)}
+    want = [(p, b) for p in range(plan.n_cells) for b in range(plan.n_permutations + 1) if (p, b) not in have]
     work, got = Work(plan.gaps(done)), []
     assert work.replicates == len(want)
     last = (-1, -1)
     while unit := work.take(size):
-        assert 1 <= unit.stop - unit.start <= size and (unit.start, unit.pair) > last
-        last = (unit.start, unit.pair)
-        got += [(unit.pair, b) for b in range(unit.start, unit.stop)]
+        assert 1 <= unit.stop - unit.start <= size and (unit.start, unit.cell) > last
+        last = (unit.start, unit.cell)
+        got += [(unit.cell, b) for b in range(unit.start, unit.stop)]
     assert sorted(got) == want and not work
 
 
@@ -97,8 +97,8 @@ class Moody(run.Experiment):
         if unit.start >= 8:
             if self.mood == "gpu":
                 raise RuntimeError("CUDA error: device-side failure: GPU has fallen off the bus\nmore lines")
-            if self.mood == "always" or not os.path.exists(f"{self.marks}/{unit.pair}-{unit.start}"):
-                open(f"{self.marks}/{unit.pair}-{unit.start}", "w").close()
+            if self.mood == "always" or not os.path.exists(f"{self.marks}/{unit.cell}-{unit.start}"):
+                open(f"{self.marks}/{unit.cell}-{unit.start}", "w").close()
                 os._exit(9)
         return super().compute(unit)
 

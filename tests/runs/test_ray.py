@@ -46,9 +46,9 @@ class Slow(run.Experiment):
             time.sleep(0.15)
         if self.mood == "fails" and unit.start > 8:
             raise RuntimeError("CUDA error: the GPU is gone")
-        if self.mood == "dies" and unit.start in (4, 20, 36) and unit.pair == 0:
+        if self.mood == "dies" and unit.start in (4, 20, 36) and unit.cell == 0:
             try:
-                os.mkdir(f"{self.marks}/{unit.pair}-{unit.start}")
+                os.mkdir(f"{self.marks}/{unit.cell}-{unit.start}")
             except FileExistsError:
                 return super().compute(unit)
             os._exit(1)

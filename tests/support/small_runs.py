@@ -61,13 +61,13 @@ def sized(size):
 
 def copying(whole, size):
     """An engine that takes the rows from a finished run instead of training."""
-    columns = {unit.pair: whole.read(unit) for unit in whole.done()}
+    columns = {unit.cell: whole.read(unit) for unit in whole.done()}
 
     def engine(task, work, pace):
-        per = task.experiment.plan.jobs_per_replicate
+        per = task.experiment.plan.jobs(0)
         while unit := work.take(size):
             part = slice(unit.start * per, unit.stop * per)
-            yield Finished(unit, {name: values[part] for name, values in columns[unit.pair].items()}, "test", 0.0)
+            yield Finished(unit, {name: values[part] for name, values in columns[unit.cell].items()}, "test", 0.0)
 
     return engine
 
@@ -84,7 +84,7 @@ def rows(store):
     parts = []
     for unit in store.done():
         columns = store.read(unit)
-        table = np.rec.fromarrays([np.full(len(columns["split"]), unit.pair), *columns.values()], names=["pair", *columns])
+        table = np.rec.fromarrays([np.full(len(columns["split"]), unit.cell), *columns.values()], names=["pair", *columns])
         parts.append(table)
     table = np.concatenate(parts)
     table = table[np.lexsort((table["seed"], table["split"], table["permutation"], table["pair"]))]

@@ -76,8 +76,7 @@ class Task:
 
     def describe(self, unit: Unit) -> str:
         """A unit in words."""
-        text, audio = self.experiment.names[unit.pair]
-        return f"{text} x {audio}, permutations {unit.start} to {unit.stop - 1}"
+        return f"{self.experiment.cells[unit.cell]}, permutations {unit.start} to {unit.stop - 1}"
 
     def failure(self, unit: Unit, worker: str, error: object) -> WorkerError:
         """The message for a unit that could not be computed."""
