@@ -91,7 +91,7 @@ def shell_page() -> str:
                 panels.setdefault(getattr(parameter, "rich_help_panel", None) or "", []).append(parameter)
         for title, parameters in panels.items():
             lines += [f"**{title}**", ""] if title else []
-            lines += ["| option | default | what it does |", "| --- | --- | --- |"]
+            lines += ["| option | what it does |", "| --- | --- |"]
             lines += [row(p, context) for p in parameters]
             lines += [""]
     return "\n".join(lines)
@@ -105,14 +105,16 @@ def cell(text: str) -> str:
 def row(parameter, context) -> str:
     """An option with its default, as the help of its command has them."""
     if parameter.param_type_name == "argument":
-        return f"| `{parameter.name.upper()}` | {'required' if parameter.required else ''} | {cell(parameter.help or '')} |"
+        return f"| `{parameter.name.upper()}`{' (required)' if parameter.required else ''} | {cell(parameter.help or '')} |"
     shown, words = parameter.get_help_record(context)
     words, _, default = words.partition("[default: ")
     words, required, _ = words.partition("[required]")
     default = re.sub(r"^\((.*)\)$", r"\1", default.strip().removesuffix("]"))
     flags, _, values = shown.partition(" <")
     values = cell(values.removesuffix(">").replace("|", " or "))
-    return f"| `{flags}` {values} | {'required' if required else cell(default)} | {cell(words)} |"
+    values = re.sub(r"^list\[(.*)\]$", r"\1", values)
+    words = cell(words) + (f" *Default: {cell(default)}.*" if default else "") + (" **Required.**" if required else "")
+    return f"| `{flags}` {values} | {words} |"
 
 
 # ---- the library ---------------------------------------------------------------------------------

@@ -140,7 +140,13 @@ BACKENDS = {
 
 
 def available_backends() -> dict[str, str | None]:
-    """Every backend's name, with None when it can run here, or why not."""
+    """Every backend's name, with None when it can run here, or why not.
+
+    Examples
+    --------
+    >>> available_backends()["reference"] is None  # it can run anywhere
+    True
+    """
     return {name: backend.why_not() for name, backend in BACKENDS.items()}
 
 
@@ -243,6 +249,13 @@ def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tens
     -------
     float (...)
         One loss per probe.
+
+    Examples
+    --------
+    >>> import torch
+    >>> text, audio = torch.eye(3), torch.eye(3)
+    >>> contrastive_loss(text, audio, torch.arange(3), temperature=1.0)  # log(e + 2) - 1
+    tensor(0.5514)
     """
     if text.is_cuda or _interpreted():
         from .gpu.loss import contrastive_loss as implementation

@@ -46,6 +46,19 @@ class ContrastiveProbe:
         W and V.
     loss_ : float
         Training loss of the last step.
+
+    Examples
+    --------
+    >>> import fastprobe as fp
+    >>> from fastprobe.tables.simulate import simulate_pair
+    >>> names = [f"class {i}" for i in range(12)]
+    >>> text, audio = simulate_pair(names, alignment=1.0, clips=4, text_width=8, audio_width=8)
+    >>> probe = fp.ContrastiveProbe(fp.ProbeConfig(dim=8), backend="reference").fit(text, audio, classes=names[:8])
+    >>> probe.rank().shape  # clips of the four unseen classes
+    (16,)
+    >>> labels, scores = probe.retrieve(audio, k=3)
+    >>> labels.shape
+    (48, 3)
     """
 
     def __init__(self, config: ProbeConfig | None = None, *, backend: str = "auto", device: str | None = None, seed: int = 0) -> None:

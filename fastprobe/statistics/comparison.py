@@ -64,6 +64,12 @@ def nadeau_bengio_test(differences: np.ndarray, n_train: int, n_test: int, level
     ------
     InputError
         Fewer than two splits.
+
+    Examples
+    --------
+    >>> test = nadeau_bengio_test([0.02, 0.05, 0.03, 0.04, 0.06], n_train=70, n_test=30)
+    >>> round(test.mean, 3), round(test.pvalue, 3), round(test.se_corrected / test.se_naive, 2)
+    (0.04, 0.033, 1.77)
     """
     d = np.asarray(differences, np.float64)
     if d.ndim != 1 or len(d) < 2:

@@ -76,6 +76,11 @@ def parse_stop(text: str) -> StopRule:
     ------
     InputError
         An unknown rule or setting, or a value out of range.
+
+    Examples
+    --------
+    >>> parse_stop("besag-clifford:h=10").h
+    10
     """
     name, _, rest = text.strip().partition(":")
     allowed = {"besag-clifford": {"h": int, "burn_in": int}, "anytime": {"alpha": float, "burn_in": int}}.get(name)
@@ -108,6 +113,11 @@ def besag_clifford_pvalue(exceedances: int, permutations: int, h: int, limit: in
         t, permutations counted (the observed run not among them).
     limit : int, optional
         B, fixed beforehand; None when the run could have gone on.
+
+    Examples
+    --------
+    >>> besag_clifford_pvalue(10, 40, h=10)
+    0.25
     """
     if exceedances < h and permutations == limit:
         return (exceedances + 1) / (permutations + 1)
@@ -137,6 +147,11 @@ def anytime_pvalue(exceedances, permutations) -> np.ndarray:
         Q_g the g-quantile of Beta(x + 1, t - x + 1)
 
     For each a, {p_t <= a for some t} is {W ever reaches 1/a}, of probability at most a by Ville's inequality.
+
+    Examples
+    --------
+    >>> round(float(anytime_pvalue(0, 99)), 4)
+    0.0253
     """
     x, t = np.asarray(exceedances), np.asarray(permutations)
     return np.minimum(betaincinv(x + 1.0, t - x + 1.0, MIXTURE) / MIXTURE, 1.0)

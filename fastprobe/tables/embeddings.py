@@ -49,6 +49,18 @@ class EmbeddingTable:
     ------
     InputError
         NaN, infinite or zero vectors, wrong shapes or types, empty labels, with file, row and label.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastprobe as fp
+    >>> text = fp.EmbeddingTable(np.eye(3), ["bell", "dog", "rain"], meta={"name": "toy"})
+    >>> text
+    EmbeddingTable('toy', 3 rows, width 3, 3 classes)
+    >>> fp.EmbeddingTable([[1.0, float("nan")]], ["bell"])
+    Traceback (most recent call last):
+    ...
+    fastprobe.errors.InputError: `vectors` must be finite; row 0 (label 'bell') holds NaN or infinity. Embed that row again or drop it.
     """
 
     vectors: np.ndarray
@@ -147,7 +159,14 @@ class EmbeddingTable:
         return h.hexdigest()
 
     def select(self, rows: np.ndarray) -> EmbeddingTable:
-        """The table with some of its rows (indices or a boolean mask)."""
+        """The table with some of its rows (indices or a boolean mask).
+
+        Examples
+        --------
+        >>> table = EmbeddingTable(np.eye(3), ["bell", "dog", "rain"])
+        >>> table.select(table.labels != "dog").labels.tolist()
+        ['bell', 'rain']
+        """
         return EmbeddingTable(self.vectors[rows], self.labels[rows], self.ids[rows], self.meta)
 
     @classmethod
