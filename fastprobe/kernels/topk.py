@@ -197,7 +197,7 @@ def _as_tensor(value: Any, name: str, device: torch.device) -> torch.Tensor:
 
 
 def _settled(q: torch.Tensor, g: torch.Tensor, k: int, path: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists in the documented order: what a path leaves open at equal scores is settled here."""
+    """Runs one search path, then orders equal scores by gallery row, so that every path gives the same list."""
     import torch
 
     more = min(k + 1, len(g))  # one more than asked shows whether equal scores straddle the end of the list

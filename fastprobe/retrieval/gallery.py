@@ -31,7 +31,8 @@ SMALLEST_APPROXIMATE = 5000
 RECALL_AT = 10
 _HNSW_LINKS = 32
 _ADD_ROWS = 65536
-# Effort: efSearch of HNSW, or the lists that are looked into, and the candidates per result that are scored again.
+# Settings tried from cheap to thorough: (efSearch, 1) for HNSW; (lists searched, candidates per result that are scored
+# again) for IVF-PQ.
 _EFFORTS = {
     "hnsw": tuple((ef, 1) for ef in (16, 32, 64, 128, 256, 512, 1024)),
     "ivfpq": tuple((lists, again) for lists in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) for again in (5, 10, 20)),

@@ -237,7 +237,7 @@ class SequentialFamily:
 
     so each p is adjusted for the family (single-step max-T). The burn-in permutations set the scale and are not
     counted: given them, the observed run and the later permutations remain exchangeable. Moments over all
-    replicates, as `multiplicity.studentise` takes them, would change with every look.
+    replicates, as `significance.studentise` takes them, would change with every look.
 
     Parameters
     ----------

@@ -203,8 +203,9 @@ class PermutationTestResult:
     text, audio : str
         The pair.
     chance : float
-        Value of a uniformly random ranking (k/C for acc@k). The null mean differs from it, because a fitted
-        probe draws queries to its train classes; the test uses the null.
+        Value of a uniformly random ranking (k/C for acc@k). The null mean differs from it: even with shuffled texts,
+        clips land near the texts the probe was trained on, so unseen classes do worse than k/C by luck. The test uses
+        the null.
     per_split : float (J,)
         The observed value of each split.
     n_train, n_test : int
