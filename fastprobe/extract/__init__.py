@@ -5,5 +5,6 @@
 * `datasets`: FSD50K, ESC-50, UrbanSound8K, a folder, a manifest -> clips
 * `names`: class labels -> the words a language model reads
 
-Nothing heavy is imported before it is used, and nothing of the core imports this package.
+Heavy packages are imported when they are used. `retrieval.query` embeds sounds and texts through this wing; tables, runs
+and statistics do without it.
 """

@@ -1,6 +1,6 @@
 """Many probes at once with batched products in PyTorch: CPU, CUDA or MPS, float32.
 
-The gradients are written out (reference.py has the equations): autograd would keep every intermediate.
+The gradients are written out (`reference` has the equations): autograd would keep every intermediate.
 Libraries choose a routine, and so the last bits, by the size of a batched product and by how its operands
 are aligned. Probes are therefore trained in chunks of one size, a function of the shapes alone (a short
 chunk is filled up), and every matrix is padded with zeros so that it begins on a cache line.

@@ -1,4 +1,4 @@
-"""From run directories to files: loads, draws, writes."""
+"""Reads run directories, draws their figures and writes the page, the figures and the tables."""
 
 from __future__ import annotations
 

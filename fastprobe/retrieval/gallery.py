@@ -6,8 +6,9 @@
     ivfpq    FAISS's inverted lists of 4-bit codes (IVFn,PQmx4fs): 24 bytes per row of width 64; what it finds
              is scored again with the full vectors, which stay on disk
 
-Rows and queries have length 1, so a score is a cosine. The approximate kinds need FAISS; their effort is raised
-until the recall@10 measured against exact search reaches what was asked for, and both are kept with the index.
+Rows and queries have length 1, so a score is a cosine. The approximate kinds need FAISS; their settings are tried
+from cheap to thorough until the recall@10, measured against exact search, reaches what was asked for. Both are kept
+with the index.
 """
 
 from __future__ import annotations

@@ -1,4 +1,6 @@
-"""Two models on the same splits: is one better than the other? Another null than "does it beat its control?"."""
+"""Two models on the same splits: is one better than the other?
+
+That is another null than that of a permutation test: two models may both beat their controls and not differ."""
 
 from __future__ import annotations
 
