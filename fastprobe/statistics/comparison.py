@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -190,9 +191,9 @@ def compare(
     classes_first, classes_second : float (C,), optional
         The same per class (NaN where never tested).
     """
-    rows = (None if v is None else np.asarray(v)[None] for v in (classes_first, classes_second))
+    a, b = (None if v is None else np.asarray(v)[None] for v in (classes_first, classes_second))
     return compare_many(
-        [(first, second)], statistic, np.asarray(splits_first)[None], np.asarray(splits_second)[None], n_train, n_test, *rows, rng
+        [(first, second)], statistic, np.asarray(splits_first)[None], np.asarray(splits_second)[None], n_train, n_test, a, b, rng
     )[0]
 
 
@@ -211,7 +212,7 @@ def compare_many(
     a, b = (np.asarray(v, np.float64) for v in (splits_first, splits_second))
     if a.shape != b.shape:
         raise InputError(f"`splits_first` and `splits_second` must come from the same splits; got {a.shape[1:]} and {b.shape[1:]}.")
-    flips = [None] * len(names)
+    flips: Sequence[SignFlipTest | None] = [None] * len(names)
     if classes_first is not None and classes_second is not None:
         flips = sign_flip_tests(np.asarray(classes_first) - np.asarray(classes_second), rng)
     tests = [nadeau_bengio_test(x - y, n_train, n_test) if len(x) > 1 else None for x, y in zip(a, b)]

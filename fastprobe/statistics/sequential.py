@@ -11,7 +11,9 @@ are not counted.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.special import betainc, betaincinv
@@ -78,14 +80,18 @@ def parse_stop(text: str) -> StopRule:
         An unknown rule or setting, or a value out of range.
     """
     name, _, rest = text.strip().partition(":")
-    allowed = {"besag-clifford": {"h": int, "burn_in": int}, "anytime": {"alpha": float, "burn_in": int}}.get(name)
+    rules: dict[str, dict[str, Callable[[str], Any]]] = {
+        "besag-clifford": {"h": int, "burn_in": int},
+        "anytime": {"alpha": float, "burn_in": int},
+    }
+    allowed = rules.get(name)
     if allowed is None:
         raise InputError(f"`stop` must be besag-clifford:h=N or anytime:alpha=A; got {text!r}.")
-    settings = {}
+    settings: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         found = re.fullmatch(r"([\w-]+)\s*=\s*(\S+)", item)
-        key = found.group(1).replace("-", "_") if found else None
-        if key not in allowed:
+        key = found.group(1).replace("-", "_") if found else ""
+        if found is None or key not in allowed:
             raise InputError(f"`stop`: {name} takes {', '.join(allowed)}; got {item!r}.")
         try:
             settings[key] = allowed[key](found.group(2))

@@ -22,6 +22,9 @@ from ..storage import is_url, local_copy, local_path, new_file
 
 SUFFIXES = (".npz", ".safetensors", ".parquet")
 
+# Without ids a table makes them, so `ids` is None on the way in only, and its type says what everybody reads.
+_ROW_NUMBERS: Any = None
+
 
 def first_few(names: Sequence[str], limit: int = 5) -> str:
     """The first names and the count of the rest, for messages."""
@@ -53,7 +56,7 @@ class EmbeddingTable:
 
     vectors: np.ndarray
     labels: np.ndarray
-    ids: np.ndarray | None = None
+    ids: np.ndarray = _ROW_NUMBERS
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -194,7 +197,7 @@ def _suffix(name: Path, shown: str) -> str:
     return name.suffix.lower()
 
 
-def _foreign(path: str, kind: str, error: object) -> InputError:
+def _foreign(path: object, kind: str, error: object) -> InputError:
     return InputError(
         f"{path}: not a readable {kind} file ({error}). It is truncated, or something else with this suffix: "
         "write it again, or give it the suffix of what it is."
