@@ -159,7 +159,7 @@ def select_backend(name: str = "auto", precision: str = "ieee", device: str | No
         raise InputError(f"`device` must be text, as cpu, cuda:1 or mps; got {device!r}.")
     if name == "auto":
         # With a CPU asked for by name the GPU is left alone, and the other way round.
-        order = (
+        order: tuple[str, ...] = (
             ("cpp", "torch")
             if (device or "").startswith("cpu")
             else ("triton", "torch")
@@ -245,7 +245,9 @@ def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tens
         One loss per probe.
     """
     if text.is_cuda or _interpreted():
-        from .gpu.loss import contrastive_loss as implementation
-    else:
-        from .torch_backend import contrastive_loss as implementation
-    return implementation(text, audio, labels, temperature)
+        from .gpu import loss
+
+        return loss.contrastive_loss(text, audio, labels, temperature)
+    from . import torch_backend
+
+    return torch_backend.contrastive_loss(text, audio, labels, temperature)

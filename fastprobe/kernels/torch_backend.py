@@ -107,7 +107,7 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> 
                 f"{(size * _probe_bytes(batch) + batch.audio32.nbytes) >> 20} MiB. Free memory on it, lower "
                 '`dim`, or use `device="cpu"`. Everything finished is kept.'
             ) from None
-    return BatchResult(*(np.concatenate(column) if column[0] is not None else None for column in zip(*parts)))
+    return BatchResult.of_parts(parts)
 
 
 def _up(n: int) -> int:
@@ -138,13 +138,16 @@ class _Shared:
         self.audio = put(_padded(batch.audio32, n_clips, r_audio))
         self.train = batch.train_classes
         self.clips = None if batch.clips is None else put(batch.clips)
-        self.centroids = put(_padded(batch.centroids, self.n_train, r_audio)) if batch.clips is None else None
+        self.centroids = put(_padded(batch.centroids, self.n_train, r_audio)) if self.clips is None else None
         self.rows = put(batch.row_classes)
         self.queries, self.query_classes = put(batch.queries), put(batch.labels[batch.queries])
         self.starts = put(_padded(batch.text_start, r_text, d)), put(_padded(batch.audio_start, r_audio, d))
 
     def step_rows(self, step: int) -> torch.Tensor:
-        return self.centroids if self.clips is None else self.audio[self.clips[step]]
+        if self.centroids is not None:
+            return self.centroids
+        assert self.clips is not None  # one of the two is there
+        return self.audio[self.clips[step]]
 
     def texts(self, permutations: np.ndarray) -> torch.Tensor:
         """Text rows of each probe, (P, rows up to ALIGN, r)."""

@@ -123,7 +123,7 @@ class GalleryIndex:
     def __init__(
         self,
         vectors: Any,
-        texts: Sequence[str] | None = None,
+        texts: Sequence[str] | np.ndarray | None = None,
         kind: str = "auto",
         *,
         recall: float = 0.95,
@@ -197,24 +197,24 @@ class GalleryIndex:
         if self._faiss is None or exact:
             return top_k(queries, self.vectors, k)
         array = queries.cpu().numpy() if isinstance(queries, torch.Tensor) else queries
-        scores, rows = self._search_faiss(array, k)
+        scores, rows = self._search_faiss(self._faiss, array, k)
         if isinstance(queries, torch.Tensor):
             return torch.from_numpy(scores).to(queries.device), torch.from_numpy(rows).to(queries.device)
         return scores, rows
 
-    def _search_faiss(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _search_faiss(self, index: Any, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         kind = self.meta["kind"]
         effort, again = self.meta["effort"]
         fetch = min(again * k, len(self))
         if kind == "hnsw":
-            self._faiss.hnsw.efSearch = max(effort, fetch)
+            index.hnsw.efSearch = max(effort, fetch)
         else:
-            self._faiss.nprobe = min(effort, self._faiss.nlist)
+            index.nprobe = min(effort, index.nlist)
         step = max((64 << 20) // (4 * fetch * self.meta["width"]), 1)
         out = []
         for start in range(0, len(queries), step):
             q = np.ascontiguousarray(queries[start : start + step], np.float32)
-            rows = self._faiss.search(q, fetch)[1]
+            rows = index.search(q, fetch)[1]
             missing = rows < 0  # fewer candidates than asked for
             if (short := (~missing).sum(axis=1) < k).any():
                 rows[short, :k] = top_k(q[short], self.vectors, k)[1]
@@ -224,7 +224,10 @@ class GalleryIndex:
             scores[missing] = -np.inf
             order = np.lexsort((rows, -scores))[:, :k]
             out.append((np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)))
-        return tuple(np.concatenate(column) for column in zip(*out)) if out else (np.empty((0, k), np.float32), np.empty((0, k), np.int64))
+        if not out:
+            return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+        scores, rows = (np.concatenate(column) for column in zip(*out))
+        return scores, rows
 
     def recall(self, queries: Any, k: int = RECALL_AT) -> float:
         """Share of the exact k nearest that `search` finds, over these queries."""

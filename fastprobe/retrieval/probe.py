@@ -91,7 +91,7 @@ class ContrastiveProbe:
         batch = make_batch(pair, self.config, Split(train, test), self.seed, 0, 0, identity)
         chosen = select_backend(self.backend, self.config.precision, self.device, self.config.optimizer)
         result = chosen.load()(batch, self.device, heads=True)
-        self.text_head_, self.audio_head_ = (h[0].astype(np.float64) for h in (result.text_heads, result.audio_heads))
+        self.text_head_, self.audio_head_ = (h[0].astype(np.float64) for h in (result.text_heads, result.audio_heads) if h is not None)
         self.loss_ = float(result.loss[0])
         self.classes_, self.train_classes_ = pair.classes, pair.classes[train]
         self.text_preprocessing, self.audio_preprocessing = pair.text_preprocessing, pair.audio_preprocessing
