@@ -95,7 +95,7 @@ def load_passt(spec: AudioSpec) -> AudioModel:
         need = ("freq_new_pos_embed", "time_new_pos_embed", "head.1.weight")
         if absent := [k for k in need if k not in state]:
             raise InputError(f"`checkpoint` {spec.checkpoint} is not PaSST's: it lacks {', '.join(absent)}.")
-        width, rows, columns = *state[need[0]].shape[1:3], state[need[1]].shape[-1]
+        (width, rows), columns = state[need[0]].shape[1:3], state[need[1]].shape[-1]
         stride = {12: 10, 8: 16}.get(rows, stride)
         frames = columns * stride
         shape = {

@@ -36,7 +36,8 @@ class AudioModel:
 
     def __init__(self, module: Any, provenance: Provenance) -> None:
         self.module, self.provenance = module, provenance
-        self.digest, self.revision, self.device = "", None, "cpu"
+        self.digest, self.device = "", "cpu"
+        self.revision: str | None = None
 
     def prepare(self, wave: np.ndarray) -> np.ndarray:
         """Samples, float32 (n,), n >= 1 -> inputs, float32 (windows, ...)."""
