@@ -23,10 +23,10 @@ import numpy as np
 
 from ..errors import InputError
 from ..tables.embeddings import EmbeddingTable
-from .audio_models import load_model
 from .cache import VectorCache, file_digest
 from .datasets import Clip
 from .meta import origin
+from .models import load_model
 from .provenance import Provenance, by_name, refuse_leak
 from .sounds import BadSoundError, read_sound
 from .spec import AudioSpec
