@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := $(wildcard csrc/*.cpp csrc/*.h) CMakeLists.txt pyproject.toml constraints.txt
 PYTEST_WORKERS ?= 2
 
-.PHONY: setup demo test bench gpu lint format clean wheel sanitize check-prerequisites
+.PHONY: setup demo test bench gpu docs lint format clean wheel sanitize check-prerequisites
 .DEFAULT_GOAL := setup
 
 check-prerequisites:
@@ -49,6 +49,14 @@ bench: $(VENV)/.bench  ## CPU benchmarks: peers side by side
 
 gpu:  ## on a machine with an NVIDIA GPU: CUDA tests and benchmarks, tables into benchmarks/results/
 	$(PYTHON) -m benchmarks.make_gpu
+
+$(VENV)/.docs: $(VENV)/.base
+	$(PIP) install -c constraints.txt -e '.[cpu,docs]'
+	@touch $@
+
+docs: $(VENV)/.docs  ## the documentation site, in build/docs; warnings and broken links are errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
+	@echo "build/docs/index.html"
 
 lint: $(VENV)/.test  ## ruff, formatters, types
 	$(BIN)/ruff check .

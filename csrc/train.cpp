@@ -26,7 +26,8 @@ namespace fastprobe::FP_ISA {
 
 static const double EPS = 1e-12;  // of norm
 
-// Floats of similarities kept at a time; a block of rows is cut to this when the loss allows it.
+// The score matrix is processed in blocks of rows of at most this many floats; the symmetric loss needs all rows at
+// once.
 static const int64_t SIMILARITIES = 64 * 1024;
 
 // Floats of the steps' clips laid out for all probes of a batch, at most: 64 MiB.

@@ -2,7 +2,16 @@
 
 
 class InputError(ValueError):
-    """Bad input or usage. The shell prints the message alone and exits with code 2."""
+    """Bad input or usage. The shell prints the message alone and exits with code 2.
+
+    Examples
+    --------
+    >>> import fastprobe as fp
+    >>> fp.ProbeConfig(dim=0)
+    Traceback (most recent call last):
+    ...
+    fastprobe.errors.InputError: `dim` must be a whole number of at least 1; got 0.
+    """
 
 
 class BackendUnavailableError(InputError):

@@ -332,11 +332,11 @@ def local_copy(location: str | os.PathLike) -> Iterator[Path]:
             raise InputError(f"{path}: cannot be read: permission denied.")
         yield path
         return
-    filesystem, path = _connect(str(location))
+    filesystem, key = _connect(str(location))
     with tempfile.TemporaryDirectory(prefix="fastprobe-") as folder:
         copy = Path(folder) / "copy"
         try:
-            copy.write_bytes(filesystem.cat_file(path))
+            copy.write_bytes(filesystem.cat_file(key))
         except FileNotFoundError:
             raise InputError(f"{location}: no such file.") from None
         except Exception as error:

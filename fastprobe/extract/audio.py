@@ -17,16 +17,16 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
 from ..tables.embeddings import EmbeddingTable
-from .audio_models import load_model
 from .cache import VectorCache, file_digest
 from .datasets import Clip
 from .meta import origin
+from .models import load_model
 from .provenance import Provenance, by_name, refuse_leak
 from .sounds import BadSoundError, read_sound
 from .spec import AudioSpec
@@ -34,7 +34,8 @@ from .spec import AudioSpec
 RECIPE = 1  # of decoding and pooling: raised when the same file and model would give another vector, so caches part
 
 
-class Embedded(NamedTuple):
+@dataclass(frozen=True, order=True)
+class Embedded:
     """What became of file number `index`: a vector, float32 (D,), or the reason why there is none."""
 
     index: int
@@ -206,7 +207,7 @@ class AudioEmbedder:
                 yield self._finished(clip)
 
     def _finished(self, clip: _Pending) -> Embedded:
-        vector = np.mean(clip.parts, axis=0, dtype=np.float64).astype(np.float32)
+        vector = np.asarray(np.mean(clip.parts, axis=0, dtype=np.float64), np.float32)
         if not np.isfinite(vector).all() or not vector.any():
             return Embedded(clip.index, clip.path, None, f"{clip.path}: the model's vector is zero, NaN or infinite.", False)
         if self.cache is not None and clip.key is not None:
@@ -246,12 +247,12 @@ def embed_files(
     paths = list(paths)
     if not paths:
         raise InputError("`paths` must name at least one sound file; got none.")
-    vectors: list[np.ndarray | None] = [None] * len(paths)
+    vectors: dict[int, np.ndarray] = {}
     for done in embedder.embed(paths):
-        if done.error:
-            raise InputError(done.error)
+        if done.vector is None:
+            raise InputError(str(done.error))
         vectors[done.index] = done.vector
-    return np.stack(vectors)
+    return np.stack([vectors[i] for i in range(len(paths))])
 
 
 def check_leak(
@@ -307,7 +308,7 @@ def build_table(
     if not clips:
         raise InputError("`clips` must hold at least one sound file; got none.")
     reason = check_leak(embedder.spec, clips, dataset, allow_label_leak, embedder.model.provenance)
-    vectors: list[np.ndarray | None] = [None] * len(clips)
+    vectors: dict[int, np.ndarray] = {}
     skipped, cached = [], 0
     for result in embedder.embed(c.path for c in clips) if done is None else done:
         if result.error and not skip_bad:
@@ -316,9 +317,10 @@ def build_table(
             )
         if result.error:
             skipped.append((result.index, result.error))
-        vectors[result.index] = result.vector
+        if result.vector is not None:
+            vectors[result.index] = result.vector
         cached += result.cached
-    kept = [i for i, v in enumerate(vectors) if v is not None]
+    kept = sorted(vectors)
     if not kept:
         raise InputError(f"none of the {len(clips)} files could be embedded; the first: {min(skipped)[1]}")
     model, spec = embedder.model, embedder.spec

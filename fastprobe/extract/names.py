@@ -79,7 +79,11 @@ def read_classes(path: str | os.PathLike) -> list[ClassName]:
     if not rows:
         raise InputError(f"`classes`: {path}: holds no class. Write one label per line.")
     seen: set[str] = set()
-    twice = [r.label for r in rows if r.label in seen or seen.add(r.label)]
+    twice = []
+    for row in rows:
+        if row.label in seen:
+            twice.append(row.label)
+        seen.add(row.label)
     if twice:
         raise InputError(f"`classes`: {path}: each class must be listed once; listed again: {first_few(twice)}. Drop the copies.")
     return rows

@@ -34,14 +34,6 @@ class Provenance:
     labels: frozenset[str] = frozenset()
 
 
-PUBLISHED = {
-    "passt": Provenance(("ImageNet-1k (labels)", "AudioSet (labels)"), frozenset({"audioset"})),
-    "pann": Provenance(("AudioSet (labels)",), frozenset({"audioset"})),
-    "audiomae": Provenance(("AudioSet-2M (no labels)",)),
-    "audiomae-ft": Provenance(("AudioSet-2M (no labels)", "AudioSet-20k (labels)"), frozenset({"audioset"})),
-    "ast": Provenance(("ImageNet-1k (labels)", "AudioSet (labels)"), frozenset({"audioset"})),
-    "clap": Provenance(("LAION-Audio-630K, AudioSet and caption sets (captions: its audio side has met language)",)),
-}
 UNTRAINED = Provenance(())
 
 

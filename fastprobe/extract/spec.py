@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
+from .models import AUDIO_MODELS, family_names
 
-AUDIO_MODELS = ("passt", "pann", "audiomae", "audiomae-ft", "ast", "clap", "hear")
 MODES = ("embed_only", "all", "logits")
 PADS = ("trained", "none")
 POOLS = ("mean", "last", "cls", "max")
@@ -77,26 +77,29 @@ class AudioSpec:
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or self.family not in AUDIO_MODELS:
-            raise InputError(f"`model` must be one of {', '.join(AUDIO_MODELS[:-1])} or hear:MODULE; got {self.model!r}.")
-        if self.family == "hear" and not self.variant:
-            raise InputError("`model` must name the module of the HEAR model, as in hear:hear21passt.base; got 'hear'.")
-        if self.family in ("pann", "audiomae-ft") and self.variant:
+            *most, last = family_names().split(", ")
+            raise InputError(f"`model` must be one of {', '.join(most)} or {last}; got {self.model!r}.")
+        known = AUDIO_MODELS[self.family]
+        if known.needs and not self.variant:
+            raise InputError(f"`model` must name {known.needs}; got {self.family!r}.")
+        if self.variant and not known.variant:
             raise InputError(f"`model` {self.family} has no variants; got {self.model!r}.")
         _choice("mode", self.mode, MODES)
         _choice("pad", self.pad, PADS)
-        if self.mode != "embed_only" and self.family not in ("passt", "hear"):
+        if self.mode != "embed_only" and not known.has_modes:
             raise InputError(
-                f"`mode` {self.mode!r} needs a model with logits beside its embedding (passt, hear:MODULE); got model {self.model!r}."
+                f"`mode` {self.mode!r} needs a model with logits beside its embedding ({family_names('has_modes')}); "
+                f"got model {self.model!r}."
             )
-        if self.pad == "none" and self.family not in ("passt", "pann", "hear"):
+        if self.pad == "none" and not known.any_length:
             raise InputError(
-                f'`pad`="none" needs a model that takes any length (passt, pann, hear:MODULE); {self.model!r} '
+                f'`pad`="none" needs a model that takes any length ({family_names("any_length")}); {self.model!r} '
                 'takes one fixed size. Use `pad`="trained".'
             )
-        if self.random_init and self.family == "hear":
-            raise InputError("`random_init` cannot be had for a HEAR module, which loads its own weights. Leave it out.")
-        if self.revision and self.family not in ("audiomae", "audiomae-ft", "ast", "clap"):
-            raise InputError(f"`revision` is for models of the Hugging Face hub (audiomae, ast, clap); got model {self.model!r}.")
+        if self.random_init and not known.can_be_random:
+            raise InputError(f"`random_init` cannot be had for a {self.family.upper()} module, which loads its own weights. Leave it out.")
+        if self.revision and not known.on_hub:
+            raise InputError(f"`revision` is for models of the Hugging Face hub ({family_names('on_hub')}); got model {self.model!r}.")
         if self.revision and self.checkpoint:
             raise InputError("`revision` belongs to a model fetched by name; got a local `checkpoint` as well. Give one of them.")
 

@@ -6,9 +6,9 @@ import gzip
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO
+from typing import IO, cast
 
 import numpy as np
 
@@ -37,7 +37,8 @@ class _Hashed:
 
 
 def _lines(path: Path, source: _Hashed) -> Iterator[bytes]:
-    stream: IO[bytes] = gzip.GzipFile(fileobj=source) if path.suffix == ".gz" else source  # type: ignore[assignment, arg-type]
+    raw = cast(IO[bytes], source)  # reading forward asks a file for nothing but `read`
+    stream: gzip.GzipFile | IO[bytes] = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
     rest = b""
     while block := stream.read(1 << 20):
         *whole, rest = (rest + block).split(b"\n")
@@ -125,6 +126,7 @@ def static_embeddings(spec: TextSpec, names: Sequence[str]) -> tuple[np.ndarray,
             f"`model` {spec.model}: not the file that made the table (digest {digest[:12]}... instead of "
             f"{spec.weights[:12]}...). Give that file, or embed the table again."
         )
+    pools: dict[str, Callable[..., np.ndarray]] = {"mean": np.mean, "max": np.max}
     rows, unknown = [], []
     for name in names:
         known = []
@@ -134,7 +136,7 @@ def static_embeddings(spec: TextSpec, names: Sequence[str]) -> tuple[np.ndarray,
         if not known:
             unknown.append(name)
             continue
-        rows.append({"mean": np.mean, "max": np.max}[spec.pool](known, axis=0) if spec.pool != "last" else known[-1])
+        rows.append(pools[spec.pool](known, axis=0) if spec.pool != "last" else known[-1])
     if unknown:
         raise InputError(
             f"`classes`: {len(unknown)} names have no word that {spec.model} knows: {first_few(unknown)}. Give them other "

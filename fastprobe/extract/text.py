@@ -20,9 +20,9 @@ import numpy as np
 
 from ..errors import InputError
 from ..tables.embeddings import EmbeddingTable, first_few
-from .hub_models import complete, fetched
+from .hub import complete, fetched
 from .meta import origin
-from .model import choose_device, seeded
+from .models.face import choose_device, seeded
 from .names import ClassName, natural_name
 from .spec import TextSpec
 from .static_vectors import is_vector_file, static_embeddings

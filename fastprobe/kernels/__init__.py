@@ -140,7 +140,13 @@ BACKENDS = {
 
 
 def available_backends() -> dict[str, str | None]:
-    """Every backend's name, with None when it can run here, or why not."""
+    """Every backend's name, with None when it can run here, or why not.
+
+    Examples
+    --------
+    >>> available_backends()["reference"] is None  # it can run anywhere
+    True
+    """
     return {name: backend.why_not() for name, backend in BACKENDS.items()}
 
 
@@ -159,7 +165,7 @@ def select_backend(name: str = "auto", precision: str = "ieee", device: str | No
         raise InputError(f"`device` must be text, as cpu, cuda:1 or mps; got {device!r}.")
     if name == "auto":
         # With a CPU asked for by name the GPU is left alone, and the other way round.
-        order = (
+        order: tuple[str, ...] = (
             ("cpp", "torch")
             if (device or "").startswith("cpu")
             else ("triton", "torch")
@@ -243,9 +249,18 @@ def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tens
     -------
     float (...)
         One loss per probe.
+
+    Examples
+    --------
+    >>> import torch
+    >>> text, audio = torch.eye(3), torch.eye(3)
+    >>> contrastive_loss(text, audio, torch.arange(3), temperature=1.0)  # log(e + 2) - 1
+    tensor(0.5514)
     """
     if text.is_cuda or _interpreted():
-        from .gpu.loss import contrastive_loss as implementation
-    else:
-        from .torch_backend import contrastive_loss as implementation
-    return implementation(text, audio, labels, temperature)
+        from .gpu import loss
+
+        return loss.contrastive_loss(text, audio, labels, temperature)
+    from . import torch_backend
+
+    return torch_backend.contrastive_loss(text, audio, labels, temperature)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -102,6 +103,12 @@ class BatchResult:
     ranks: np.ndarray
     text_heads: np.ndarray | None = None
     audio_heads: np.ndarray | None = None
+
+    @classmethod
+    def of_parts(cls, parts: Iterable[Sequence[np.ndarray | None]]) -> BatchResult:
+        """The result of a batch that was trained in parts: each part's fields, one after the other."""
+        loss, ranks, *heads = zip(*parts)
+        return cls(np.concatenate(loss), np.concatenate(ranks), *(None if h[0] is None else np.concatenate(h) for h in heads))
 
 
 def check_cpu(backend: str, device: str | None) -> None:

@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -53,7 +53,7 @@ class Shape:
     text_width: int
     audio_width: int
     dim: int
-    sampling: str
+    sampling: Literal["clip", "centroid"]
 
     @property
     def flops(self) -> float:
@@ -145,7 +145,7 @@ class Method:
     probes: int | None = None
     raw_width: int | None = None
     optimizer: str | None = None
-    precision: str = "ieee"
+    precision: Literal["ieee", "bf16"] = "ieee"
 
     def on(self, shape: Shape) -> Shape:
         """The shape it trains in place of `shape`."""
@@ -183,12 +183,12 @@ def _eager(shape: Shape, config: ProbeConfig, probes: int) -> Prepared:
         with torch.no_grad():
             for head, s in zip(heads, (batch.text_start, batch.audio_start)):
                 head.weight.copy_(torch.from_numpy(s.T))
-        optimizer = torch.optim.Adam([h.weight for h in heads], lr=config.lr)
+        optimizer = torch.optim.Adam([h.weight for h in heads], lr=config.learning_rate(0))
         texts = text[torch.from_numpy(permutation)[train]]
         for step in range(config.steps):
             for group in optimizer.param_groups:
                 group["lr"] = config.learning_rate(step)
-            x = sounds if sounds is not None else audio[torch.from_numpy(batch.clips[step])]
+            x = sounds if batch.clips is None else audio[torch.from_numpy(batch.clips[step])]
             a, b = F.normalize(heads[0](texts), dim=-1), F.normalize(heads[1](x), dim=-1)
             loss = F.cross_entropy(b @ a.T / config.temperature, labels)
             optimizer.zero_grad()
@@ -220,7 +220,7 @@ class _Memory:
             ctypes.CDLL(None).malloc_trim(0)  # what earlier methods freed would hide what this one takes
             with open("/proc/self/clear_refs", "w") as file:
                 file.write("5")
-            self.before = self._status("VmRSS")
+            self.before: int | None = self._status("VmRSS")
         except (OSError, AttributeError):
             self.before = None
         return self
@@ -383,7 +383,8 @@ def _shape(name: str) -> Shape:
     sizes = name.split(",")
     if len(sizes) != 4 or not all(s.strip().isdigit() and int(s) > 0 for s in sizes):
         raise InputError(f"`shape` must be one of {', '.join(SHAPES)}, or four whole numbers train,r_text,r_audio,d; got {name!r}.")
-    return Shape(name, *map(int, sizes), "clip")
+    train, text_width, audio_width, dim = map(int, sizes)
+    return Shape(name, train, text_width, audio_width, dim, "clip")
 
 
 def _has_bf16() -> bool:

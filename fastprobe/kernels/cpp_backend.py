@@ -6,6 +6,7 @@ The code is in ``csrc/``; here are the checks, the choice of the instruction set
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -108,7 +109,7 @@ def train(
     ranks = np.empty((n_probes, n_queries), np.int32)
     shapes = ((n_probes, batch.text.shape[1], c.dim), (n_probes, batch.audio.shape[1], c.dim))
     text_heads, audio_heads = (np.empty(s, np.float32) if heads else None for s in shapes)
-    inputs = {
+    inputs: dict[str, Any] = {
         "text": batch.text32,
         "audio": batch.audio32,
         "rows": batch.n_rows,
@@ -140,8 +141,8 @@ def train(
                 permutations=permutations[part],
                 loss=loss[part],
                 ranks=ranks[part],
-                text_heads=text_heads[part] if heads else None,
-                audio_heads=audio_heads[part] if heads else None,
+                text_heads=None if text_heads is None else text_heads[part],
+                audio_heads=None if audio_heads is None else audio_heads[part],
             )
     except MemoryError:
         raise OutOfMemoryError(

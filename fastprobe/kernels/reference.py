@@ -122,5 +122,5 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> 
             w, v = (o.step(h, g, c.learning_rate(step)) for o, h, g in ((of_w, w, dw), (of_v, v, dv)))
         a, b = norm(text @ w)[0], norm(batch.audio[batch.queries] @ v)[0]
         results.append((loss, ranks(a, b, batch.labels[batch.queries]), w, v))
-    loss, rank, w, v = (np.array(column) for column in zip(*results))
-    return BatchResult(loss, rank, w if heads else None, v if heads else None)
+    losses, rank, text_heads, audio_heads = (np.array(column) for column in zip(*results))
+    return BatchResult(losses, rank, text_heads if heads else None, audio_heads if heads else None)

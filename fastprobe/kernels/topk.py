@@ -127,7 +127,7 @@ def top_k(queries: Any, gallery: Any, k: int, *, path: str = "auto", device: str
     if path != "auto" and path not in PATHS:
         raise InputError(f"`path` must be auto, {', '.join(PATHS)}; got {path!r}.")
     if path == "numpy":
-        return _numpy(*(_as_array(a, name) for a, name in ((queries, "queries"), (gallery, "gallery"))), k)
+        return _numpy(_as_array(queries, "queries"), _as_array(gallery, "gallery"), k)
     import torch
 
     tensors = isinstance(queries, torch.Tensor)
@@ -197,7 +197,7 @@ def _as_tensor(value: Any, name: str, device: torch.device) -> torch.Tensor:
 
 
 def _settled(q: torch.Tensor, g: torch.Tensor, k: int, path: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Lists in the documented order: what a path leaves open at equal scores is settled here."""
+    """Runs one search path, then orders equal scores by gallery row, so that every path gives the same list."""
     import torch
 
     more = min(k + 1, len(g))  # one more than asked shows whether equal scores straddle the end of the list
@@ -293,7 +293,7 @@ def _torch(q: torch.Tensor, g: torch.Tensor, k: int):
     rows = max(limit // columns, 1)
     out = []
     for block in q.split(rows):
-        best = None
+        best: tuple[torch.Tensor, ...] = ()
         for start in range(0, len(g), columns):
             part = g[start : start + columns]
             scores, found = (block @ part.T).topk(min(k, len(part)), dim=1)
@@ -321,7 +321,7 @@ def _groups(q: torch.Tensor, g: torch.Tensor, k: int):
     out = []
     for block in q.split(_TILE_QUERIES):
         transposed = block.T.contiguous()
-        best = None
+        best: tuple[torch.Tensor, ...] = ()
         for start in range(0, whole, _CHUNK_ROWS):
             stop = min(start + _CHUNK_ROWS, whole)
             peaks = scratch("peaks", (stop - start) // _GROUP, len(block))
@@ -332,7 +332,7 @@ def _groups(q: torch.Tensor, g: torch.Tensor, k: int):
                 torch.amax(scores.view(-1, _GROUP, len(block)), 1, out=peaks[into : into + len(tile) // _GROUP])
             value, group = peaks.T.contiguous().topk(min(keep, len(peaks)), dim=1)
             group += start // _GROUP
-            if best is not None:
+            if best:
                 value, group = torch.cat([best[0], value], 1), torch.cat([best[1], group], 1)
                 value, order = value.topk(min(keep, value.shape[1]), dim=1)
                 group = group.gather(1, order)
@@ -356,7 +356,8 @@ class _Scratch:
     """Buffers that are used again, so that a tile stays in the cache instead of being paged in anew."""
 
     def __init__(self, like: torch.Tensor) -> None:
-        self.like, self.kept = like, {}
+        self.like = like
+        self.kept: dict[str, torch.Tensor] = {}
 
     def __call__(self, name: str, *shape: int) -> torch.Tensor:
         size = int(np.prod(shape))

@@ -1,6 +1,6 @@
 """Many probes at once with batched products in PyTorch: CPU, CUDA or MPS, float32.
 
-The gradients are written out (reference.py has the equations): autograd would keep every intermediate.
+The gradients are written out (`reference` has the equations): autograd would keep every intermediate.
 Libraries choose a routine, and so the last bits, by the size of a batched product and by how its operands
 are aligned. Probes are therefore trained in chunks of one size, a function of the shapes alone (a short
 chunk is filled up), and every matrix is padded with zeros so that it begins on a cache line.
@@ -107,7 +107,7 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> 
                 f"{(size * _probe_bytes(batch) + batch.audio32.nbytes) >> 20} MiB. Free memory on it, lower "
                 '`dim`, or use `device="cpu"`. Everything finished is kept.'
             ) from None
-    return BatchResult(*(np.concatenate(column) if column[0] is not None else None for column in zip(*parts)))
+    return BatchResult.of_parts(parts)
 
 
 def _up(n: int) -> int:
@@ -138,13 +138,16 @@ class _Shared:
         self.audio = put(_padded(batch.audio32, n_clips, r_audio))
         self.train = batch.train_classes
         self.clips = None if batch.clips is None else put(batch.clips)
-        self.centroids = put(_padded(batch.centroids, self.n_train, r_audio)) if batch.clips is None else None
+        self.centroids = put(_padded(batch.centroids, self.n_train, r_audio)) if self.clips is None else None
         self.rows = put(batch.row_classes)
         self.queries, self.query_classes = put(batch.queries), put(batch.labels[batch.queries])
         self.starts = put(_padded(batch.text_start, r_text, d)), put(_padded(batch.audio_start, r_audio, d))
 
     def step_rows(self, step: int) -> torch.Tensor:
-        return self.centroids if self.clips is None else self.audio[self.clips[step]]
+        if self.centroids is not None:
+            return self.centroids
+        assert self.clips is not None  # one of the two is there
+        return self.audio[self.clips[step]]
 
     def texts(self, permutations: np.ndarray) -> torch.Tensor:
         """Text rows of each probe, (P, rows up to ALIGN, r)."""

@@ -81,6 +81,15 @@ class ProbeConfig:
     ------
     InputError
         When a field is outside its range; the message names the field, the value and the rule.
+
+    Examples
+    --------
+    >>> import fastprobe as fp
+    >>> config = fp.ProbeConfig(optimizer="adam")
+    >>> config.lr, config.basis
+    (0.003, 'raw')
+    >>> round(fp.ProbeConfig(steps=4).learning_rate(2), 6)  # cosine
+    0.5
     """
 
     dim: int = option(64, "Width d of the shared space.")

@@ -53,7 +53,14 @@ def train_count(n_classes: int, train_fraction: float) -> int:
 
 
 def split_classes(seed: int, split: int, n_classes: int, train_fraction: float) -> Split:
-    """Split number `split`: a uniformly random set of train classes, the rest for testing."""
+    """Split number `split`: a uniformly random set of train classes, the rest for testing.
+
+    Examples
+    --------
+    >>> split = split_classes(seed=0, split=0, n_classes=10, train_fraction=0.7)
+    >>> len(split.train), len(split.test)
+    (7, 3)
+    """
     n_train = train_count(n_classes, train_fraction)
     order = generator(seed, SPLIT, split).permutation(n_classes)
     return Split(np.sort(order[:n_train]), np.sort(order[n_train:]))

@@ -1,4 +1,4 @@
-"""From run directories to files: loads, draws, writes."""
+"""Reads run directories, draws their figures and writes the page, the figures and the tables."""
 
 from __future__ import annotations
 
@@ -54,18 +54,16 @@ def write_comparison(first_dir: Path, second_dir: Path, out: Path, categories: P
         _, n_train, n_test = n_classes_of(first)
         sign = -1.0 if first.lower_is_better else 1.0
         a, b = (np.array([m[j] for m in matched]) for j in range(2))
-        by_class = [None, None]
+        of_first: np.ndarray | None = None
+        of_second: np.ndarray | None = None
         if (
             first.observed is not None
             and second.observed is not None
             and first.observed.k == second.observed.k
             and np.array_equal(first.observed.classes, second.observed.classes)
         ):
-            by_class = [np.stack([run.observed.per_class(i) for i in rows]) for run, rows in ((first, a), (second, b))]
-        names = [
-            tuple(f"{run.name}: {run.records[m[j]]['text']} × {run.records[m[j]]['audio']}" for j, run in enumerate((first, second)))
-            for m in matched
-        ]
+            of_first, of_second = (np.stack([run.outcomes.per_class(i) for i in rows]) for run, rows in ((first, a), (second, b)))
+        names = [(_pair_name(first, i), _pair_name(second, j)) for i, j in matched]
         found = compare_many(
             names,
             first.statistic,
@@ -73,12 +71,17 @@ def write_comparison(first_dir: Path, second_dir: Path, out: Path, categories: P
             sign * second.per_split[b],
             n_train,
             n_test,
-            *by_class,
+            of_first,
+            of_second,
             generator(first.identity["seed"], BOOTSTRAP, 2),
         )
     made = compare_page.compared(first, second, matched, found, why_not)
     texts = {"comparisons.csv": tables.to_csv(tables.COMPARISON_HEADER, tables.comparison_rows(found))} if found else {}
     return _write(made, out, texts, "comparison-")
+
+
+def _pair_name(run: RunData, pair: int) -> str:
+    return f"{run.name}: {run.records[pair]['text']} × {run.records[pair]['audio']}"
 
 
 def match_pairs(first: RunData, second: RunData) -> list[tuple[int, int]]:

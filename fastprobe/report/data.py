@@ -98,6 +98,13 @@ class RunData:
         return self.path.resolve().name
 
     @property
+    def outcomes(self) -> Observed:
+        """`observed`, for what is shown only where there is one."""
+        if self.observed is None:
+            raise StoreError(f"{self.path}: no outcomes could be read from observed.parquet, so there is no accuracy by class.")
+        return self.observed
+
+    @property
     def identity(self) -> dict[str, Any]:
         """What decides the results."""
         return self.manifest["identity"]
@@ -187,7 +194,8 @@ def load_run(path: Path, categories: Path | None = None) -> RunData:
         raise StoreError(f"{path}: the run has no summary.json yet. Finish it with the command that began it and --resume.") from None
     except (OSError, ValueError) as error:
         raise StoreError(f"{path}/summary.json: cannot be read ({error}). Run again with --resume to write it anew.") from None
-    identity, notes = manifest["identity"], []
+    identity: dict[str, Any] = manifest["identity"]
+    notes: list[str] = []
     ks = tuple(identity["k"])
     cells = cells_of(identity)
     plan = JobPlan(len(cells), identity["splits"], identity["seeds"], manifest["permutations"])

@@ -20,7 +20,7 @@ BLUE, ORANGE, GREEN, RED, PURPLE, SKY = "#0072B2", "#E69F00", "#009E73", "#D55E0
 PALETTE = (BLUE, ORANGE, GREEN, RED, PURPLE, SKY)
 # Text, axes and rules have colours of their own, which the page replaces by those of its theme.
 INK, RULE, CONTROL = "#1b1c1d", "#d8d9da", "#9a9b9c"
-STYLE: dict[str, Any] = {
+STYLE: Any = {  # matplotlib types the keys as literals, others in every version
     "font.size": 7.5,
     "axes.titlesize": 8.5,
     "axes.titlelocation": "left",
@@ -174,7 +174,7 @@ def curves(run: RunData, audio: str) -> Figure:
 @rc_context(STYLE)
 def classes(run: RunData, pair: int, shown: int = 10) -> Figure:
     """The best and the worst classes of a pair."""
-    accuracies = run.observed.per_class(pair)
+    accuracies = run.outcomes.per_class(pair)
     order = np.flatnonzero(np.isfinite(accuracies))
     order = order[np.argsort(-accuracies[order], kind="stable")]
     several = len(order) > 2 * shown
@@ -200,16 +200,16 @@ def classes(run: RunData, pair: int, shown: int = 10) -> Figure:
         ha="right" if side else "left",
         va="center",
     )
-    ax.set_yticks(y, [short(str(run.observed.classes[i]).replace("_", " "), 28) for i in picked])
+    ax.set_yticks(y, [short(str(run.outcomes.classes[i]).replace("_", " "), 28) for i in picked])
     ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(0, 1), xlabel=f"acc@{run.observed.k} on the class while unseen", ylim=(y[-1] - 0.8, 1.6))
+    ax.set(xlim=(0, 1), xlabel=f"acc@{run.outcomes.k} on the class while unseen", ylim=(y[-1] - 0.8, 1.6))
     return figure
 
 
 def category_rows(run: RunData, pair: int) -> list[tuple[str, int, float, float, float]]:
     """(category, classes, mean accuracy, low, high) of a pair; classes are drawn again within the category."""
-    accuracies = run.observed.per_class(pair)
-    names = np.array([run.categories.get(str(c), "") for c in run.observed.classes])
+    accuracies = run.outcomes.per_class(pair)
+    names = np.array([run.categories.get(str(c), "") for c in run.outcomes.classes])
     out = []
     for category in sorted(set(names) - {""}):
         values = accuracies[(names == category) & np.isfinite(accuracies)]
@@ -233,7 +233,7 @@ def categories(run: RunData, pair: int) -> Figure:
         ax.plot(mean, at, "o", color=BLUE, ms=4.5, clip_on=False)
     ax.set_yticks(y, [f"{short(name, 26)} ({n})" for name, n, *_ in rows])
     ax.tick_params(axis="y", length=0)
-    ax.set(xlim=(0, None), xlabel=f"acc@{run.observed.k}, mean over classes (their number)", ylim=(y[-1] - 0.7, 0.7))
+    ax.set(xlim=(0, None), xlabel=f"acc@{run.outcomes.k}, mean over classes (their number)", ylim=(y[-1] - 0.7, 0.7))
     ax.grid(axis="x")
     return figure
 

@@ -7,6 +7,7 @@ import re
 from ..protocol.controls import CONTROLS
 from ..protocol.metrics import metric_of, statistic_ks
 from ..protocol.optimizers import OPTIMIZERS
+from ..statistics.sequential import parse_stop
 from .data import RunData, n_classes_of
 from .text import listing, number, plural, pvalue
 
@@ -145,11 +146,8 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
         f"{'starts ' if r > 1 else ''}and clips.".replace("splits, and", "splits and")
     )
     if stop := identity.get("stop"):
-        rule = (
-            f"Besag & Clifford 1991, h = {re.search(r'h=([0-9]+)', stop).group(1)}"
-            if stop.startswith("besag")
-            else f"Fischer & Ramdas 2024, alpha = {re.search(r'alpha=([0-9.]+)', stop).group(1)}"
-        )
+        parsed = parse_stop(stop)
+        rule = f"Besag & Clifford 1991, h = {parsed.h}" if stop.startswith("besag") else f"Fischer & Ramdas 2024, alpha = {parsed.alpha:g}"
         ended = (
             f"ended the run after {b:,} permutations, for all pairs together"
             if run.stopped

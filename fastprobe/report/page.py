@@ -91,7 +91,9 @@ def inline_svg(svg: str, number_on_page: int, label: str) -> str:
         (figures.CONTROL, "control"),
     ):
         svg = svg.replace(colour.lower(), f"var(--{name})")
-    width, height = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg).groups()
+    found = re.search(r'viewBox="0 0 ([\d.]+) ([\d.]+)"', svg)
+    assert found is not None  # matplotlib writes one into every file
+    width, height = found.groups()
     opening = f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="{escape(label, quote=True)}">'
     return opening + re.sub(r"^<svg[^>]*>", "", svg).rstrip()
 
@@ -105,7 +107,8 @@ class Page:
     """Collects sections and numbers the figures."""
 
     def __init__(self, title: str) -> None:
-        self.title, self.parts, self._count = title, [], 0
+        self.title, self._count = title, 0
+        self.parts: list[str] = []
         self.files: dict[str, bytes] = {}
 
     def add(self, html: str) -> None:
@@ -284,7 +287,7 @@ def add_results(page: Page, run: RunData, level: int = 2) -> None:
         "text",
         "audio",
         run.statistic,
-        *([f"acc@{run.observed.k}, 95% over classes"] if intervals else []),
+        *([f"acc@{run.outcomes.k}, 95% over classes"] if intervals else []),
         "± SE",
         "control",
         "selectivity",
@@ -403,7 +406,7 @@ def _compare_texts(page: Page, run: RunData, found: list[Comparison]) -> None:
 def sign_flip_note(run: RunData, found: list[Comparison]) -> str:
     """What the sign-flip test beside the t-test compares, whatever the statistic; nothing where there is none."""
     return (
-        f"The sign-flip test takes classes as the unit, by the acc@{run.observed.k} of each, and is a check on the t-test."
+        f"The sign-flip test takes classes as the unit, by the acc@{run.outcomes.k} of each, and is a check on the t-test."
         if any(c.sign_flip is not None for c in found)
         else ""
     )

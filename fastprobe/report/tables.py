@@ -48,7 +48,7 @@ def results(run: RunData) -> tuple[list[str], Rows]:
         header += ["pvalue_tail", "pvalue_tail_good"]
         rows = [[*row, *((t["pvalue"], t["good"]) if (t := r.get("tail")) else (None, None))] for row, r in zip(rows, run.records)]
     if run.intervals:
-        k = run.observed.k
+        k = run.outcomes.k
         header += [f"acc@{k}_low", f"acc@{k}_high"]
         rows = [[*row, i.low, i.high] for row, i in zip(rows, run.intervals)]
     return header, rows
@@ -62,13 +62,13 @@ def families(run: RunData) -> tuple[list[str], Rows]:
 
 def per_class(run: RunData) -> tuple[list[str], Rows]:
     """acc@k of each class under each pair."""
-    header = ["text", "audio", "label", "category", "clips", f"acc@{run.observed.k}", "splits_tested"]
+    header = ["text", "audio", "label", "category", "clips", f"acc@{run.outcomes.k}", "splits_tested"]
     rows = []
     for i, r in enumerate(run.records):
-        values, tested = run.observed.per_class(i), np.isfinite(run.observed.accuracy[i]).sum(axis=0)
+        values, tested = run.outcomes.per_class(i), np.isfinite(run.outcomes.accuracy[i]).sum(axis=0)
         rows += [
             [r["text"], r["audio"], str(c), run.categories.get(str(c), ""), int(n), float(v) if s else None, int(s)]
-            for c, n, v, s in zip(run.observed.classes, run.observed.clips, values, tested)
+            for c, n, v, s in zip(run.outcomes.classes, run.outcomes.clips, values, tested)
         ]
     return header, rows
 
@@ -87,7 +87,7 @@ def comparisons(run: RunData) -> list[Comparison]:
     todo = [couple for audio in run.audios for couple in combinations(run.pairs_of(audio), 2)]
     if not todo:
         return []
-    by_class = None if run.observed is None else np.stack([run.observed.per_class(i) for i in range(len(run.records))])
+    by_class = None if run.observed is None else np.stack([run.outcomes.per_class(i) for i in range(len(run.records))])
     names = [f"{r['text']} × {r['audio']}" for r in run.records]
     return compare_many(
         [(names[i], names[j]) for i, j in todo],
@@ -122,8 +122,8 @@ def comparison_rows(found: Sequence[Comparison]) -> Rows:
     """Rows under COMPARISON_HEADER; Holm over all of them."""
     from ..statistics.multiplicity import holm
 
-    tested = [c for c in found if c.t_test is not None]
-    adjusted = dict(zip(map(id, tested), holm(np.array([c.t_test.pvalue for c in tested])) if tested else []))
+    tested = {id(c): c.t_test.pvalue for c in found if c.t_test is not None}
+    adjusted = dict(zip(tested, holm(np.array(list(tested.values()))) if tested else []))
     rows: Rows = []
     for c in found:
         t, s = c.t_test, c.sign_flip

@@ -163,7 +163,7 @@ def _write_rows(plan: IndexPlan, work: Path, probe: ContrastiveProbe | None) -> 
         np.lib.format.write_array_header_2_0(file, {"descr": "<f4", "fortran_order": False, "shape": (plan.rows, plan.width)})
         for block in plan.source.blocks(block_rows(plan.source.width)):
             vectors = probe.project_text(block.vectors) if probe is not None else block.vectors
-            file.write(np.ascontiguousarray(unit_rows(vectors), "<f4"))
+            file.write(np.ascontiguousarray(unit_rows(vectors), "<f4").data)
             texts.write(pa.record_batch([pa.array(block.labels, pa.large_string())], schema=schema))
             yield block.start + len(block.labels)
         file.flush()

@@ -6,8 +6,9 @@
     ivfpq    FAISS's inverted lists of 4-bit codes (IVFn,PQmx4fs): 24 bytes per row of width 64; what it finds
              is scored again with the full vectors, which stay on disk
 
-Rows and queries have length 1, so a score is a cosine. The approximate kinds need FAISS; their effort is raised
-until the recall@10 measured against exact search reaches what was asked for, and both are kept with the index.
+Rows and queries have length 1, so a score is a cosine. The approximate kinds need FAISS; their settings are tried
+from cheap to thorough until the recall@10, measured against exact search, reaches what was asked for. Both are kept
+with the index.
 """
 
 from __future__ import annotations
@@ -31,7 +32,8 @@ SMALLEST_APPROXIMATE = 5000
 RECALL_AT = 10
 _HNSW_LINKS = 32
 _ADD_ROWS = 65536
-# Effort: efSearch of HNSW, or the lists that are looked into, and the candidates per result that are scored again.
+# Settings tried from cheap to thorough: (efSearch, 1) for HNSW; (lists searched, candidates per result that are scored
+# again) for IVF-PQ.
 _EFFORTS = {
     "hnsw": tuple((ef, 1) for ef in (16, 32, 64, 128, 256, 512, 1024)),
     "ivfpq": tuple((lists, again) for lists in (1, 2, 4, 8, 16, 32, 64, 128, 256, 512) for again in (5, 10, 20)),
@@ -123,7 +125,7 @@ class GalleryIndex:
     def __init__(
         self,
         vectors: Any,
-        texts: Sequence[str] | None = None,
+        texts: Sequence[str] | np.ndarray | None = None,
         kind: str = "auto",
         *,
         recall: float = 0.95,
@@ -197,24 +199,24 @@ class GalleryIndex:
         if self._faiss is None or exact:
             return top_k(queries, self.vectors, k)
         array = queries.cpu().numpy() if isinstance(queries, torch.Tensor) else queries
-        scores, rows = self._search_faiss(array, k)
+        scores, rows = self._search_faiss(self._faiss, array, k)
         if isinstance(queries, torch.Tensor):
             return torch.from_numpy(scores).to(queries.device), torch.from_numpy(rows).to(queries.device)
         return scores, rows
 
-    def _search_faiss(self, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    def _search_faiss(self, index: Any, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         kind = self.meta["kind"]
         effort, again = self.meta["effort"]
         fetch = min(again * k, len(self))
         if kind == "hnsw":
-            self._faiss.hnsw.efSearch = max(effort, fetch)
+            index.hnsw.efSearch = max(effort, fetch)
         else:
-            self._faiss.nprobe = min(effort, self._faiss.nlist)
+            index.nprobe = min(effort, index.nlist)
         step = max((64 << 20) // (4 * fetch * self.meta["width"]), 1)
         out = []
         for start in range(0, len(queries), step):
             q = np.ascontiguousarray(queries[start : start + step], np.float32)
-            rows = self._faiss.search(q, fetch)[1]
+            rows = index.search(q, fetch)[1]
             missing = rows < 0  # fewer candidates than asked for
             if (short := (~missing).sum(axis=1) < k).any():
                 rows[short, :k] = top_k(q[short], self.vectors, k)[1]
@@ -224,7 +226,10 @@ class GalleryIndex:
             scores[missing] = -np.inf
             order = np.lexsort((rows, -scores))[:, :k]
             out.append((np.take_along_axis(scores, order, 1), np.take_along_axis(rows, order, 1)))
-        return tuple(np.concatenate(column) for column in zip(*out)) if out else (np.empty((0, k), np.float32), np.empty((0, k), np.int64))
+        if not out:
+            return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+        scores, rows = (np.concatenate(column) for column in zip(*out))
+        return scores, rows
 
     def recall(self, queries: Any, k: int = RECALL_AT) -> float:
         """Share of the exact k nearest that `search` finds, over these queries."""

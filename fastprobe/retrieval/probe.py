@@ -46,6 +46,19 @@ class ContrastiveProbe:
         W and V.
     loss_ : float
         Training loss of the last step.
+
+    Examples
+    --------
+    >>> import fastprobe as fp
+    >>> from fastprobe.tables.simulate import simulate_pair
+    >>> names = [f"class {i}" for i in range(12)]
+    >>> text, audio = simulate_pair(names, alignment=1.0, clips=4, text_width=8, audio_width=8)
+    >>> probe = fp.ContrastiveProbe(fp.ProbeConfig(dim=8), backend="reference").fit(text, audio, classes=names[:8])
+    >>> probe.rank().shape  # clips of the four unseen classes
+    (16,)
+    >>> labels, scores = probe.retrieve(audio, k=3)
+    >>> labels.shape
+    (48, 3)
     """
 
     def __init__(self, config: ProbeConfig | None = None, *, backend: str = "auto", device: str | None = None, seed: int = 0) -> None:
@@ -91,7 +104,7 @@ class ContrastiveProbe:
         batch = make_batch(pair, self.config, Split(train, test), self.seed, 0, 0, identity)
         chosen = select_backend(self.backend, self.config.precision, self.device, self.config.optimizer)
         result = chosen.load()(batch, self.device, heads=True)
-        self.text_head_, self.audio_head_ = (h[0].astype(np.float64) for h in (result.text_heads, result.audio_heads))
+        self.text_head_, self.audio_head_ = (h[0].astype(np.float64) for h in (result.text_heads, result.audio_heads) if h is not None)
         self.loss_ = float(result.loss[0])
         self.classes_, self.train_classes_ = pair.classes, pair.classes[train]
         self.text_preprocessing, self.audio_preprocessing = pair.text_preprocessing, pair.audio_preprocessing

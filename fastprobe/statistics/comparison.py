@@ -1,7 +1,10 @@
-"""Two models on the same splits: is one better than the other? Another null than "does it beat its control?"."""
+"""Two models on the same splits: is one better than the other?
+
+That is another null than that of a permutation test: two models may both beat their controls and not differ."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
@@ -64,6 +67,12 @@ def nadeau_bengio_test(differences: np.ndarray, n_train: int, n_test: int, level
     ------
     InputError
         Fewer than two splits.
+
+    Examples
+    --------
+    >>> test = nadeau_bengio_test([0.02, 0.05, 0.03, 0.04, 0.06], n_train=70, n_test=30)
+    >>> round(test.mean, 3), round(test.pvalue, 3), round(test.se_corrected / test.se_naive, 2)
+    (0.04, 0.033, 1.77)
     """
     d = np.asarray(differences, np.float64)
     if d.ndim != 1 or len(d) < 2:
@@ -190,9 +199,9 @@ def compare(
     classes_first, classes_second : float (C,), optional
         The same per class (NaN where never tested).
     """
-    rows = (None if v is None else np.asarray(v)[None] for v in (classes_first, classes_second))
+    a, b = (None if v is None else np.asarray(v)[None] for v in (classes_first, classes_second))
     return compare_many(
-        [(first, second)], statistic, np.asarray(splits_first)[None], np.asarray(splits_second)[None], n_train, n_test, *rows, rng
+        [(first, second)], statistic, np.asarray(splits_first)[None], np.asarray(splits_second)[None], n_train, n_test, a, b, rng
     )[0]
 
 
@@ -211,7 +220,7 @@ def compare_many(
     a, b = (np.asarray(v, np.float64) for v in (splits_first, splits_second))
     if a.shape != b.shape:
         raise InputError(f"`splits_first` and `splits_second` must come from the same splits; got {a.shape[1:]} and {b.shape[1:]}.")
-    flips = [None] * len(names)
+    flips: Sequence[SignFlipTest | None] = [None] * len(names)
     if classes_first is not None and classes_second is not None:
         flips = sign_flip_tests(np.asarray(classes_first) - np.asarray(classes_second), rng)
     tests = [nadeau_bengio_test(x - y, n_train, n_test) if len(x) > 1 else None for x, y in zip(a, b)]

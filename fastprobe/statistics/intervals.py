@@ -37,6 +37,13 @@ def class_bootstrap(
         Percentile interval.
 
     Source: Efron & Tibshirani 1993, ch. 13; clusters as in Cameron, Gelbach & Miller 2008.
+
+    Examples
+    --------
+    >>> a = np.array([[0.0, 0.5, 1.0, 0.5], [0.5, 0.5, 1.0, 0.0]])
+    >>> low, high = class_bootstrap(a, rng=np.random.default_rng(0))
+    >>> bool(low < a.mean() < high)
+    True
     """
     if not 0 < level < 1:
         raise InputError(f"`level` must lie between 0 and 1; got {level!r}.")

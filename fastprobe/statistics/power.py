@@ -12,14 +12,26 @@ from ..errors import InputError
 
 
 def smallest_pvalue(permutations: int) -> float:
-    """1/(1 + B): what no permutation test with B permutations can go below."""
+    """1/(1 + B): what no permutation test with B permutations can go below.
+
+    Examples
+    --------
+    >>> smallest_pvalue(999)
+    0.001
+    """
     if permutations < 1:
         raise InputError(f"`permutations` must be at least 1; got {permutations!r}.")
     return 1.0 / (1 + permutations)
 
 
 def permutations_for(pvalue: float) -> int:
-    """The fewest permutations with which `pvalue` can be reached."""
+    """The fewest permutations with which `pvalue` can be reached.
+
+    Examples
+    --------
+    >>> permutations_for(0.001)
+    999
+    """
     if not 0 < pvalue < 1:
         raise InputError(f"`pvalue` must lie between 0 and 1; got {pvalue!r}.")
     return max(ceil(1 / pvalue - 1e-9) - 1, 1)

@@ -11,7 +11,9 @@ are not counted.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from scipy.special import betainc, betaincinv
@@ -76,16 +78,25 @@ def parse_stop(text: str) -> StopRule:
     ------
     InputError
         An unknown rule or setting, or a value out of range.
+
+    Examples
+    --------
+    >>> parse_stop("besag-clifford:h=10").h
+    10
     """
     name, _, rest = text.strip().partition(":")
-    allowed = {"besag-clifford": {"h": int, "burn_in": int}, "anytime": {"alpha": float, "burn_in": int}}.get(name)
+    rules: dict[str, dict[str, Callable[[str], Any]]] = {
+        "besag-clifford": {"h": int, "burn_in": int},
+        "anytime": {"alpha": float, "burn_in": int},
+    }
+    allowed = rules.get(name)
     if allowed is None:
         raise InputError(f"`stop` must be besag-clifford:h=N or anytime:alpha=A; got {text!r}.")
-    settings = {}
+    settings: dict[str, Any] = {}
     for item in filter(None, (part.strip() for part in rest.split(","))):
         found = re.fullmatch(r"([\w-]+)\s*=\s*(\S+)", item)
-        key = found.group(1).replace("-", "_") if found else None
-        if key not in allowed:
+        key = found.group(1).replace("-", "_") if found else ""
+        if found is None or key not in allowed:
             raise InputError(f"`stop`: {name} takes {', '.join(allowed)}; got {item!r}.")
         try:
             settings[key] = allowed[key](found.group(2))
@@ -108,6 +119,11 @@ def besag_clifford_pvalue(exceedances: int, permutations: int, h: int, limit: in
         t, permutations counted (the observed run not among them).
     limit : int, optional
         B, fixed beforehand; None when the run could have gone on.
+
+    Examples
+    --------
+    >>> besag_clifford_pvalue(10, 40, h=10)
+    0.25
     """
     if exceedances < h and permutations == limit:
         return (exceedances + 1) / (permutations + 1)
@@ -137,6 +153,11 @@ def anytime_pvalue(exceedances, permutations) -> np.ndarray:
         Q_g the g-quantile of Beta(x + 1, t - x + 1)
 
     For each a, {p_t <= a for some t} is {W ever reaches 1/a}, of probability at most a by Ville's inequality.
+
+    Examples
+    --------
+    >>> round(float(anytime_pvalue(0, 99)), 4)
+    0.0253
     """
     x, t = np.asarray(exceedances), np.asarray(permutations)
     return np.minimum(betaincinv(x + 1.0, t - x + 1.0, MIXTURE) / MIXTURE, 1.0)
@@ -222,7 +243,7 @@ class SequentialFamily:
 
     so each p is adjusted for the family (single-step max-T). The burn-in permutations set the scale and are not
     counted: given them, the observed run and the later permutations remain exchangeable. Moments over all
-    replicates, as `multiplicity.studentise` takes them, would change with every look.
+    replicates, as `significance.studentise` takes them, would change with every look.
 
     Parameters
     ----------

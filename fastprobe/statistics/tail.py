@@ -145,7 +145,7 @@ def tail_pvalue(t: np.ndarray, exact_pvalue: float, rng: np.random.Generator | N
     check = (1 + np.sum(_anderson_darling(again, shapes, scales) >= _anderson_darling(x[None], shape, scale))) / (1 + resamples)
     ps = share * genpareto.sf(observed - threshold, shapes, scale=scales)
     low, high = np.percentile(ps, [2.5, 97.5])
-    floor = np.finfo(np.float64).tiny
+    floor = float(np.finfo(np.float64).tiny)
     return TailFit(
         max(p, floor),
         max(float(low), floor),

@@ -22,6 +22,9 @@ from ..storage import is_url, local_copy, local_path, new_file
 
 SUFFIXES = (".npz", ".safetensors", ".parquet")
 
+# Without ids a table makes them, so `ids` is None on the way in only, and its type says what everybody reads.
+_ROW_NUMBERS: Any = None
+
 
 def first_few(names: Sequence[str], limit: int = 5) -> str:
     """The first names and the count of the rest, for messages."""
@@ -49,11 +52,23 @@ class EmbeddingTable:
     ------
     InputError
         NaN, infinite or zero vectors, wrong shapes or types, empty labels, with file, row and label.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> import fastprobe as fp
+    >>> text = fp.EmbeddingTable(np.eye(3), ["bell", "dog", "rain"], meta={"name": "toy"})
+    >>> text
+    EmbeddingTable('toy', 3 rows, width 3, 3 classes)
+    >>> fp.EmbeddingTable([[1.0, float("nan")]], ["bell"])
+    Traceback (most recent call last):
+    ...
+    fastprobe.errors.InputError: `vectors` must be finite; row 0 (label 'bell') holds NaN or infinity. Embed that row again or drop it.
     """
 
     vectors: np.ndarray
     labels: np.ndarray
-    ids: np.ndarray | None = None
+    ids: np.ndarray = _ROW_NUMBERS
     meta: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -147,7 +162,14 @@ class EmbeddingTable:
         return h.hexdigest()
 
     def select(self, rows: np.ndarray) -> EmbeddingTable:
-        """The table with some of its rows (indices or a boolean mask)."""
+        """The table with some of its rows (indices or a boolean mask).
+
+        Examples
+        --------
+        >>> table = EmbeddingTable(np.eye(3), ["bell", "dog", "rain"])
+        >>> table.select(table.labels != "dog").labels.tolist()
+        ['bell', 'rain']
+        """
         return EmbeddingTable(self.vectors[rows], self.labels[rows], self.ids[rows], self.meta)
 
     @classmethod
@@ -194,7 +216,7 @@ def _suffix(name: Path, shown: str) -> str:
     return name.suffix.lower()
 
 
-def _foreign(path: str, kind: str, error: object) -> InputError:
+def _foreign(path: object, kind: str, error: object) -> InputError:
     return InputError(
         f"{path}: not a readable {kind} file ({error}). It is truncated, or something else with this suffix: "
         "write it again, or give it the suffix of what it is."

@@ -16,6 +16,11 @@ def fsd50k_leaf_names() -> list[str]:
     The AudioSet ontology alone gives 143 leaves; the 144th taken here is "Fire", whose one descendant
     ("Crackle") belongs to several parents. For simulation only: a study takes its leaves from the data
     set's own ground truth.
+
+    Examples
+    --------
+    >>> len(fsd50k_leaf_names())
+    144
     """
     return sorted(
         row["label"]
@@ -56,6 +61,12 @@ def simulate_pair(
     ------
     InputError
         `alignment` outside [0, 1].
+
+    Examples
+    --------
+    >>> text, audio = simulate_pair(["bell", "dog", "rain"], alignment=0.5, clips=4)
+    >>> len(text), len(audio)
+    (3, 12)
     """
     if not 0 <= alignment <= 1:
         raise InputError(f"`alignment` must lie in [0, 1]; got {alignment!r}.")

@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -17,7 +18,8 @@ from fastprobe.errors import InputError
 from fastprobe.extract.audio import AudioEmbedder, build_table, check_leak, embed_files
 from fastprobe.extract.cache import VectorCache, file_digest
 from fastprobe.extract.datasets import Clip
-from fastprobe.extract.provenance import PUBLISHED, leak, of_checkpoint
+from fastprobe.extract.models import AUDIO_MODELS
+from fastprobe.extract.provenance import leak, of_checkpoint
 from fastprobe.extract.sounds import read_sound
 from fastprobe.extract.spec import AudioSpec
 from fastprobe.tables.embeddings import EmbeddingTable
@@ -180,7 +182,7 @@ def test_pann_is_what_the_package_gives(sounds, tmp_path, monkeypatch):
     """CNN14 with random weights in a file of the published shape; neither wget nor DataParallel is met on the way."""
     import os
 
-    from fastprobe.extract.audio_models import Pann, _panns_models
+    from fastprobe.extract.models.pann import PANN, Pann, _panns_models
 
     monkeypatch.setattr(os, "system", lambda command: pytest.fail(f"ran {command}"))
     monkeypatch.setattr(subprocess, "Popen", lambda *a, **k: pytest.fail(f"ran {a}"))
@@ -188,7 +190,7 @@ def test_pann_is_what_the_package_gives(sounds, tmp_path, monkeypatch):
     net = _panns_models().Cnn14(sample_rate=32000, window_size=1024, hop_size=320, mel_bins=64, fmin=50, fmax=14000, classes_num=527)
     torch.save({"model": net.state_dict(), "iteration": 7, "sampler": {"pointers": np.arange(3)}}, tmp_path / "Cnn14.pth")
     embedder = AudioEmbedder(AudioSpec(model="pann", checkpoint=str(tmp_path / "Cnn14.pth"), pad="none"), "cpu")
-    padded = Pann(net, "trained", PUBLISHED["pann"])
+    padded = Pann(net, "trained", PANN.provenance)
     assert "panns_inference.config" not in sys.modules and isinstance(embedder.model.module, type(net))
     wave = torch.from_numpy(read_sound(sounds[3], 32000))[None]
     with torch.no_grad():
@@ -420,9 +422,41 @@ def test_a_classifier_that_lists_the_labels_is_refused(sounds, tmp_path):
 
 
 def test_audioset_is_told_but_not_refused():
-    assert leak(PUBLISHED["passt"], ["Bark"], "fsd50k") is None and "AudioSet (labels)" in PUBLISHED["passt"].trained_on
-    assert leak(PUBLISHED["audiomae"], ["Bark"], "fsd50k") is None and PUBLISHED["audiomae"].label_sets == frozenset()
+    passt, audiomae = (AUDIO_MODELS[name].provenance for name in ("passt", "audiomae"))
+    assert leak(passt, ["Bark"], "fsd50k") is None and "AudioSet (labels)" in passt.trained_on
+    assert leak(audiomae, ["Bark"], "fsd50k") is None and audiomae.label_sets == frozenset()
     assert of_checkpoint("x.pt", 527).label_sets == {"audioset"} and of_checkpoint("my-esc50.pt").label_sets == {"esc50"}
+
+
+@pytest.mark.parametrize("family", list(AUDIO_MODELS))
+def test_a_record_decides_what_a_spec_may_ask(family):
+    """Each option is refused exactly where the record says that the model lacks it, and the message names those that have it."""
+    known = AUDIO_MODELS[family]
+    model = f"{family}:variant" if known.needs else family
+    for fields, has in (
+        ({"mode": "all"}, known.has_modes),
+        ({"pad": "none"}, known.any_length),
+        ({"revision": "main"}, known.on_hub),
+        ({"random_init": True}, known.can_be_random),
+    ):
+        if has:
+            AudioSpec(model=model, **fields)
+        else:
+            with pytest.raises(InputError, match=next(iter(fields))):
+                AudioSpec(model=model, **fields)
+    if known.variant:
+        assert AudioSpec(model=f"{family}:variant").variant == "variant"
+    else:
+        with pytest.raises(InputError, match="has no variants"):
+            AudioSpec(model=f"{family}:variant")
+
+
+def test_the_records_stand_in_the_documentation():
+    page = (Path(__file__).parents[2] / "docs" / "embeddings.md").read_text("utf-8")
+    for known in AUDIO_MODELS.values():
+        row = next(line for line in page.splitlines() if line.startswith("| `") and f"`{known.shown}`" in line.split("|")[1])
+        assert known.sample_rate is None or f"{known.sample_rate // 1000} kHz" in row
+        assert known.width is None or f"| {known.width} |" in row
 
 
 # ---- rate ------------------------------------------------------------------------------------------
@@ -430,8 +464,6 @@ def test_audioset_is_told_but_not_refused():
 
 def test_nine_tenths_of_the_time_are_spent_in_the_model(sounds):
     """PaSST at its real width, two blocks deep: decoding and cutting run beside it."""
-    import fastprobe.extract.audio_models as audio_models
-
     passt = importlib.import_module("hear21passt.models.passt")
     original, spec = passt.PaSST, AudioSpec(model="passt", random_init=True)
     try:
@@ -439,7 +471,7 @@ def test_nine_tenths_of_the_time_are_spent_in_the_model(sounds):
         embedder = AudioEmbedder(spec, "cpu", batch_size=2)
     finally:
         passt.PaSST = original
-    assert audio_models.LOADERS["passt"] and embedder.model.module.net.embed_dim == 768
+    assert embedder.model.module.net.embed_dim == 768
     vectors(embedder, [sounds[1], sounds[2], sounds[3]])
     assert embedder.model_seconds > 0.9 * embedder.seconds, (embedder.model_seconds, embedder.seconds)
 

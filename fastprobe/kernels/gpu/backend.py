@@ -101,19 +101,19 @@ def _train(batch: ProbeBatch, device: torch.device, heads: bool) -> BatchResult:
         else:
             parts.append(part)
             start += size
-    return BatchResult(*(np.concatenate(column) if column[0] is not None else None for column in zip(*parts)))
+    return BatchResult.of_parts(parts)
 
 
 def trainers(batch: ProbeBatch) -> list[str]:
     """Names of the trainers that can do a batch, the best first (see the module's rule)."""
     c, m = batch.config, len(batch.train_classes)
     shape = m, padded_width(c.dim), c.precision
-    widths = (round_up(a.shape[1], FEATURE_ALIGN) for a in (batch.text, batch.audio))
+    r_text, r_audio = (round_up(a.shape[1], FEATURE_ALIGN) for a in (batch.text, batch.audio))
     gram = (
         batch.clips is None
         and c.optimizer != "adam"
         and triton_gram.fits(*shape)
-        and triton_gram.pays(m, len(batch.text), *widths, c.steps)
+        and triton_gram.pays(m, len(batch.text), r_text, r_audio, c.steps)
     )
     return ["gram"] * gram + ["resident"] * triton_resident.fits(*shape) + ["tiled"]
 

@@ -1,6 +1,7 @@
 """Heads times rows for many probes, in tiles:  Z = X W  and  |z|^2 of each row.
 
-Under adam-mini W may lag behind its moment; it is then read as decay W - rate M.
+Under adam-mini the last update may not be written into W yet, since its size needs the norm of the whole gradient; W is
+then read as decay W - rate M.
 """
 
 from __future__ import annotations

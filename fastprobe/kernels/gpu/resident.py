@@ -381,7 +381,10 @@ class ResidentConfig:
             raise ValueError(f"bk must divide {FEATURE_ALIGN}; got {self.bk}")
 
     def update_chunk(self, r: int) -> int:
-        """Features per chunk of the update of a head of r: a second loop, over wider chunks, must earn its registers."""
+        """Features per chunk of the update of a head of r.
+
+        Wider chunks need a second loop and registers, so they are used only for heads of at least four such chunks.
+        """
         return self.bu if self.bu > self.bk and r >= 4 * self.bu else self.bk
 
 

@@ -1,15 +1,20 @@
-"""`AudioModel`, the face all audio models wear, and what loading them needs."""
+"""`AudioModel`, the face all audio models wear; `AudioFamily`, the record of one; and what loading them needs.
+
+`prepare` runs in the decoding threads, on the CPU; `forward` on the device. A long clip has several inputs
+(windows); its vector is their mean. What each model was trained to take is written beside its class.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from .provenance import Provenance
+from ...errors import InputError
+from ..provenance import Provenance
 
 
 class AudioModel:
@@ -36,7 +41,8 @@ class AudioModel:
 
     def __init__(self, module: Any, provenance: Provenance) -> None:
         self.module, self.provenance = module, provenance
-        self.digest, self.revision, self.device = "", None, "cpu"
+        self.digest, self.device = "", "cpu"
+        self.revision: str | None = None
 
     def prepare(self, wave: np.ndarray) -> np.ndarray:
         """Samples, float32 (n,), n >= 1 -> inputs, float32 (windows, ...)."""
@@ -45,6 +51,50 @@ class AudioModel:
     def forward(self, batch: Any) -> Any:
         """Inputs of one shape, (b, ...), on the device -> vectors (b, D)."""
         raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class AudioFamily:
+    """All that is known of one `model` by name; the shell, the checks of a spec and the caveats read it.
+
+    Attributes
+    ----------
+    name : str
+        What stands before the colon in ``model``.
+    load : callable (AudioSpec) -> AudioModel
+    sample_rate, width, layers : int or None
+        Hz taken, numbers per vector, and transformer blocks (convolutions) of the published weights; None where the module decides.
+    provenance : Provenance
+        Of the published weights.
+    caveat : str
+        What a reader of its results must know.
+    variant : str
+        Word for what may follow a colon ("ARCH"); empty where nothing may.
+    needs : str
+        What the variant must name, for the message that asks for it; empty where a variant may be left out.
+    has_modes, any_length, on_hub, can_be_random : bool
+        Whether it knows `mode`; takes clips as they are (`pad`); has revisions on the Hugging Face hub; can start from
+        random weights.
+    """
+
+    name: str
+    load: Callable[[Any], AudioModel]
+    sample_rate: int | None
+    width: int | None
+    layers: int | None
+    provenance: Provenance
+    caveat: str
+    variant: str = ""
+    needs: str = ""
+    has_modes: bool = False
+    any_length: bool = False
+    on_hub: bool = False
+    can_be_random: bool = True
+
+    @property
+    def shown(self) -> str:
+        """How messages spell it: with its variant where it needs one."""
+        return f"{self.name}:{self.variant}" if self.needs else self.name
 
 
 def choose_device(device: str | None) -> str:

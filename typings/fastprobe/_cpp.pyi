@@ -1,0 +1,36 @@
+"""What csrc/bindings.cpp exports; a stub beside the package, since the extension is compiled."""
+
+import numpy as np
+
+def supported_isas() -> list[str]: ...
+def compiled_isas() -> list[str]: ...
+def bf16_isa() -> str | None: ...
+def max_threads() -> int: ...
+def train(
+    *,
+    text: np.ndarray,
+    audio: np.ndarray,
+    centroids: np.ndarray | None,
+    train_classes: np.ndarray,
+    clips: np.ndarray | None,
+    rows: int,
+    queries: np.ndarray,
+    query_classes: np.ndarray,
+    permutations: np.ndarray,
+    text_start: np.ndarray,
+    audio_start: np.ndarray,
+    rates: np.ndarray,
+    optimizer: str,
+    temperature: float,
+    momentum: float,
+    weight_decay: float,
+    symmetric: bool,
+    loss: np.ndarray,
+    ranks: np.ndarray,
+    text_heads: np.ndarray | None,
+    audio_heads: np.ndarray | None,
+    isa: str,
+    threads: int = 0,
+    algebra: str = "auto",
+) -> None: ...
+def exp(x: np.ndarray, out: np.ndarray, isa: str) -> None: ...
