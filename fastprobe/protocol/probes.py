@@ -1,0 +1,254 @@
+"""The kinds of probe beside the trained one, and the similarities: their options, names and words; no arithmetic."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from numbers import Integral, Real
+from typing import Any, ClassVar, Literal
+
+from ..errors import InputError
+
+
+def _whole(name: str, value: Any, low: int, *, optional: bool = False) -> int | None:
+    if optional and value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
+        raise InputError(f"`{name}` must be a whole number of at least {low}; got {value!r}.")
+    return int(value)
+
+
+class _Named:
+    """What probes and similarities share: a name that leaves out options at their default, and plain values."""
+
+    kind: ClassVar[str]
+
+    @property
+    def name(self) -> str:
+        """Stable short text, such as ``ridge:alpha=0.1,1,10``; `parse_probe` and `parse_similarity` read it back."""
+        given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "kind"}
+        default = {f.name: f.default for f in dataclasses.fields(self)}
+        options = [f"{name}={_text(value)}" for name, value in given.items() if value != default[name]]
+        return ":".join([self.kind, *options])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The kind and all options as plain values."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {"kind": self.kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, tuple):
+        return ",".join(_text(v) for v in value)
+    if isinstance(value, float):  # 10 rather than 10.0, and every digit that the value needs
+        return repr(value).removesuffix(".0")
+    return str(value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ridge(_Named):
+    """Ridge regression of the text embeddings on the sounds.
+
+    Attributes
+    ----------
+    alpha : float or tuple of float
+        Penalty, times the number of training rows. Of several, the best by leave-one-class-out is taken inside every replicate.
+    csls : int
+        Neighbours of the correction for hubs; 0 for none.
+    fit_on : {"centroid", "clip"}
+        Training rows: the mean of the clips of each train class, or all of its clips.
+
+    Raises
+    ------
+    InputError
+        When an option is outside its range.
+    """
+
+    kind: ClassVar[str] = "ridge"
+    alpha: float | tuple[float, ...] = 1.0
+    csls: int = 0
+    fit_on: Literal["centroid", "clip"] = "centroid"
+
+    def __post_init__(self) -> None:
+        given = self.alpha
+        values = tuple(given) if isinstance(given, (tuple, list)) else (given,)
+        if not values:
+            raise InputError("`alpha` must be a positive number or several; got none.")
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value < float("inf"):
+                raise InputError(f"`alpha` must be a finite number above 0; got {value!r}.")
+        values = tuple(float(v) for v in values)
+        if len(set(values)) < len(values):
+            raise InputError(f"`alpha` must not name a value twice; got {_text(values)}. Give each once.")
+        object.__setattr__(self, "alpha", tuple(sorted(values)) if len(values) > 1 else values[0])
+        object.__setattr__(self, "csls", _whole("csls", self.csls, 0))
+        if self.fit_on not in ("centroid", "clip"):
+            raise InputError(f"`fit_on` must be one of centroid, clip; got {self.fit_on!r}.")
+
+    @property
+    def alphas(self) -> tuple[float, ...]:
+        """All penalties, ascending."""
+        return self.alpha if isinstance(self.alpha, tuple) else (self.alpha,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Procrustes(_Named):
+    """The rotation that brings the sounds of the train classes closest to their texts.
+
+    Attributes
+    ----------
+    dim : int, optional
+        Leading components kept; all of them when None.
+    csls : int
+        Neighbours of the correction for hubs; 0 for none.
+    """
+
+    kind: ClassVar[str] = "procrustes"
+    dim: int | None = None
+    csls: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dim", _whole("dim", self.dim, 1, optional=True))
+        object.__setattr__(self, "csls", _whole("csls", self.csls, 0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class CCA(_Named):
+    """Canonical correlation: Procrustes between whitened spaces.
+
+    Attributes
+    ----------
+    dim : int
+        Leading components kept.
+    shrinkage : float
+        Share of the mean variance mixed into each covariance, in (0, 1].
+    csls : int
+        Neighbours of the correction for hubs; 0 for none.
+    """
+
+    kind: ClassVar[str] = "cca"
+    dim: int = 16
+    shrinkage: float = 0.1
+    csls: int = 0
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "dim", _whole("dim", self.dim, 1))
+        object.__setattr__(self, "csls", _whole("csls", self.csls, 0))
+        value = self.shrinkage
+        if isinstance(value, bool) or not isinstance(value, Real) or not 0 < value <= 1:
+            raise InputError(f"`shrinkage` must lie in (0, 1]; got {value!r}.")
+        object.__setattr__(self, "shrinkage", float(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Similarity(_Named):
+    """One number over the class centroids: no split and no query.
+
+    Attributes
+    ----------
+    kind : {"cka", "rsa", "knn", "protest"}
+    k : int
+        Neighbours; for ``knn`` only.
+    """
+
+    kind: str
+    k: int = 10
+
+    def __post_init__(self) -> None:
+        if self.kind not in SIMILARITIES:
+            raise InputError(f"`similarity` must be one of {', '.join(SIMILARITIES)}; got {self.kind!r}.")
+        object.__setattr__(self, "k", _whole("k", self.k, 1))
+        if self.kind != "knn" and self.k != 10:
+            raise InputError(f"`k` is an option of knn alone; got k={self.k} for {self.kind}. Leave it out.")
+
+
+# Each kind in words, for help and for the methods paragraph.
+PROBES = {
+    "ridge": "ridge regression from sounds to texts (alpha, csls, fit_on)",
+    "procrustes": "orthogonal Procrustes from sounds to texts (dim, csls)",
+    "cca": "canonical correlation with shrinkage (dim, shrinkage, csls)",
+}
+SIMILARITIES = {
+    "cka": "debiased linear centred kernel alignment",
+    "rsa": "Spearman correlation of the two matrices of cosine distances",
+    "knn": "share of common nearest neighbours by cosine (k)",
+    "protest": "Procrustes correlation squared, 1 - m2",
+}
+_TYPES = {cls.kind: cls for cls in (Ridge, Procrustes, CCA)}
+ClosedProbe = Ridge | Procrustes | CCA
+
+
+def _number(option: str, value: str) -> Any:
+    if option == "fit_on":
+        return value
+    try:
+        return int(value) if option in ("dim", "csls", "k") else float(value)
+    except ValueError:
+        raise InputError(f"`{option}` must be a number; got {value!r}.") from None
+
+
+def _parse(what: str, text: str, known: Any) -> tuple[str, dict[str, Any]]:
+    kind, *parts = text.split(":")
+    if kind not in known:
+        raise InputError(f"`{what}` must be one of {', '.join(known)}; got {kind!r}.")
+    options: dict[str, Any] = {}
+    for part in parts:
+        option, equals, value = part.partition("=")
+        if not equals or not value:
+            raise InputError(f"`{what}` takes options as name=value after a colon; got {part!r} in {text!r}.")
+        if option in options:
+            raise InputError(f"`{what}` names the option {option!r} twice in {text!r}. Give it once.")
+        values = tuple(_number(option, v) for v in value.split(","))
+        options[option] = values if len(values) > 1 else values[0]
+    return kind, options
+
+
+def _build(what: str, kind: str, cls: type, options: dict[str, Any], known: list[str]) -> Any:
+    for option in options:
+        if option not in known:
+            raise InputError(f"`{what}` {kind} has no option {option!r}; it has {', '.join(known) or 'none'}.")
+    return cls(**options)
+
+
+def parse_probe(text: str) -> ClosedProbe:
+    """The probe that a text such as ``ridge:alpha=0.1,1,10`` names.
+
+    Raises
+    ------
+    InputError
+        Unknown kinds and options (the known ones are listed), and values out of range.
+    """
+    kind, options = _parse("probe", text, PROBES)
+    cls = _TYPES[kind]
+    return _build("probe", kind, cls, options, [f.name for f in dataclasses.fields(cls)])
+
+
+def parse_similarity(text: str) -> Similarity:
+    """The similarity that a text such as ``knn:k=10`` names.
+
+    Raises
+    ------
+    InputError
+        Unknown kinds and options (the known ones are listed), and values out of range.
+    """
+    kind, options = _parse("similarity", text, SIMILARITIES)
+    known = ["k"] if kind == "knn" else []
+    return _build("similarity", kind, lambda **o: Similarity(kind=kind, **o), options, known)
+
+
+def probe_from_dict(values: dict[str, Any]) -> ClosedProbe | Similarity:
+    """What `to_dict` wrote, or a table of a configuration file.
+
+    Raises
+    ------
+    InputError
+        A missing or unknown ``kind``, unknown options, values out of range.
+    """
+    options = dict(values)
+    kind = options.pop("kind", None)
+    if kind in SIMILARITIES:
+        return _build("similarity", kind, lambda **o: Similarity(kind=kind, **o), options, ["k"])
+    if kind not in PROBES:
+        raise InputError(f"`kind` must be one of {', '.join([*PROBES, *SIMILARITIES])}; got {kind!r}.")
+    cls = _TYPES[kind]
+    return _build("probe", kind, cls, options, [f.name for f in dataclasses.fields(cls)])
