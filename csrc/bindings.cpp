@@ -11,6 +11,7 @@
 #include <string>
 #include <vector>
 
+#include "gathered.h"
 #include "probe.h"
 
 namespace nb = nanobind;
@@ -130,6 +131,47 @@ void exp_of(In<float, 1> x, Out<float, 1> out, const std::string& isa) {
   find(isa).exp(x.data(), out.data(), static_cast<int64_t>(x.shape(0)));
 }
 
+void all_in_range(const In<int64_t, 2>& index, size_t limit, const char* message) {
+  in_range(In<int64_t, 1>(index.data(), {index.size()}, nb::handle()), limit, message);
+}
+
+void gathered_ranks(In<float, 3> left, In<int64_t, 1> left_of, In<float, 2> right, In<int64_t, 2> rows,
+                    In<int64_t, 2> columns, In<int64_t, 1> truth, int64_t unseen, int64_t neighbours,
+                    Out<int32_t, 2> ranks, Out<int32_t, 2> unseen_ranks, const std::string& isa, int threads) {
+  const size_t probes = rows.shape(0), queries = left.shape(1);
+  require(left_of.shape(0) == probes && columns.shape(0) == probes, "one row per probe");
+  require(columns.shape(1) == left.shape(2) && left.shape(2) > 0, "columns must have one entry per column of left");
+  require(truth.shape(0) == queries, "truth must match the queries");
+  require(unseen > 0 && static_cast<size_t>(unseen) <= rows.shape(1), "unseen out of range");
+  require(neighbours >= 0 && static_cast<size_t>(neighbours) <= queries, "neighbours out of range");
+  require(ranks.shape(0) == probes && ranks.shape(1) == queries, "ranks must be (probes, queries)");
+  require(unseen_ranks.shape(0) == probes && unseen_ranks.shape(1) == queries, "unseen_ranks must match ranks");
+  in_range(left_of, left.shape(0), "left_of out of range");
+  in_range(truth, unseen, "truth out of range");
+  all_in_range(rows, right.shape(0), "rows out of range");
+  all_in_range(columns, right.shape(1), "columns out of range");
+  GatheredRanks b{};
+  b.queries = queries, b.depth = left.shape(2), b.classes = rows.shape(1), b.unseen = unseen, b.width = right.shape(1);
+  b.probes = probes, b.neighbours = neighbours;
+  b.left = left.data(), b.left_of = left_of.data(), b.right = right.data(), b.rows = rows.data();
+  b.columns = columns.data(), b.truth = truth.data(), b.ranks = ranks.data(), b.unseen_ranks = unseen_ranks.data();
+  nb::gil_scoped_release unlocked;
+  run_gathered(b, isa.c_str(), threads);
+}
+
+void gathered_sums(In<double, 3> weight, In<double, 2> gram, In<int64_t, 2> index, bool lower, Out<double, 2> out,
+                   const std::string& isa, int threads) {
+  require(weight.shape(1) == weight.shape(2) && weight.shape(1) == index.shape(1), "weight must be (A, n, n)");
+  require(gram.shape(0) == gram.shape(1), "gram must be square");
+  require(out.shape(0) == index.shape(0) && out.shape(1) == weight.shape(0), "out must be (P, A)");
+  all_in_range(index, gram.shape(0), "index out of range");
+  GatheredSums b{};
+  b.terms = weight.shape(0), b.size = weight.shape(1), b.side = gram.shape(0), b.probes = index.shape(0);
+  b.lower = lower, b.weight = weight.data(), b.gram = gram.data(), b.index = index.data(), b.out = out.data();
+  nb::gil_scoped_release unlocked;
+  run_gathered(b, isa.c_str(), threads);
+}
+
 }  // namespace
 
 NB_MODULE(_cpp, m) {
@@ -149,4 +191,11 @@ NB_MODULE(_cpp, m) {
         nb::arg("threads") = 0, nb::arg("algebra") = "auto",
         "Train and rank a batch of probes into `loss`, `ranks` and the heads; see csrc/probe.h for the shapes.");
   m.def("exp", &exp_of, nb::arg("x"), nb::arg("out").noconvert(), nb::arg("isa"), "The softmax's exp, for its tests.");
+  m.def("gathered_ranks", &gathered_ranks, nb::kw_only(), nb::arg("left"), nb::arg("left_of"), nb::arg("right"),
+        nb::arg("rows"), nb::arg("columns"), nb::arg("truth"), nb::arg("unseen"), nb::arg("neighbours"),
+        nb::arg("ranks").noconvert(), nb::arg("unseen_ranks").noconvert(), nb::arg("isa"), nb::arg("threads") = 0,
+        "Ranks under gathered products; see csrc/gathered.h for the shapes.");
+  m.def("gathered_sums", &gathered_sums, nb::kw_only(), nb::arg("weight"), nb::arg("gram"), nb::arg("index"),
+        nb::arg("lower"), nb::arg("out").noconvert(), nb::arg("isa"), nb::arg("threads") = 0,
+        "Sums of products with a gathered matrix; see csrc/gathered.h for the shapes.");
 }

@@ -1,18 +1,22 @@
 // Which instruction sets this build and this machine have, and the loop over probes.
 #include <stdlib.h>
+#include <string.h>
 
 #include <new>
+#include <stdexcept>
 #ifdef _OPENMP
 #include <omp.h>
 #endif
 
+#include "gathered.h"
 #include "probe.h"
 
 namespace fastprobe {
 
-#define FP_DECLARE(isa)         \
-  namespace isa {               \
-  extern const Kernels kernels; \
+#define FP_DECLARE(isa)                  \
+  namespace isa {                        \
+  extern const Kernels kernels;          \
+  extern const GatheredKernels gathered; \
   }
 #if defined(__x86_64__)
 FP_DECLARE(avx512bf16)
@@ -128,6 +132,44 @@ void run(const Batch& batch, const Kernels& kernels, int threads) {
     work();
   }
   if (starved) throw std::bad_alloc();
+}
+
+static const GatheredKernels& gathered_kernels(const char* isa) {
+#if defined(__x86_64__)
+  static const GatheredKernels* const all[] = {&avx512::gathered, &avx2::gathered, &baseline::gathered};
+#elif defined(__aarch64__)
+  static const GatheredKernels* const all[] = {&neon::gathered};
+#else
+  static const GatheredKernels* const all[] = {&baseline::gathered};
+#endif
+  for (auto k = supported_kernels(); *k; ++k)
+    for (auto g : all)
+      if (!strcmp((*k)->name, isa) && !strcmp(g->name, isa)) return *g;
+  throw std::invalid_argument("this machine or this build has no such instruction set");
+}
+
+void run_gathered(const GatheredRanks& batch, const char* isa, int threads) {
+  const GatheredKernels& kernels = gathered_kernels(isa);
+  const size_t scratch_size = kernels.scratch(batch);
+  bool starved = false;
+#pragma omp parallel num_threads(threads > 0 ? threads : max_threads())
+  {
+    Aligned scratch(scratch_size);
+    if (!scratch.p) {
+#pragma omp atomic write
+      starved = true;
+    }
+#pragma omp for schedule(dynamic, 1)
+    for (int64_t p = 0; p < batch.probes; ++p)
+      if (scratch.p) kernels.ranks(batch, p, scratch.p);
+  }
+  if (starved) throw std::bad_alloc();
+}
+
+void run_gathered(const GatheredSums& batch, const char* isa, int threads) {
+  const GatheredKernels& kernels = gathered_kernels(isa);
+#pragma omp parallel for schedule(dynamic, 64) num_threads(threads > 0 ? threads : max_threads())
+  for (int64_t p = 0; p < batch.probes; ++p) kernels.sums(batch, p);
 }
 
 }  // namespace fastprobe
