@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
+from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 from ..errors import InputError
@@ -18,10 +20,9 @@ def _whole(name: str, value: Any, low: int, *, optional: bool = False) -> int | 
     return int(value)
 
 
+@dataclass(frozen=True)
 class _Named:
     """What probes and similarities share: a name that leaves out options at their default, and plain values."""
-
-    kind: ClassVar[str]
 
     @property
     def name(self) -> str:
@@ -29,12 +30,16 @@ class _Named:
         given = {f.name: getattr(self, f.name) for f in dataclasses.fields(self) if f.name != "kind"}
         default = {f.name: f.default for f in dataclasses.fields(self)}
         options = [f"{name}={_text(value)}" for name, value in given.items() if value != default[name]]
-        return ":".join([self.kind, *options])
+        return ":".join([self._kind(), *options])
+
+    def _kind(self) -> str:
+        # A field of similarities, and of probes a constant of the class: no declaration here would fit both.
+        return str(attrgetter("kind")(self))
 
     def to_dict(self) -> dict[str, Any]:
         """The kind and all options as plain values."""
         fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"kind": self.kind, **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}
+        return {"kind": self._kind(), **{k: list(v) if isinstance(v, tuple) else v for k, v in fields.items()}}
 
 
 def _text(value: Any) -> str:
@@ -203,7 +208,7 @@ def _parse(what: str, text: str, known: Any) -> tuple[str, dict[str, Any]]:
     return kind, options
 
 
-def _build(what: str, kind: str, cls: type, options: dict[str, Any], known: list[str]) -> Any:
+def _build(what: str, kind: str, cls: Callable[..., Any], options: dict[str, Any], known: list[str]) -> Any:
     for option in options:
         if option not in known:
             raise InputError(f"`{what}` {kind} has no option {option!r}; it has {', '.join(known) or 'none'}.")

@@ -34,3 +34,21 @@ def train(
     algebra: str = "auto",
 ) -> None: ...
 def exp(x: np.ndarray, out: np.ndarray, isa: str) -> None: ...
+def gathered_ranks(
+    *,
+    left: np.ndarray,
+    left_of: np.ndarray,
+    right: np.ndarray,
+    rows: np.ndarray,
+    columns: np.ndarray,
+    truth: np.ndarray,
+    unseen: int,
+    neighbours: int,
+    ranks: np.ndarray,
+    unseen_ranks: np.ndarray,
+    isa: str,
+    threads: int = 0,
+) -> None: ...
+def gathered_sums(
+    *, weight: np.ndarray, gram: np.ndarray, index: np.ndarray, lower: bool, out: np.ndarray, isa: str, threads: int = 0
+) -> None: ...
