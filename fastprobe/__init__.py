@@ -17,6 +17,10 @@ _NAMES = {
     "EmbeddingTable": "tables.embeddings",
     "ProbeConfig": "protocol.config",
     "RunRequest": "runs.request",
+    "Ridge": "protocol.probes",
+    "Procrustes": "protocol.probes",
+    "CCA": "protocol.probes",
+    "Similarity": "protocol.probes",
     "ContrastiveProbe": "retrieval.probe",
     "permutation_test": "runs.run",
     "PermutationTestResult": "statistics.significance",
@@ -59,14 +63,18 @@ _MODULES = {
 }
 
 __all__ = [
+    "CCA",
     "BackendUnavailableError",
     "ContrastiveProbe",
     "EmbeddingTable",
     "InputError",
     "PermutationTestResult",
     "ProbeConfig",
+    "Procrustes",
     "ResultStore",
+    "Ridge",
     "RunRequest",
+    "Similarity",
     "StoreError",
     "__version__",
     "available_backends",
@@ -79,6 +87,7 @@ if TYPE_CHECKING:
     from .errors import BackendUnavailableError, InputError, StoreError
     from .kernels import available_backends
     from .protocol.config import ProbeConfig
+    from .protocol.probes import CCA, Procrustes, Ridge, Similarity
     from .retrieval.probe import ContrastiveProbe
     from .runs.request import RunRequest
     from .runs.run import permutation_test

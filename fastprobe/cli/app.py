@@ -15,6 +15,8 @@ from .. import __version__
 from ..errors import InputError
 from ..protocol.config import ProbeConfig
 from ..protocol.optimizers import OPTIMIZERS
+from ..protocol.probes import PROBES as KINDS
+from ..protocol.probes import SIMILARITIES
 from ..runs.request import RunRequest
 from . import query as cli_query
 from . import runs as cli_runs
@@ -48,6 +50,20 @@ PLAN = [p for p in RUN if p.name not in ("k", "retrieval")]
 _REQUEST = {p.name: p for p in RUN}
 Backend = typing.get_args(_REQUEST["backend"].annotation)[0]
 _Device = _REQUEST["device"].annotation
+_Probe = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="contrastive (with the options below), " + ", ".join(KINDS) + "; with options, as ridge:alpha=0.1,1,10; repeatable.",
+        show_default="contrastive",
+        rich_help_panel="The probe",
+    ),
+]
+_Similarity = Annotated[
+    list[str] | None,
+    typer.Option(
+        help=f"Over class centroids, without a split: {', '.join(SIMILARITIES)}, knn:k=5; repeatable.", rich_help_panel="The probe"
+    ),
+]
 _Seed = _REQUEST["seed"].annotation
 
 
@@ -58,6 +74,13 @@ def _whole_numbers(name: str, values: Any) -> list[int] | None:
         return [int(part) for item in items for part in str(item).split(",")] or None
     except ValueError:
         raise InputError(f"`{name}` must be whole numbers, as 1,3,5; got {', '.join(map(str, items))}.") from None
+
+
+def _probes(named: Any, fields: dict[str, Any]) -> list[Any]:
+    """The probes of `--probe`; "contrastive" stands for every combination of the options under The probe."""
+    trained = ProbeConfig.grid(**read_several(PROBE, fields))
+    named = ["contrastive"] if not named else named if isinstance(named, list) else [named]
+    return [probe for name in named for probe in (trained if name == "contrastive" else [name])]
 
 
 def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
@@ -73,6 +96,9 @@ def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
         raise InputError(f"`config` {path}: not TOML: {error}.") from None
     flat: dict[str, Any] = {}
     for key, value in data.items():
+        if key == "probe" and isinstance(value, list) and "probe" in known:  # [[probe]] kind = "ridge"
+            flat["probe"] = value
+            continue
         for name, inner in (value if key in ("probe", "run") and isinstance(value, dict) else {key: value}).items():
             name = name.replace("-", "_")
             if name in flat:
@@ -84,12 +110,14 @@ def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
 
 
 @app.command()
-@with_options(request=RUN, probe=PROBES)
+@with_options(request=RUN, fields=PROBES)
 def run(
     ctx: typer.Context,
     *,
     text: Annotated[list[str] | None, typer.Option(help="Text table (.npz, .safetensors, .parquet), a file or a URL; repeatable.")] = None,
     audio: Annotated[list[str] | None, typer.Option(help="Audio table; repeatable: all pairs are tested.")] = None,
+    probe: _Probe = None,
+    similarity: _Similarity = None,
     out: Annotated[str | None, typer.Option(help="Run directory, or its URL (s3://, gs://, ...).", show_default="runs/DATE-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     config: Annotated[Path | None, typer.Option(help="TOML file with the names of these options; the shell wins.")] = None,
@@ -108,7 +136,7 @@ def run(
     ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     request: dict,
-    probe: dict,
+    fields: dict,
 ) -> None:
     """Test all pairs of text and audio tables: a p-value each, with its evidence in a run directory."""
     how = {
@@ -120,7 +148,7 @@ def run(
         "shard": shard,
         "log_json": log_json,
     }
-    given = {"text": text, "audio": audio, "out": out, **how, **request, **probe}
+    given = {"text": text, "audio": audio, "out": out, "probe": probe, "similarity": similarity, **how, **request, **fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
             if ctx.get_parameter_source(name).name != "COMMANDLINE":
@@ -142,7 +170,11 @@ def run(
         if not (isinstance(given[side], list) and all(isinstance(p, str) for p in given[side])):
             raise InputError(f"`{side}` must be a file or a list of files; got {given[side]!r}.")
     given["k"] = _whole_numbers("k", given["k"])
-    asked = RunRequest(probe=ProbeConfig.grid(**read_several(PROBE, {n: given[n] for n in probe})), **{n: given[n] for n in request})
+    asked = RunRequest(
+        probe=_probes(given["probe"], {n: given[n] for n in fields}),
+        similarity=given["similarity"],
+        **{n: given[n] for n in request},
+    )
     out = given["out"] or time.strftime("runs/%Y%m%d-%H%M%S")
     cli_runs.carry_out(given["text"], given["audio"], asked, out, **{name: given[name] for name in how})
 
@@ -227,11 +259,13 @@ app.command()(cli_query.query)
 
 
 @app.command()
-@with_options(request=PLAN, probe=PROBES)
+@with_options(request=PLAN, fields=PROBES)
 def plan(
     *,
     text: Annotated[list[str], typer.Option(help="Text table; repeatable.")],
     audio: Annotated[list[str], typer.Option(help="Audio table; repeatable.")],
+    probe: _Probe = None,
+    similarity: _Similarity = None,
     effect: Annotated[
         float | None, typer.Option(help="Expected gain over the control, for the power.", show_default="twice the null's sd")
     ] = None,
@@ -239,13 +273,13 @@ def plan(
     seconds: Annotated[float, typer.Option(help="Time to spend on the calibration.")] = 5.0,
     as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
     request: dict,
-    probe: dict,
+    fields: dict,
 ) -> None:
     """What a run can show, how long it takes here, what it needs: measured in a few seconds, nothing stored."""
     from ..runs import forecast
     from ..runs.experiment import prepare
 
-    experiment = prepare(text, audio, RunRequest(probe=ProbeConfig.grid(**read_several(PROBE, probe)), **request))
+    experiment = prepare(text, audio, RunRequest(probe=_probes(probe, fields), similarity=similarity, **request))
     found = forecast.plan_run(experiment, effect, alpha, seconds)
     if as_json:
         from ..runs.manifest import to_json

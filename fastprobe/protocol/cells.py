@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from .config import ProbeConfig
+from .probes import is_similarity, is_trained
 
 
 class Cell(NamedTuple):
@@ -60,6 +61,11 @@ def probe_names(probes: Sequence[Any]) -> list[str]:
     if twice := sorted({name for name in out if out.count(name) > 1}):
         raise InputError(f"`probe` has {twice[0]!r} twice. Give each configuration once.")
     return out
+
+
+def shape_of(probe: str, n_splits: int, n_seeds: int) -> tuple[int, int]:
+    """Splits and repeats of a cell, by the name of its probe: a closed form draws nothing, a similarity looks at all classes."""
+    return (1, 1) if is_similarity(probe) else (n_splits, n_seeds if is_trained(probe) else 1)
 
 
 def _short(value: Any) -> str:

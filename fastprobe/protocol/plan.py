@@ -155,15 +155,16 @@ class JobPlan:
         Partitions of the classes, and repeats of each.
     n_permutations : int
         B, how many shuffled repetitions are trained beside the observed run.
-    unsplit : tuple of int
-        Cells without splits and repeats (similarities): one job per permutation.
+    shapes : tuple of (int, int)
+        Splits and repeats of each cell, where they differ: a closed-form probe has no repeats, a similarity no splits
+        either. Empty when all cells have all of them.
     """
 
     n_cells: int
     n_splits: int
     n_seeds: int
     n_permutations: int
-    unsplit: tuple[int, ...] = ()
+    shapes: tuple[tuple[int, int], ...] = ()
 
     def __post_init__(self) -> None:
         for name, low in (("n_cells", 1), ("n_splits", 1), ("n_seeds", 1), ("n_permutations", 0)):
@@ -175,7 +176,7 @@ class JobPlan:
 
     def shape(self, cell: int) -> tuple[int, int]:
         """Splits and repeats of a cell."""
-        return (1, 1) if cell in self.unsplit else (self.n_splits, self.n_seeds)
+        return self.shapes[cell] if self.shapes else (self.n_splits, self.n_seeds)
 
     def jobs(self, cell: int) -> int:
         """Jobs of a cell in one replicate."""

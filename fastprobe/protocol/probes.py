@@ -10,6 +10,7 @@ from operator import attrgetter
 from typing import Any, ClassVar, Literal
 
 from ..errors import InputError
+from .config import ProbeConfig
 
 
 def _whole(name: str, value: Any, low: int, *, optional: bool = False) -> int | None:
@@ -181,6 +182,7 @@ SIMILARITIES = {
 }
 _TYPES = {cls.kind: cls for cls in (Ridge, Procrustes, CCA)}
 ClosedProbe = Ridge | Procrustes | CCA
+Probe = ProbeConfig | ClosedProbe | Similarity
 
 
 def _number(option: str, value: str) -> Any:
@@ -257,3 +259,59 @@ def probe_from_dict(values: dict[str, Any]) -> ClosedProbe | Similarity:
         raise InputError(f"`kind` must be one of {', '.join([*PROBES, *SIMILARITIES])}; got {kind!r}.")
     cls = _TYPES[kind]
     return _build("probe", kind, cls, options, [f.name for f in dataclasses.fields(cls)])
+
+
+def as_probe(value: Any) -> ProbeConfig | ClosedProbe:
+    """A probe as the library, the shell or a file names it: an object, "ridge:alpha=1", or a table with a `kind`.
+
+    Raises
+    ------
+    InputError
+        Anything else; the message lists the kinds.
+    """
+    if isinstance(value, (ProbeConfig, Ridge, Procrustes, CCA)):
+        return value
+    if isinstance(value, str):
+        return ProbeConfig() if value == "contrastive" else parse_probe(value)
+    if isinstance(value, dict):
+        probe = read_probe(value)
+        if not isinstance(probe, Similarity):
+            return probe
+    raise InputError(f"`probe` must be a ProbeConfig, or one of {', '.join(PROBES)}, or a list of them; got {type(value).__name__}.")
+
+
+def as_similarity(value: Any) -> Similarity:
+    """A similarity as the library, the shell or a file names it: an object, or "knn:k=10".
+
+    Raises
+    ------
+    InputError
+        Anything else; the message lists the kinds.
+    """
+    if isinstance(value, Similarity):
+        return value
+    if isinstance(value, str):
+        return parse_similarity(value)
+    raise InputError(f"`similarity` must be one of {', '.join(SIMILARITIES)}; got {value!r}.")
+
+
+def read_probe(values: dict[str, Any]) -> Probe:
+    """What `to_dict` of any probe wrote; contrastive ones need no `kind`."""
+    if values.get("kind", "contrastive") == "contrastive":
+        try:
+            return ProbeConfig(**{name: value for name, value in values.items() if name != "kind"})
+        except TypeError:
+            known = [f.name for f in dataclasses.fields(ProbeConfig)]
+            unknown = sorted(set(values) - {"kind", *known})
+            raise InputError(f"`probe` contrastive has no option {', '.join(unknown)}; it has {', '.join(known)}.") from None
+    return probe_from_dict(values)
+
+
+def is_similarity(name: str) -> bool:
+    """Whether a probe's name is that of a similarity."""
+    return name.split(":")[0] in SIMILARITIES
+
+
+def is_trained(name: str) -> bool:
+    """Whether a probe's name is that of a trained probe."""
+    return name.split(":")[0] == "contrastive"

@@ -13,7 +13,7 @@ from ..errors import InputError, StoreError
 from ..protocol.metrics import column_of, lower_is_better, statistic_ks
 from ..protocol.plan import JobPlan, train_count
 from ..randomness import BOOTSTRAP, generator
-from ..runs.manifest import cells_of
+from ..runs.manifest import cells_of, shapes_of
 from ..runs.store import ResultStore, read_manifest
 from ..runs.summary import layers
 from ..statistics.significance import Interval
@@ -198,7 +198,7 @@ def load_run(path: Path, categories: Path | None = None) -> RunData:
     notes: list[str] = []
     ks = tuple(identity["k"])
     cells = cells_of(identity)
-    plan = JobPlan(len(cells), identity["splits"], identity["seeds"], manifest["permutations"])
+    plan = JobPlan(len(cells), identity["splits"], identity["seeds"], manifest["permutations"], shapes_of(identity))
     _tell_probes_apart(summary, identity)
     columns = list(dict.fromkeys([column_of(summary["statistic"], ks), *(f"acc@{k}_macro" for k in ks)]))
     replicates, per_split = ResultStore.open(path).replicates(columns, plan)

@@ -15,6 +15,7 @@ from ..errors import InputError, StoreError
 from ..kernels import select_backend
 from ..protocol.metrics import column_of, lower_is_better
 from ..protocol.plan import Unit
+from ..protocol.probes import is_similarity
 from ..randomness import check_seed
 from ..statistics.significance import add_one_pvalue, exceedances, pvalue_interval
 from .experiment import Experiment, prepare
@@ -81,9 +82,11 @@ def estimates(store: ResultStore, manifest: dict[str, Any]) -> Iterator[dict[str
     """
     plan = plan_of(manifest)
     column = column_of(manifest["statistic"], tuple(manifest["identity"]["k"]))
-    sign = -1.0 if lower_is_better(column) else 1.0
+    low = lower_is_better(column)
     replicates = store.replicates([column], plan, damaged="skip")[0][column]  # what is damaged is named with --check
     for cell, values in zip(store.cells, replicates):
+        alone = is_similarity(cell.probe)
+        sign = -1.0 if low and not alone else 1.0
         t0, t = float(values[0]), values[1:][np.isfinite(values[1:])]
         known = np.isfinite(t0) and len(t) > 0
         more = exceedances(sign * t0, sign * t) if known else 0
@@ -92,7 +95,7 @@ def estimates(store: ResultStore, manifest: dict[str, Any]) -> Iterator[dict[str
             "text": cell.text,
             "audio": cell.audio,
             "probe": cell.probe,
-            "metric": manifest["statistic"],
+            "metric": cell.probe if alone else manifest["statistic"],
             "statistic": t0,
             "permutations": len(t),
             "pvalue": add_one_pvalue(more, len(t)) if known else float("nan"),
@@ -227,7 +230,6 @@ def verify(
     experiment = prepare_again(manifest, text, audio, device)
     plan, stored_by = experiment.plan, manifest["identity"].get("backend")
     chosen = select_backend(backend, experiment.config.precision, device, experiment.config.optimizer)
-    train = chosen.load()
     units = store.done(plan)
     sizes = np.array([plan.count([u]) for u in units], np.int64)
     if not len(units):
@@ -240,15 +242,21 @@ def verify(
     for row in picked:
         i = int(np.searchsorted(ends, row, side="right"))
         if i != at:
-            at, stored = i, store.read(units[i], ["split", "seed", "permutation", "loss", "n_queries", *hits])
+            alone = is_similarity(store.cells[units[i].cell].probe)
+            wanted = ["similarity"] if alone else ["loss", "n_queries", *hits]
+            at, stored = i, store.read(units[i], ["split", "seed", "permutation", *wanted])
         r = int(row - (ends[i] - sizes[i]))
         split, repeat, b = (int(stored[n][r]) for n in ("split", "seed", "permutation"))
         if not (0 <= split < plan.n_splits and 0 <= repeat < plan.n_seeds and units[i].start <= b < units[i].stop):
             raise StoreError(f"{store.shard_path(units[i])}: row {r} is of no job of this run. See `fastprobe status --check`.")
-        loss, ranks, _ = experiment.outcomes(train, units[i].cell, split, repeat, b, b + 1)
+        job = (units[i].cell, split, repeat, b)
+        if alone:  # compared as a loss is; it has no hits
+            value = float(experiment.similarities(units[i].cell, b, b + 1, chosen.name)[0])
+            rows.append((float(stored["similarity"][r]), value, np.zeros(1), 1, job))
+            continue
+        loss, ranks, _ = experiment.outcomes(units[i].cell, split, repeat, b, b + 1, chosen.name)
         again = np.array([(ranks[0] <= k).sum() for k in experiment.ks])
         kept = np.array([stored[h][r] for h in hits])
-        job = (units[i].cell, split, repeat, b)
         rows.append((float(stored["loss"][r]), float(loss[0]), np.abs(again - kept), ranks.shape[1], job))
     exact = chosen.name == stored_by
     low = experiment.config.precision not in ("ieee", "tf32x3")

@@ -12,15 +12,17 @@ import numpy as np
 
 from ..errors import InputError
 from ..kernels import ProbeBatch, make_batch, select_backend
+from ..protocol.cells import probe_names, shape_of
 from ..protocol.config import ProbeConfig
 from ..protocol.controls import group_of, listed, permutation_source, say_count
 from ..protocol.features import PairData, TableFeatures, make_pair, table_features
 from ..protocol.metrics import check_ks, column_of, statistic_ks, summarise
 from ..protocol.plan import JobPlan, Split, Unit, permutations, split_classes, train_count
+from ..protocol.probes import Probe, Similarity
 from ..storage import absolute
 from ..tables.embeddings import EmbeddingTable, check_labels, keep_common
 from .observed import check_retrieval
-from .outcomes import OUTCOMES, trained_again
+from .outcomes import OUTCOMES, Outcome, closed, similar, trained_again
 from .request import RunRequest
 from .specification import Specification
 
@@ -58,37 +60,58 @@ class Experiment(Specification):
         """Split `number` of the classes."""
         return split_classes(self.seed, number, self.n_classes, self.train_fraction)
 
+    def relabellings(self, start: int, stop: int) -> np.ndarray:
+        """Permutations `start` ... `stop`-1 of the text rows, int64 (stop - start, C)."""
+        if self.enumerated and self.groups is not None:
+            return listed(self.groups)[start:stop]
+        return _permutations(self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
+
     def batch(self, cell: int, split: int, repeat: int, start: int, stop: int) -> ProbeBatch:
-        """Permutations `start` ... `stop`-1 at one (cell, split, repeat)."""
-        relabel = (
-            listed(self.groups)[start:stop]
-            if self.enumerated
-            else _permutations(self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
-        )
-        return make_batch(self.pairs[cell], self.probe_of(cell), self.split(split), self.seed, split, repeat, relabel)
+        """Permutations `start` ... `stop`-1 at one (cell, split, repeat) of a trained probe."""
+        config = self.probe_of(cell)
+        assert isinstance(config, ProbeConfig)
+        return make_batch(self.pairs[cell], config, self.split(split), self.seed, split, repeat, self.relabellings(start, stop))
 
-    def outcomes(
-        self, train: Callable[..., Any], cell: int, split: int, repeat: int, start: int, stop: int
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Loss (P,), ranks (P, Q) and classes of the queries (Q,), under the control of the run."""
-        return OUTCOMES.get(self.control, trained_again)(self, train, cell, split, repeat, start, stop)
-
-    def trainer(self, cell: int = 0) -> Callable[..., Any]:
-        """`train` of the run's backend, for a cell."""
+    def trainer(self, cell: int, backend: str | None = None) -> Callable[..., Any]:
+        """`train` of the run's backend, or of another, for a trained probe."""
         probe = self.probe_of(cell)
-        return select_backend(self.backend, probe.precision, self.device, probe.optimizer).load()
+        assert isinstance(probe, ProbeConfig)
+        return select_backend(backend or self.backend, probe.precision, self.device, probe.optimizer).load()
+
+    def outcomes(self, cell: int, split: int, repeat: int, start: int, stop: int, backend: str | None = None) -> Outcome:
+        """Losses, ranks and classes of the queries, under the control of the run; not for similarities.
+
+        Parameters
+        ----------
+        backend : str, optional
+            By default the run's own.
+        """
+        probe = self.probe_of(cell)
+        if isinstance(probe, ProbeConfig):
+            outcome = OUTCOMES.get(self.control, trained_again)
+            return outcome(self, self.trainer(cell, backend), cell, split, repeat, start, stop)
+        assert not isinstance(probe, Similarity)
+        return closed(self, probe, cell, split, start, stop, backend or self.backend)
+
+    def similarities(self, cell: int, start: int, stop: int, backend: str | None = None) -> np.ndarray:
+        """Values of a similarity's cell, float64 (stop - start,)."""
+        probe = self.probe_of(cell)
+        assert isinstance(probe, Similarity)
+        return similar(self, probe, cell, start, stop, backend or self.backend)
 
     def compute(self, unit: Unit) -> dict[str, np.ndarray]:
         """Train and rank all jobs of a unit: columns of one row per job, by (permutation, split, seed)."""
-        train = self.trainer(unit.cell)
         shape = (unit.stop - unit.start, *self.plan.shape(unit.cell))
         out: dict[str, np.ndarray] = {}
-        for split in range(shape[1]):
-            for repeat in range(shape[2]):
-                loss, ranks, classes = self.outcomes(train, unit.cell, split, repeat, unit.start, unit.stop)
-                values = summarise(ranks, classes, self.ks, self.n_classes)
-                for name, column in {"loss": loss, **values}.items():
-                    out.setdefault(name, np.empty(shape, column.dtype))[:, split, repeat] = column
+        if isinstance(self.probe_of(unit.cell), Similarity):
+            out["similarity"] = self.similarities(unit.cell, unit.start, unit.stop)
+        else:
+            for split in range(shape[1]):
+                for repeat in range(shape[2]):
+                    found = self.outcomes(unit.cell, split, repeat, unit.start, unit.stop)
+                    values = summarise(found.ranks, found.classes, self.ks, self.n_classes)
+                    for name, column in {"loss": found.loss, **values}.items():
+                        out.setdefault(name, np.empty(shape, column.dtype))[:, split, repeat] = column
         keys = dict(
             zip(
                 ("permutation", "split", "seed"),
@@ -103,18 +126,24 @@ class Experiment(Specification):
         }
         return {name: column.reshape(-1) for name, column in order.items()}
 
-    def flops_per_permutation(self) -> float:
-        """Arithmetic of one replicate of the largest cell: training and ranking, all splits and seeds."""
-        per_split = 0.0
+    def flops(self, cell: int) -> float:
+        """Arithmetic of one replicate of a cell: training and ranking, all splits and repeats."""
+        pair, c = self.pairs[cell], self.probe_of(cell)
         n_train = train_count(self.n_classes, self.train_fraction)
-        for cell, p in enumerate(self.pairs):
-            c = self.probe_of(cell)
-            n = n_train * (c.clips_per_class if c.sampling == "clip" else 1)
-            queries = len(p.labels) * (1 - n_train / self.n_classes)
-            (rt, ra), d = (p.text.shape[1], p.audio.shape[1]), c.dim
-            steps = c.steps * (4.0 * (n_train * rt + n * ra) * d + 6.0 * n * n_train * d)
-            per_split = max(per_split, steps + 2.0 * queries * (ra + self.n_classes) * d + 2.0 * self.n_classes * rt * d)
-        return per_split * self.plan.n_splits * self.plan.n_seeds
+        if isinstance(c, Similarity):
+            return float(self.n_classes**2)
+        queries = len(pair.labels) * (1 - n_train / self.n_classes)
+        if not isinstance(c, ProbeConfig):
+            return 2.0 * queries * n_train * self.n_classes * self.plan.jobs(cell)
+        n = n_train * (c.clips_per_class if c.sampling == "clip" else 1)
+        (rt, ra), d = (pair.text.shape[1], pair.audio.shape[1]), c.dim
+        steps = c.steps * (4.0 * (n_train * rt + n * ra) * d + 6.0 * n * n_train * d)
+        per_split = steps + 2.0 * queries * (ra + self.n_classes) * d + 2.0 * self.n_classes * rt * d
+        return per_split * self.plan.jobs(cell)
+
+    def flops_per_permutation(self) -> float:
+        """Arithmetic of one replicate of the largest cell."""
+        return max(map(self.flops, range(len(self.cells))))
 
     def largest_unit(self) -> int:
         """Permutations of one unit at most: ranks that fit UNIT_BYTES."""
@@ -159,8 +188,9 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
     elif options:
         request = replace(request, **options)
     check_retrieval(request.retrieval)
-    chosen = select_backend(request.backend, request.probes[0].precision, request.device, request.probes[0].optimizer)
-    for probe in request.probes:
+    trained = [p for p in request.probes if isinstance(p, ProbeConfig)] or [ProbeConfig()]
+    chosen = select_backend(request.backend, trained[0].precision, request.device, trained[0].optimizer)
+    for probe in trained:
         chosen.check(probe.precision, probe.optimizer)
     texts = [EmbeddingTable.coerce(t, "text") for t in _as_list(text)]
     audios = [EmbeddingTable.coerce(a, "audio") for a in _as_list(audio)]
@@ -181,7 +211,9 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
             check_labels(t, a)
     n_classes = len(texts[0])
     train_count(n_classes, request.train_fraction)
-    plan = JobPlan(len(texts) * len(audios) * len(request.probes), request.splits, request.seeds, request.permutations)
+    names = probe_names(request.probes) * (len(texts) * len(audios))
+    shapes = tuple(shape_of(name, request.splits, request.seeds) for name in names)
+    plan = JobPlan(len(names), request.splits, request.seeds, request.permutations, shapes)
     ks = _stored_ks(request, n_classes)
     pairs = _cell_data(texts, audios, request.probes)
     inputs = tuple(
@@ -227,7 +259,7 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
     )
 
 
-def _cell_data(texts: list[EmbeddingTable], audios: list[EmbeddingTable], probes: Sequence[ProbeConfig]) -> tuple[PairData, ...]:
+def _cell_data(texts: list[EmbeddingTable], audios: list[EmbeddingTable], probes: Sequence[Probe]) -> tuple[PairData, ...]:
     """What each cell is trained on. Features are made once for all probes that want the same ones."""
     tables = {"text": texts, "audio": audios}
 
@@ -237,9 +269,11 @@ def _cell_data(texts: list[EmbeddingTable], audios: list[EmbeddingTable], probes
 
     @cache
     def pair(text: int, audio: int, *wanted: Any) -> PairData:
-        return make_pair(texts[text], audios[audio], probes[0], features("text", text, *wanted), features("audio", audio, *wanted))
+        return make_pair(texts[text], audios[audio], ProbeConfig(), features("text", text, *wanted), features("audio", audio, *wanted))
 
-    return tuple(pair(i, j, p.basis, p.energy, p.bias) for j in range(len(audios)) for i in range(len(texts)) for p in probes)
+    # Closed forms and similarities look at the lossless basis, as trained probes do by default.
+    configs = [p if isinstance(p, ProbeConfig) else ProbeConfig() for p in probes]
+    return tuple(pair(i, j, c.basis, c.energy, c.bias) for j in range(len(audios)) for i in range(len(texts)) for c in configs)
 
 
 def _stored_ks(request: RunRequest, n_classes: int) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from ..errors import InputError
 from ..protocol.metrics import column_of
 from ..protocol.plan import Unit
+from ..protocol.probes import is_similarity
 from ..randomness import generator
 from ..statistics.power import Power, permutations_for, simulate_power, smallest_pvalue
 from .run import Experiment
@@ -119,7 +120,7 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
         raise InputError(f"`seconds` must be above 0; got {seconds!r}.")
     if effect is not None and not np.isfinite(effect):
         raise InputError(f"`effect` must be a finite number; got {effect!r}.")
-    column = column_of(experiment.statistic, experiment.ks)
+    column = "similarity" if is_similarity(experiment.cells[0].probe) else column_of(experiment.statistic, experiment.ks)
     experiment.compute(Unit(0, 0, 1))  # warm-up: compilation, caches, the observed value
     begin, at, size, blocks = time.monotonic(), 0, 1, []
     rates: list[float] = []
@@ -133,8 +134,9 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
         rates.append((time.monotonic() - start) / (plan.count([Unit(0, at, stop)])))
         at, size = stop, min(size * 4, experiment.unit_size())
     t = np.concatenate([b[column].astype(np.float64) for b in blocks]).reshape(-1, plan.jobs(0)).mean(axis=1)
-    per_cell = [rates[-1] * _work(experiment, cell) / _work(experiment, 0) for cell in range(plan.n_cells)]
-    seconds_per_probe = float(np.mean(per_cell))
+    per_job = [experiment.flops(cell) / plan.jobs(cell) for cell in range(plan.n_cells)]
+    per_cell = [rates[-1] * work / per_job[0] for work in per_job]
+    seconds_per_probe = float(np.average(per_cell, weights=[plan.jobs(cell) for cell in range(plan.n_cells)]))
     null_sd = float(t[1:].std(ddof=1)) if len(t) > 2 else float("nan")
     effect = 2 * null_sd if effect is None else float(effect)
     power = (
@@ -170,12 +172,6 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
         experiment.control,
         str(experiment.stop) if experiment.stop else None,
     )
-
-
-def _work(experiment: Experiment, cell: int) -> float:
-    """Relative cost of a probe: training and ranking, by the sizes of the tables."""
-    p, steps = experiment.pairs[cell], experiment.probe_of(cell).steps
-    return steps * (p.text.shape[1] + p.audio.shape[1] + len(p.classes)) * len(p.classes) + len(p.labels) * p.audio.shape[1]
 
 
 def _memory(n_cells: int, n_permutations: int) -> int:

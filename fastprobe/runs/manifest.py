@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import StoreError
-from ..protocol.cells import Cell
+from ..protocol.cells import Cell, shape_of
 from ..protocol.plan import LIMITS, JobPlan
 from ..storage import Folder, RemoteFolder, open_folder
 
@@ -133,12 +133,21 @@ def cells_of(identity: dict[str, Any]) -> list[Cell]:
     return [Cell(text, audio, probe) for text, audio in identity["pairs"] for probe in identity.get("probes", ("contrastive",))]
 
 
+def shapes_of(identity: dict[str, Any]) -> tuple[tuple[int, int], ...]:
+    """Splits and repeats of every cell."""
+    return tuple(shape_of(cell.probe, identity["splits"], identity["seeds"]) for cell in cells_of(identity))
+
+
 def plan_of(manifest: dict[str, Any]) -> JobPlan:
     """The plan that a manifest describes."""
     identity = manifest["identity"]
     try:
         return JobPlan(
-            len(cells_of(identity)), identity["splits"], identity["seeds"], manifest.get("permutations_at_most", manifest["permutations"])
+            len(cells_of(identity)),
+            identity["splits"],
+            identity["seeds"],
+            manifest.get("permutations_at_most", manifest["permutations"]),
+            shapes_of(identity),
         )
     except KeyError as error:
         raise StoreError(f"the manifest lacks {error}: it is damaged, or no run's.") from None

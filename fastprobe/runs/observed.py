@@ -20,6 +20,9 @@ import numpy as np
 
 from ..kernels.reference import norm
 from ..kernels.topk import faiss_gpus, load_faiss, top_k
+from ..protocol.config import ProbeConfig
+from ..protocol.probes import ClosedProbe, Similarity
+from .outcomes import closed_form
 from .request import RETRIEVALS
 
 _QUERY_BLOCK = 16384
@@ -91,26 +94,28 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
     device = "cuda:0" if path == "faiss" and faiss_gpus() and _cuda() else None
     k = max(experiment.ks)
     for i, pair in enumerate(experiment.pairs):
-        train, probe = experiment.trainer(i), experiment.cells[i].probe
+        probe, name = experiment.probe_of(i), experiment.cells[i].probe
+        if isinstance(probe, Similarity):
+            continue
         classes, clips = pa.array(pair.classes.tolist()), pa.array(pair.clip_ids.tolist())
-        for split in range(experiment.plan.n_splits):
-            for repeat in range(experiment.plan.n_seeds):
-                batch = experiment.batch(i, split, repeat, 0, 1)
-                result = train(batch, experiment.device, heads=True)
-                gallery = norm(pair.text @ result.text_heads[0].astype(np.float64))[0].astype(np.float32)
-                head = result.audio_heads[0].astype(np.float64)
-                for start in range(0, len(batch.queries), _QUERY_BLOCK):
-                    rows = batch.queries[start : start + _QUERY_BLOCK]
-                    ranks = result.ranks[0, start : start + _QUERY_BLOCK].astype(np.int32)
-                    queries = norm(pair.audio[rows] @ head)[0].astype(np.float32)
-                    found, scores = top_lists(gallery, queries, pair.labels[rows], ranks, k, path, device)
+        splits, repeats = experiment.plan.shape(i)
+        for split in range(splits):
+            queries = np.flatnonzero(np.isin(pair.labels, experiment.split(split).test))
+            for repeat in range(repeats):
+                blocks = (
+                    _trained_lists(experiment, i, split, repeat, k, path, device)
+                    if isinstance(probe, ProbeConfig)
+                    else _closed_lists(experiment, probe, i, split, k)
+                )
+                for start, ranks, found, scores in blocks:
+                    rows = queries[start : start + len(ranks)]
 
-                    def columns(copies: int, pair=pair, probe=probe, split=split, repeat=repeat, rows=rows, clips=clips, classes=classes):
+                    def columns(copies: int, pair=pair, name=name, split=split, repeat=repeat, rows=rows, clips=clips, classes=classes):
                         n = len(rows) * copies
                         return {
                             "text": pa.repeat(pair.text_name, n),
                             "audio": pa.repeat(pair.audio_name, n),
-                            "probe": pa.repeat(probe, n),
+                            "probe": pa.repeat(name, n),
                             "split": np.full(n, split, np.int32),
                             "seed": np.full(n, repeat, np.int32),
                             "query": clips.take(pa.array(np.repeat(rows, copies))),
@@ -126,6 +131,40 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
                             "score": scores.reshape(-1),
                         },
                     )
+
+
+# First query of a block, ranks (n,), classes (n, k) and scores (n, k) of the lists.
+_Block = tuple[int, np.ndarray, np.ndarray, np.ndarray]
+
+
+def _trained_lists(experiment: Any, cell: int, split: int, repeat: int, k: int, path: str, device: str | None) -> Iterator[_Block]:
+    pair, batch = experiment.pairs[cell], experiment.batch(cell, split, repeat, 0, 1)
+    result = experiment.trainer(cell)(batch, experiment.device, heads=True)
+    gallery = norm(pair.text @ result.text_heads[0].astype(np.float64))[0].astype(np.float32)
+    head = result.audio_heads[0].astype(np.float64)
+    for start in range(0, len(batch.queries), _QUERY_BLOCK):
+        rows = batch.queries[start : start + _QUERY_BLOCK]
+        ranks = result.ranks[0, start : start + _QUERY_BLOCK].astype(np.int32)
+        queries = norm(pair.audio[rows] @ head)[0].astype(np.float32)
+        yield start, ranks, *top_lists(gallery, queries, pair.labels[rows], ranks, k, path, device)
+
+
+def _closed_lists(experiment: Any, probe: ClosedProbe, cell: int, split: int, k: int) -> Iterator[_Block]:
+    form = closed_form(experiment, probe, cell, split, experiment.backend)
+    identity = experiment.relabellings(0, 1)
+    ranks = form.ranks(identity)[0][0]
+    scores = form.scores(identity[0])
+    # Rivals by score; the true class is taken out and put back at the position that its rank says.
+    true = scores[np.arange(len(scores)), form.labels]
+    scores[np.arange(len(scores)), form.labels] = -np.inf
+    order = np.argsort(-scores, axis=1, kind="stable")
+    at = np.arange(k) - (np.arange(k) >= ranks[:, None])
+    rows = np.take_along_axis(order, np.maximum(at, 0), 1)
+    found = np.take_along_axis(scores, rows, 1)
+    seen = np.flatnonzero(ranks <= k)
+    rows[seen, ranks[seen] - 1] = form.labels[seen]
+    found[seen, ranks[seen] - 1] = true[seen]
+    yield 0, ranks, rows, found.astype(np.float32)
 
 
 def write_observed(experiment: Any, store: Any) -> None:

@@ -4,19 +4,33 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from ..kernels import BACKENDS
+from ..kernels.closed import ClosedForm
 from ..kernels.reference import norm
+from ..kernels.similarity import similarity
 from ..protocol.controls import frozen_permutation, frozen_ranks, gaussian_texts
+from ..protocol.probes import ClosedProbe, Similarity
 from ..randomness import CONTROL, generator
 
 if TYPE_CHECKING:
     from .experiment import Experiment
 
-# Loss (P,), ranks (P, Q), classes of the queries (Q,).
-Outcome = tuple[np.ndarray, np.ndarray, np.ndarray]
+# Backends for closed forms and similarities, by that of the run: their kernels are fewer.
+CLOSED = {"triton": "torch"}
+
+
+class Outcome(NamedTuple):
+    """Losses (P,), NaN where nothing is trained; ranks (P, Q); classes of the queries (Q,)."""
+
+    loss: np.ndarray
+    ranks: np.ndarray
+    classes: np.ndarray
+
+
 Train = Callable[..., Any]
 
 
@@ -24,7 +38,7 @@ def trained_again(run: Experiment, train: Train, cell: int, split: int, repeat: 
     """Text rows permuted, in whatever way the run draws permutations, and every probe trained on them."""
     batch = run.batch(cell, split, repeat, start, stop)
     result = train(batch, run.device)
-    return result.loss, result.ranks, batch.labels[batch.queries]
+    return Outcome(result.loss, result.ranks, batch.labels[batch.queries])
 
 
 def frozen(run: Experiment, train: Train, cell: int, split: int, repeat: int, start: int, stop: int) -> Outcome:
@@ -35,7 +49,7 @@ def frozen(run: Experiment, train: Train, cell: int, split: int, repeat: int, st
     b = norm(batch.audio[batch.queries] @ result.audio_heads[0])[0]
     test, classes = run.split(split).test, batch.labels[batch.queries]
     orders = np.stack([frozen_permutation(run.seed, split, number, test) for number in range(start, stop)])
-    return np.repeat(result.loss, stop - start), frozen_ranks(b @ a.T, classes, test, orders), classes
+    return Outcome(np.repeat(result.loss, stop - start), frozen_ranks(b @ a.T, classes, test, orders), classes)
 
 
 def gaussian(run: Experiment, train: Train, cell: int, split: int, repeat: int, start: int, stop: int) -> Outcome:
@@ -49,7 +63,34 @@ def gaussian(run: Experiment, train: Train, cell: int, split: int, repeat: int, 
         for number in range(start, stop)
     ]
     loss, ranks = (np.concatenate([getattr(r, name) for r in results]) for name in ("loss", "ranks"))
-    return loss, ranks, batch.labels[batch.queries]
+    return Outcome(loss, ranks, batch.labels[batch.queries])
+
+
+def closed_form(run: Experiment, probe: ClosedProbe, cell: int, split: int, backend: str) -> ClosedForm:
+    """A closed-form probe of one (cell, split), ready for any permutations."""
+    pair, (train, test) = run.pairs[cell], run.split(split)
+    queries = np.flatnonzero(np.isin(pair.labels, test))
+    backend = CLOSED.get(backend, backend)
+    device = run.device if backend == "torch" else None
+    return ClosedForm(probe, pair.text, pair.audio, pair.labels, train, queries, backend, device)
+
+
+def closed(run: Experiment, probe: ClosedProbe, cell: int, split: int, start: int, stop: int, backend: str) -> Outcome:
+    """Text rows permuted, and the closed form taken for each; nothing is trained, so there is no loss."""
+    form = closed_form(run, probe, cell, split, backend)
+    return Outcome(np.full(stop - start, np.nan), form.ranks(run.relabellings(start, stop))[0], form.labels)
+
+
+def similar(run: Experiment, probe: Similarity, cell: int, start: int, stop: int, backend: str) -> np.ndarray:
+    """The similarity of the permuted texts and the class centroids, float64 (P,)."""
+    pair = run.pairs[cell]
+    centroids = np.add.reduceat(pair.audio, pair.first, axis=0) / pair.count[:, None]
+    return similarity(probe, pair.text, centroids, run.relabellings(start, stop), "reference" if backend == "reference" else _native())
+
+
+def _native() -> str:
+    """Similarities are computed on the CPU whatever trains the probes: by the compiled extension, or in NumPy where it is not built."""
+    return "cpp" if BACKENDS["cpp"].why_not() is None else "reference"
 
 
 # By the name of the control; `trained_again` for the others.

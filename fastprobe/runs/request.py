@@ -12,10 +12,13 @@ from ..errors import InputError
 from ..protocol.cells import probe_names
 from ..protocol.config import ProbeConfig, option
 from ..protocol.controls import CONTROLS
+from ..protocol.probes import Probe, as_probe, as_similarity, is_trained
 from ..randomness import check_seed
 
 CLASSES = ("strict", "common")
 RETRIEVALS = ("fused", "faiss")
+# Controls that do not permute all text rows of a pair, which is all that closed forms and similarities are made for.
+OUTCOMES_OF_TRAINED = ("frozen", "gaussian")
 BACKEND_NAMES = ("auto", "reference", "torch", "cpp", "triton")
 _NULL, _WHERE = "The null", "Where it runs"
 
@@ -26,8 +29,10 @@ class RunRequest:
 
     Attributes
     ----------
-    probe : ProbeConfig or a list, optional
-        How each probe is trained; several make a cell each for every pair.
+    probe : ProbeConfig, Ridge, Procrustes, CCA, their text form, or a list of these, optional
+        Several make a cell each for every pair; by default a contrastive probe. "ridge:alpha=0.1,1,10" is a text form.
+    similarity : Similarity, "cka", "rsa", "knn:k=10", "protest", or a list of these
+        Numbers over the class centroids, without split or query; a cell each for every pair.
     permutations : int
         B. Permutation b is the same for every pair and whatever the total.
     splits, seeds : int
@@ -70,6 +75,7 @@ class RunRequest:
     """
 
     probe: Any = None
+    similarity: Any = ()
     permutations: int = option(1000, "B, how many shuffled repetitions are trained beside the observed run.")
     splits: int = option(5, "Random partitions of the classes.")
     seeds: int = option(1, "Repeats of each split, with other starts and clip draws.")
@@ -97,14 +103,15 @@ class RunRequest:
         # Imported here, so that `fastprobe --help` does not load SciPy.
         from ..statistics.sequential import StopRule, parse_stop
 
-        given = [ProbeConfig()] if self.probe is None else list(self.probe) if isinstance(self.probe, (list, tuple)) else [self.probe]
-        if not given:
-            raise InputError("`probe` needs at least one probe; got an empty list.")
-        for probe in given:
-            if not isinstance(probe, ProbeConfig):
-                raise InputError(f"`probe` must be a ProbeConfig, or a list of them; got {type(probe).__name__}.")
-        probe_names(given)
+        probes, similarities = _listed(self.probe), _listed(self.similarity)
+        if not probes and not similarities:
+            if self.probe is not None:
+                raise InputError("`probe` needs at least one probe; got an empty list.")
+            probes = [ProbeConfig()]
+        given = [as_probe(p) for p in probes]
         object.__setattr__(self, "probe", tuple(given))
+        object.__setattr__(self, "similarity", tuple(as_similarity(s) for s in similarities))
+        probe_names(self.probes)
         for name in ("classes", "control", "retrieval"):
             value, choices = getattr(self, name), option_of(name)["choices"]
             if value not in choices:
@@ -119,13 +126,26 @@ class RunRequest:
         object.__setattr__(self, "stop", rule)
         if self.k is not None:
             object.__setattr__(self, "k", (self.k,) if np.ndim(self.k) == 0 else tuple(self.k))
-        if self.statistic == "loss" and not all(p.steps for p in given):
-            raise InputError('`statistic`="loss" needs `steps` of at least 1: without a step there is no training loss. Choose another.')
+        if self.statistic == "loss" and not all(isinstance(p, ProbeConfig) and p.steps for p in given):
+            raise InputError(
+                '`statistic`="loss" needs trained probes with `steps` of at least 1: without a step there is no training loss. '
+                'Choose another.'
+            )
+
+        untrained = [name for name in probe_names(self.probes) if not is_trained(name)]
+        if untrained and self.control in OUTCOMES_OF_TRAINED:
+            raise InputError(
+                f"`control`={self.control!r} is one of trained probes; got {', '.join(untrained)}. Use permute or permute-within."
+            )
 
     @property
-    def probes(self) -> tuple[ProbeConfig, ...]:
-        """All probes; each makes a cell of every pair."""
-        return self.probe
+    def probes(self) -> tuple[Probe, ...]:
+        """All probes, similarities last; each makes a cell of every pair."""
+        return (*self.probe, *self.similarity)
+
+
+def _listed(value: Any) -> list[Any]:
+    return [] if value is None else list(value) if isinstance(value, (list, tuple)) else [value]
 
 
 def option_of(name: str) -> dict[str, Any]:

@@ -17,8 +17,9 @@ import numpy as np
 from ..errors import InputError
 from ..kernels import device_name
 from ..protocol.controls import CONTROLS
-from ..protocol.metrics import chance, column_of, lower_is_better
+from ..protocol.metrics import chance, column_of
 from ..protocol.plan import Unit, Work, train_count
+from ..protocol.probes import is_similarity
 from ..statistics.sequential import SequentialFamily
 from ..statistics.significance import PermutationTestResult, analyse_pairs
 from .engines import Finished, Pace, Task, local
@@ -213,9 +214,9 @@ class _Watch:
 
     def __init__(self, experiment: Experiment, store: ResultStore) -> None:
         self.column = column_of(experiment.statistic, experiment.ks)
-        self.sign = -1.0 if lower_is_better(self.column) else 1.0
+        self.specification = experiment
         self.rule, self.limit = experiment.stop, experiment.plan.n_permutations
-        self.t = self.sign * store.replicates([self.column], experiment.plan)[0][self.column]
+        self.t = experiment.oriented(store.replicates([self.column], experiment.plan)[0][self.column])
         self.family: SequentialFamily | None = None
         self.fed = 0
         self._feed()
@@ -233,8 +234,10 @@ class _Watch:
     def take(self, unit: Unit, columns: dict[str, np.ndarray]) -> bool:
         """One more unit; True when the run may end."""
         stop = min(unit.stop, self.t.shape[1])
-        values = columns[self.column].astype(np.float64).reshape(unit.stop - unit.start, -1).mean(axis=1)
-        self.t[unit.cell, unit.start : stop] = self.sign * values[: stop - unit.start]
+        column = "similarity" if "similarity" in columns else self.column
+        values = columns[column].astype(np.float64).reshape(unit.stop - unit.start, -1).mean(axis=1)
+        sign = -1.0 if self.specification.lower_is_better[unit.cell] else 1.0
+        self.t[unit.cell, unit.start : stop] = sign * values[: stop - unit.start]
         self._feed()
         return self.done
 
@@ -262,15 +265,15 @@ def analyse(experiment: Specification, store: ResultStore) -> list[PermutationTe
     n_train = train_count(experiment.n_classes, experiment.train_fraction)
     family = None
     if experiment.stop is not None:
-        family = replay(experiment.stop, -replicates if lower_is_better(column) else replicates)
+        family = replay(experiment.stop, experiment.oriented(replicates))
         replicates = replicates[:, : (family.seen if family.done else experiment.plan.n_permutations) + 1]
     results = analyse_pairs(
         replicates,
         per_split,
         experiment.cells,
-        metric=experiment.statistic,
-        chance=chance(column, experiment.n_classes),
-        lower_is_better=lower_is_better(column),
+        metrics=[experiment.metric_of(cell) for cell in range(len(experiment.cells))],
+        chances=[float("nan") if is_similarity(c.probe) else chance(column, experiment.n_classes) for c in experiment.cells],
+        lower_is_better=experiment.lower_is_better,
         n_train=n_train,
         n_test=experiment.n_classes - n_train,
         n_seeds=experiment.plan.n_seeds,
@@ -344,7 +347,7 @@ def permutation_test(
     Returns
     -------
     PermutationTestResult
-        Or a list, when `text` or `audio` is a list: one for each pair, audio by audio.
+        Or a list, when `text` or `audio` is a list or there are several probes: one for each cell, audio by audio.
 
     Raises
     ------
@@ -365,7 +368,7 @@ def permutation_test(
         continue
     results = analyse(experiment, store)
     store.write_summary(summary(experiment, results, store))
-    return results if isinstance(text, list) or isinstance(audio, list) else results[0]
+    return results if isinstance(text, list) or isinstance(audio, list) or len(results) > 1 else results[0]
 
 
 def _with_request_fields(function: Callable[..., Any]) -> inspect.Signature:

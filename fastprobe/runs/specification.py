@@ -11,8 +11,9 @@ import numpy as np
 from ..errors import InputError, StoreError
 from ..protocol.cells import Cell, probe_names
 from ..protocol.config import ProbeConfig
-from ..protocol.metrics import metric_names
+from ..protocol.metrics import lower_is_better, metric_names
 from ..protocol.plan import JobPlan
+from ..protocol.probes import Probe, Similarity, is_similarity, read_probe
 from ..statistics.sequential import StopRule
 from .manifest import plan_of
 from .request import RunRequest
@@ -62,23 +63,37 @@ class Specification:
     meta: dict[str, Any]
 
     @property
-    def probes(self) -> tuple[ProbeConfig, ...]:
+    def probes(self) -> tuple[Probe, ...]:
         """Every probe of the run; each makes a cell of every pair."""
         return self.request.probes
 
     @property
     def config(self) -> ProbeConfig:
-        """How probes are trained, where the run has one probe; else the first."""
-        return self.probes[0]
+        """How the first trained probe is trained; the defaults where none is."""
+        return next((p for p in self.probes if isinstance(p, ProbeConfig)), ProbeConfig())
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:
         """Names of every cell, in the order of their numbers."""
         return tuple(Cell(text, audio, name) for text, audio in self.names for name in probe_names(self.probes))
 
-    def probe_of(self, cell: int) -> ProbeConfig:
+    def probe_of(self, cell: int) -> Probe:
         """The probe of a cell."""
         return self.probes[cell % len(self.probes)]
+
+    def metric_of(self, cell: int) -> str:
+        """What is tested in a cell: the statistic, or the similarity itself."""
+        name = self.cells[cell].probe
+        return name if is_similarity(name) else self.statistic
+
+    @property
+    def lower_is_better(self) -> list[bool]:
+        """Whether small values are good, for each cell."""
+        return [not is_similarity(cell.probe) and lower_is_better(self.statistic) for cell in self.cells]
+
+    def oriented(self, t: np.ndarray) -> np.ndarray:
+        """Replicates (cells, B+1) turned so that larger is better."""
+        return np.where(np.array(self.lower_is_better)[:, None], -t, t)
 
     @property
     def seed(self) -> int:
@@ -112,12 +127,13 @@ class Specification:
 
     def identity(self) -> dict[str, Any]:
         """All that decides results: what a resumed run must share. More permutations may be added later."""
+        names = probe_names(self.probes)
         return {
             "pairs": [list(n) for n in self.names],
             "inputs": list(self.inputs),
             "probe": self.config.to_dict(),
-            # A run of one probe is told as before there were several.
-            **({"probes": dict(zip(probe_names(self.probes), (p.to_dict() for p in self.probes)))} if len(self.probes) > 1 else {}),
+            # A run of one contrastive probe is told as before there were others.
+            **({} if names == ["contrastive"] else {"probes": dict(zip(names, (p.to_dict() for p in self.probes)))}),
             "splits": self.plan.n_splits,
             "seeds": self.plan.n_seeds,
             "train_fraction": self.train_fraction,
@@ -144,8 +160,10 @@ def stored_specification(manifest: dict[str, Any]) -> Specification:
             raise ValueError(f"n_classes {n!r}"[:60])
         groups = identity.get("groups")
         plan = plan_of(manifest)
+        probes = [read_probe(p) for p in identity.get("probes", {"contrastive": identity["probe"]}).values()]
         request = RunRequest(
-            probe=[ProbeConfig(**p) for p in identity.get("probes", {"contrastive": identity["probe"]}).values()],
+            probe=[p for p in probes if not isinstance(p, Similarity)],
+            similarity=[p for p in probes if isinstance(p, Similarity)],
             permutations=plan.n_permutations,
             splits=plan.n_splits,
             seeds=plan.n_seeds,

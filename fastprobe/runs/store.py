@@ -23,8 +23,9 @@ import numpy as np
 from ..errors import StoreError
 from ..protocol.cells import Cell
 from ..protocol.plan import JobPlan, Unit
+from ..protocol.probes import is_similarity
 from ..storage import Folder, RemoteFolder, open_folder
-from .manifest import cells_of, describe_difference, manifest_bytes, read_manifest, to_json
+from .manifest import cells_of, describe_difference, manifest_bytes, read_manifest, shapes_of, to_json
 
 __all__ = ["ResultStore", "column_digest", "read_manifest"]
 
@@ -57,11 +58,13 @@ class ResultStore:
         The run directory; None keeps everything in memory.
     cells : list of Cell
         Names of the cells, by number.
-    jobs : int, optional
-        Of a cell in one replicate.
+    jobs : sequence of int, optional
+        Of each cell in one replicate.
     """
 
-    def __init__(self, path: str | os.PathLike | Folder | RemoteFolder | None, cells: Sequence[Cell], jobs: int | None = None) -> None:
+    def __init__(
+        self, path: str | os.PathLike | Folder | RemoteFolder | None, cells: Sequence[Cell], jobs: Sequence[int] | None = None
+    ) -> None:
         self.folder = None if path is None else open_folder(path)
         # A URL stays a string: pathlib would fold its slashes.
         self.path = None if path is None else str(self.folder) if isinstance(self.folder, RemoteFolder) else self.folder.path
@@ -248,8 +251,8 @@ class ResultStore:
         import pyarrow as pa
 
         schema, rows = file.schema_arrow, file.metadata.num_rows
-        if self.jobs is not None and rows != (unit.stop - unit.start) * self.jobs:
-            raise ValueError(f"{rows} rows, and not {unit.stop - unit.start} x {self.jobs}")
+        if self.jobs is not None and rows != (unit.stop - unit.start) * self.jobs[unit.cell]:
+            raise ValueError(f"{rows} rows, and not {unit.stop - unit.start} x {self.jobs[unit.cell]}")
         if len(schema) > MAX_COLUMNS or len(set(schema.names)) < len(schema) or not {*_KEYS, "text", "audio"} <= set(schema.names):
             raise ValueError("not the columns of a shard")
         for field in schema:
@@ -319,22 +322,25 @@ class ResultStore:
         dict of float64 (cells, B+1)
             T_b of every cell, by column; NaN where nothing is stored.
         float64 (cells, splits)
-            Observed value of each split, in the first column.
+            Observed value of each split, in the first column; NaN for a similarity, which has no splits and one value
+            whatever the column.
         """
         t = {name: np.full((plan.n_cells, plan.n_permutations + 1), np.nan) for name in columns}
         per_split = np.full((plan.n_cells, plan.n_splits), np.nan)
         for unit in self.done(plan):
+            alone = is_similarity(self.cells[unit.cell].probe)
             try:
-                shard = self.read(unit, list(columns))
+                shard = self.read(unit, ["similarity"] if alone else list(columns))
             except StoreError:
                 if damaged == "skip":
                     continue
                 raise
             stop = min(unit.stop, plan.n_permutations + 1)
             for name in columns:
-                values = shard[name].astype(np.float64).reshape(-1, plan.n_splits, plan.n_seeds)[: stop - unit.start]
+                column = shard["similarity" if alone else name]
+                values = column.astype(np.float64).reshape(-1, *plan.shape(unit.cell))[: stop - unit.start]
                 t[name][unit.cell, unit.start : stop] = values.reshape(len(values), -1).mean(axis=1)
-                if unit.start == 0 and name == columns[0]:
+                if unit.start == 0 and name == columns[0] and not alone:
                     per_split[unit.cell] = values[0].mean(axis=1)
         return t, per_split
 
@@ -345,7 +351,7 @@ class ResultStore:
         self.write_file("summary.json", to_json(summary).encode())
         text = io.StringIO()
         flat = [{k: v for k, v in pair.items() if not isinstance(v, (dict, list))} for pair in summary["pairs"]]
-        writer = csv.DictWriter(text, fieldnames=list(flat[0]), lineterminator="\n")
+        writer = csv.DictWriter(text, fieldnames=list(dict.fromkeys(name for record in flat for name in record)), lineterminator="\n")
         writer.writeheader()
         writer.writerows(flat)
         self.write_file("summary.csv", text.getvalue().encode())
@@ -360,6 +366,6 @@ def _listing(folder: Folder | RemoteFolder, below: str = "") -> list[str]:
         raise StoreError(f"{folder}: cannot be read: {error.strerror or error}. Choose another `out`.") from None
 
 
-def _shape(identity: dict[str, Any]) -> tuple[list[Cell], int | None]:
-    splits, seeds = identity.get("splits"), identity.get("seeds")
-    return cells_of(identity), splits * seeds if splits and seeds else None
+def _shape(identity: dict[str, Any]) -> tuple[list[Cell], list[int] | None]:
+    known = identity.get("splits") and identity.get("seeds")
+    return cells_of(identity), [splits * repeats for splits, repeats in shapes_of(identity)] if known else None

@@ -11,6 +11,7 @@ from ..protocol.cells import Cell
 from ..protocol.controls import selectivity
 from ..protocol.metrics import column_of, lower_is_better, metric_of
 from ..protocol.plan import JobPlan
+from ..protocol.probes import is_similarity, is_trained
 from ..randomness import SIMULATION, generator
 from ..statistics.multiplicity import best_of, family, max_t, step_down
 from ..statistics.sequential import SequentialFamily, StopRule
@@ -84,14 +85,13 @@ def extend(
         ]
     if plan.n_permutations == 0:
         return records, []
-    sign = -1.0 if results[0].lower_is_better else 1.0
-    t = sign * np.stack([np.r_[r.statistic, r.null_distribution] for r in results])
+    t = np.stack([(-1.0 if r.lower_is_better else 1.0) * np.r_[r.statistic, r.null_distribution] for r in results])
     names = [_name(r) for r in results]
     pairs = family(f"all pairs, {statistic}", names, t, np.array([r.pvalue for r in results]))
     for record, down, holm, bh in zip(records, pairs.step_down, pairs.holm, pairs.bh):
         record.update(pvalue_stepdown=float(down), pvalue_holm=float(holm), pvalue_bh=float(bh))
-    if metric_of(statistic).continuous:
-        for i, record in enumerate(records):
+    for i, record in enumerate(records):
+        if is_similarity(record["probe"]) or metric_of(statistic).continuous:
             fit = tail_pvalue(t[i], record["pvalue"], generator(seed, SIMULATION, i))
             record["tail"] = (
                 None
@@ -110,11 +110,13 @@ def extend(
     own = re.fullmatch(r"acc@\d+(_micro)?", statistic)
     if own and len(ks) > 1:
         columns = [column_of(f"acc@{k}{own.group(1) or ''}", ks) for k in ks]
-        rows = np.concatenate([_oriented(store, plan, c) for c in columns])
-        members = [f"{name}, acc@{k}" for k in ks for name in names]
-        families.append(family("all pairs and all k", members, rows).to_dict())
-    if len({r.probe for r in results}) > 1:
-        families.append(_best_configuration(results, t))
+        ranked = [i for i, r in enumerate(results) if not is_similarity(r.probe)]  # a similarity has no k
+        rows = np.concatenate([_oriented(store, plan, c)[ranked] for c in columns]) if ranked else np.zeros((0, 0))
+        members = [f"{names[i]}, acc@{k}" for k in ks for i in ranked]
+        families += [family("all pairs and all k", members, rows).to_dict()] if ranked else []
+    trained = [i for i, r in enumerate(results) if is_trained(r.probe)]
+    if len({results[i].probe for i in trained}) > 1:
+        families.append(_best_configuration([results[i] for i in trained], t[trained]))
     of = layers(inputs)
     groups = [f"{of[r.text][0]} x {r.audio}" if r.text in of else None for r in results]
     if len(set(groups) - {None}) < sum(g is not None for g in groups):

@@ -341,9 +341,9 @@ def analyse_pairs(
     per_split: np.ndarray,
     names: Sequence[tuple[str, str, str]],
     *,
-    metric: str,
-    chance: float,
-    lower_is_better: bool,
+    metrics: Sequence[str],
+    chances: Sequence[float],
+    lower_is_better: Sequence[bool],
     n_train: int,
     n_test: int,
     n_seeds: int,
@@ -357,10 +357,12 @@ def analyse_pairs(
     per_split : float (pairs, J)
         Observed value of each split.
     names : sequence of (text, audio, probe)
+    metrics, chances, lower_is_better : sequence
+        Of every cell.
     """
     if not np.isfinite(replicates).all():
         raise InputError("some replicates are not finite: the training diverged. Lower `lr` or raise `temperature`.")
-    oriented = -replicates if lower_is_better else replicates
+    oriented = np.where(np.array(lower_is_better)[:, None], -replicates, replicates)
     p = [counted_pvalue(row[0], row[1:]) for row in oriented]
     adjusted = p if len(p) == 1 else max_t_pvalues(oriented)
     return [
@@ -368,17 +370,17 @@ def analyse_pairs(
             statistic=float(t[0]),
             pvalue=float(p[i]),
             null_distribution=t[1:].copy(),
-            metric=metric,
+            metric=metrics[i],
             text=names[i][0],
             audio=names[i][1],
             probe=names[i][2],
-            chance=chance,
+            chance=chances[i],
             per_split=per_split[i],
             n_train=n_train,
             n_test=n_test,
             n_seeds=n_seeds,
             pvalue_max_t=float(adjusted[i]),
-            lower_is_better=lower_is_better,
+            lower_is_better=lower_is_better[i],
         )
         for i, t in enumerate(replicates)
     ]

@@ -21,6 +21,8 @@ NULLS = hnp.arrays(np.float64, st.integers(1, 60), elements=st.integers(0, 12).m
 def result(t, per_split=(0.1, 0.2), **kwargs):
     t = np.atleast_2d(t)
     fields = {"metric": "acc@3", "chance": 0.06, "lower_is_better": False, "n_train": 35, "n_test": 15, "n_seeds": 1, **kwargs}
+    for own, field in (("metrics", "metric"), ("chances", "chance"), ("lower_is_better", "lower_is_better")):
+        fields[own] = [fields.pop(field)] * len(t)
     names = [(f"text{i}", "audio", "contrastive") for i in range(len(t))]
     return sig.analyse_pairs(t, np.tile(per_split, (len(t), 1)), names, **fields)
 
