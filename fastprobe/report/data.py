@@ -268,7 +268,7 @@ def _tell_probes_apart(summary: dict[str, Any], identity: dict[str, Any]) -> Non
 
 def _cell_numbers(data: dict[str, Any], identity: dict[str, Any]) -> np.ndarray:
     """Number of the cell of each row; -1 for one that the run does not have."""
-    number = {cell: i for i, cell in enumerate(cells_of(identity))}
+    number: dict[tuple[str, ...], int] = {tuple(cell): i for i, cell in enumerate(cells_of(identity))}
     (text, texts), (audio, audios) = data["text"], data["audio"]
     # Runs from before there were several kinds of probe do not name theirs.
     probe, probes = data.get("probe", (np.zeros(len(text), np.int64), np.array(["contrastive"])))

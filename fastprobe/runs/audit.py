@@ -49,7 +49,8 @@ def prepare_again(
         A table that is not there any more, or has changed since the run began.
     """
     identity = manifest["identity"]
-    paths = manifest.get("paths") if isinstance(manifest.get("paths"), dict) else {}
+    stored = manifest.get("paths")
+    paths: dict[str, Any] = stored if isinstance(stored, dict) else {}
     inputs = [t for t in identity.get("inputs", []) if isinstance(t, dict)]
     given = {"text": text, "audio": audio}
     for side in ("text", "audio"):
@@ -120,7 +121,7 @@ def examine(run_dir: str | os.PathLike, check: bool = False, estimate: bool = Tr
     wanted, units = plan.part(*part), store.done(plan)
     total = plan.count(wanted)
     left = plan.count(plan.gaps(units, wanted))
-    holder = read_lock(store.folder)
+    holder = read_lock(store.on_disk)
     beat = _progress(store)
     state = str(manifest.get("status", "?"))[:40]
     if state == "running" and (holder is None or is_dead(holder)):
@@ -232,7 +233,7 @@ def verify(
     sizes = np.array([plan.count([u]) for u in units], np.int64)
     if not len(units):
         raise InputError(f"{run_dir}: nothing is stored yet, so nothing can be verified.")
-    seed = int(np.random.SeedSequence().entropy % (1 << 32)) if seed is None else check_seed(seed)
+    seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else check_seed(seed)
     rng = np.random.default_rng(seed)
     picked = np.sort(rng.choice(int(sizes.sum()), min(sample, int(sizes.sum())), replace=False))
     ends, hits = np.cumsum(sizes), [f"hits@{k}" for k in experiment.ks]

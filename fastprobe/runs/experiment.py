@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -62,7 +62,7 @@ class Experiment(Specification):
         """Permutations `start` ... `stop`-1 at one (cell, split, repeat)."""
         relabel = (
             listed(self.groups)[start:stop]
-            if self.enumerated
+            if self.enumerated and self.groups is not None
             else _permutations(self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
         )
         return make_batch(self.pairs[cell], self.probe_of(cell), self.split(split), self.seed, split, repeat, relabel)
@@ -95,7 +95,7 @@ class Experiment(Specification):
                 np.meshgrid(np.arange(unit.start, unit.stop), np.arange(shape[1]), np.arange(shape[2]), indexing="ij"),
             )
         )
-        order = {
+        order: dict[str, np.ndarray] = {
             "split": keys["split"].astype(np.int32),
             "seed": keys["seed"].astype(np.int32),
             "permutation": keys["permutation"].astype(np.int64),
@@ -232,7 +232,7 @@ def _cell_data(texts: list[EmbeddingTable], audios: list[EmbeddingTable], probes
     tables = {"text": texts, "audio": audios}
 
     @cache
-    def features(side: str, number: int, basis: str, energy: float | None, bias: bool) -> TableFeatures:
+    def features(side: str, number: int, basis: Literal["svd", "raw"] | None, energy: float | None, bias: bool) -> TableFeatures:
         return table_features(tables[side][number], ProbeConfig(basis=basis, energy=energy, bias=bias))
 
     @cache
