@@ -61,6 +61,7 @@ docs: $(VENV)/.docs  ## the documentation site, in build/docs; warnings and brok
 lint: $(VENV)/.test  ## ruff, formatters, types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror csrc/*.cpp csrc/*.h
 
 format: $(VENV)/.test  ## put every file into the one format

@@ -7,7 +7,7 @@ import sys
 import time
 import typing
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -36,10 +36,6 @@ app = typer.Typer(
 app.add_typer(_embed, name="embed")
 app.add_typer(cli_query.app, name="index")
 
-Optimizer = choice("Optimizer", OPTIMIZERS)
-
-
-Engine = choice("Engine", ("local", "ray"))
 
 _SCALE = "Many devices and machines"
 PROBE = option_parameters(ProbeConfig, "The probe")
@@ -48,7 +44,14 @@ RUN = option_parameters(RunRequest, "The run")
 # What `plan` does not need: the k beside that of the statistic, and how lists are served.
 PLAN = [p for p in RUN if p.name not in ("k", "retrieval")]
 _REQUEST = {p.name: p for p in RUN}
-Backend = typing.get_args(_REQUEST["backend"].annotation)[0]
+if TYPE_CHECKING:  # to mypy a class made while the module loads is no type; what arrives is text
+    Backend = str
+    Engine = str
+    Optimizer = str
+else:
+    Backend = typing.get_args(_REQUEST["backend"].annotation)[0]
+    Engine = choice("Engine", ("local", "ray"))
+    Optimizer = choice("Optimizer", OPTIMIZERS)
 _Device = _REQUEST["device"].annotation
 _Probe = Annotated[
     list[str] | None,
@@ -84,9 +87,9 @@ def _probes(named: Any, fields: dict[str, Any]) -> list[Any]:
 
 
 def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
-    try:
+    if sys.version_info >= (3, 11):
         import tomllib
-    except ModuleNotFoundError:  # Python 3.10
+    else:
         import tomli as tomllib
     try:
         data = tomllib.loads(path.read_text("utf-8"))
@@ -151,7 +154,8 @@ def run(
     given = {"text": text, "audio": audio, "out": out, "probe": probe, "similarity": similarity, **how, **request, **fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
-            if ctx.get_parameter_source(name).name != "COMMANDLINE":
+            source = ctx.get_parameter_source(name)
+            if source is None or source.name != "COMMANDLINE":
                 given[name] = value
     # What no library function checks, because only a file can hold another type.
     for name in ("out", "within", "address", "devices", "shard", "log_json"):

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from ..protocol.cells import Cell
 from ..protocol.controls import CONTROLS
+from ..protocol.probes import is_similarity
 
 if TYPE_CHECKING:
     from ..runs.run import Progress
@@ -218,7 +219,8 @@ def conclusion(record: dict[str, Any], control: str = "permute", level: float = 
     if not record["n_permutations"]:
         return f"{name}: {record['metric']} {_number(record['statistic'])} on unseen classes; no permutation was run, so nothing is tested."
     null = f"the {CONTROLS[control].title} control's {_number(record['null_mean'])}"
-    value = f"{record['metric']} {_number(record['statistic'])} on unseen classes against {null}"
+    where = "over all classes" if is_similarity(record.get("probe", "")) else "on unseen classes"
+    value = f"{record['metric']} {_number(record['statistic'])} {where} against {null}"
     p = f"p = {_pvalue(record['pvalue_maxT'])}"
     if record["pvalue_maxT"] <= level:
         return f"{name}: the geometry carries over ({value}; {p})."

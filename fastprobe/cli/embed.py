@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from ..extract.models import family_names
 from .options import choice, plain
 
 app = typer.Typer(
@@ -17,10 +18,19 @@ app = typer.Typer(
 )
 
 
-Pool, Dtype = choice("Pool", ("mean", "last", "cls", "max")), choice("Dtype", ("float32", "float16", "bfloat16"))
-Mode, Pad = choice("Mode", ("embed_only", "all", "logits")), choice("Pad", ("trained", "none"))
-Subset = choice("Subset", ("all", "dev", "eval", "train", "val"))
-Leaves, Multi = choice("Leaves", ("ground-truth", "ontology")), choice("Multi", ("drop", "repeat"))
+if TYPE_CHECKING:  # to mypy a class made while the module loads is no type; what arrives is text
+    Pool = str
+    Dtype = str
+    Mode = str
+    Pad = str
+    Subset = str
+    Leaves = str
+    Multi = str
+else:
+    Pool, Dtype = choice("Pool", ("mean", "last", "cls", "max")), choice("Dtype", ("float32", "float16", "bfloat16"))
+    Mode, Pad = choice("Mode", ("embed_only", "all", "logits")), choice("Pad", ("trained", "none"))
+    Subset = choice("Subset", ("all", "dev", "eval", "train", "val"))
+    Leaves, Multi = choice("Leaves", ("ground-truth", "ontology")), choice("Multi", ("drop", "repeat"))
 
 
 def _check_out(out: Path) -> None:
@@ -111,8 +121,7 @@ def audio(
     model: Annotated[
         str,
         typer.Option(
-            help="passt, pann, audiomae, audiomae-ft, ast, clap, or hear:MODULE (anything with the HEAR "
-            "API). A variant after a colon: passt:passt_20sec, ast:NAME, ..."
+            help=f"{family_names()} (hear: anything with the HEAR API). A variant after a colon: passt:passt_20sec, ast:NAME, ..."
         ),
     ],
     out: Annotated[Path, typer.Option(help="The table: .npz, .safetensors or .parquet.")],
@@ -122,11 +131,13 @@ def audio(
         tuple[str, Path] | None, typer.Option(metavar="NAME DIR", help="fsd50k, esc50 or urbansound8k, and where it lies.")
     ] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Local weights; without it the published ones are fetched by name.")] = None,
-    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit on the hub (audiomae, ast, clap).")] = None,
+    revision: Annotated[str | None, typer.Option(help=f"Branch, tag or commit on the hub ({family_names('on_hub')}).")] = None,
     random_init: Annotated[bool, typer.Option("--random-init", help="Untrained weights: a control. The table says so.")] = False,
     seed: Annotated[int, typer.Option(help="Of --random-init.")] = 0,
-    mode: Annotated[Mode, typer.Option(help="passt and HEAR: features, features and logits, or logits.")] = "embed_only",
-    pad: Annotated[Pad, typer.Option(help="Short clips: padded as the model was trained, or as they are (passt, pann).")] = "trained",
+    mode: Annotated[Mode, typer.Option(help=f"Features, features and logits, or logits ({family_names('has_modes')}).")] = "embed_only",
+    pad: Annotated[
+        Pad, typer.Option(help=f"Short clips: padded as the model was trained, or as they are ({family_names('any_length')}).")
+    ] = "trained",
     allow_label_leak: Annotated[
         bool,
         typer.Option("--allow-label-leak", help="Take a model that was fine-tuned on the very labels under test. The table says so."),
@@ -179,7 +190,13 @@ def audio(
     options = {"subset": plain(subset), "leaves": plain(leaves), "multi": plain(multi)}
     if dataset is None and (given := [k for k, v in options.items() if v is not None]):
         raise InputError(f"--{given[0]} is an option of --dataset fsd50k. Leave it out.")
-    corpus = load_dataset(*dataset, **options) if dataset else from_folder(folder) if folder else from_manifest(manifest)
+    if dataset:
+        corpus = load_dataset(*dataset, **options)
+    elif folder:
+        corpus = from_folder(folder)
+    else:
+        assert manifest is not None  # one of the three is given, as asked above
+        corpus = from_manifest(manifest)
     check_leak(spec, corpus.clips, corpus.name, allow_label_leak)
     if (missing := corpus.missing()) and not skip_bad:
         raise InputError(

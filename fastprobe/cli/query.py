@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -13,7 +13,10 @@ from ..errors import InputError
 from .options import choice, plain
 
 app = typer.Typer(no_args_is_help=True, help="Large text collections: build an index once, search it often.")
-IndexKind = choice("IndexKind", ("auto", "exact", "hnsw", "ivfpq"))
+if TYPE_CHECKING:  # to mypy a class made while the module loads is no type; what arrives is text
+    IndexKind = str
+else:
+    IndexKind = choice("IndexKind", ("auto", "exact", "hnsw", "ivfpq"))
 
 
 def query(
@@ -74,7 +77,7 @@ def index_build(
     plan = indexing.plan_index(table, plain(kind), loaded, any_model)
     if queries is not None and loaded is None:
         raise InputError("`queries` are sounds, which only a probe can place among texts. Give --probe too.")
-    sample = None if queries is None else project_inputs(loaded, [queries], any_model=any_model).vectors
+    sample = None if queries is None or loaded is None else project_inputs(loaded, [queries], any_model=any_model).vectors
     free = "" if plan.available is None else f" ({indexing.gib(plan.available)} free)"
     build, search, disk = (indexing.gib(plan.estimate[name]) for name in ("build", "search", "disk"))
     typer.echo(

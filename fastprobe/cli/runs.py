@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any
@@ -126,7 +126,7 @@ def _probes(experiment: Any) -> str:
     return f"{n} probes x " if n > 1 else ""
 
 
-def _drive(steps: Iterator[Any], plan: Any, quiet: bool, log: Any) -> None:
+def _drive(steps: Generator[Any, None, None], plan: Any, quiet: bool, log: Any) -> None:
     from .console import show_progress
 
     try:
@@ -137,7 +137,7 @@ def _drive(steps: Iterator[Any], plan: Any, quiet: bool, log: Any) -> None:
                 typer.echo(f"{shard}: {why}. Removed; its jobs are computed again.", err=True)
             if log is not None and step.unit is None:
                 log("start", done=step.done, total=step.total)
-            elif log is not None:
+            elif log is not None and step.unit is not None:
                 log(
                     "unit",
                     cell=step.unit.cell,

@@ -1,7 +1,7 @@
 """Closed-form probes: everything that no permutation changes is made once per split, the rest is one product and a count.
 
     ridge        B = H T_pi(train)      H = X_q (X'X + alpha n I)^-1 X'
-    procrustes   B = X_q U_d V_d'       U S V' = svd(X' T_pi(train))
+    procrustes   B = X_q U_d            U S V' = svd(X' T_pi(train)),  texts in the shared space: T V_d for T
     cca          the same between whitened spaces
 
     s(c, i) = <b_i, t_pi(c) / |t_pi(c)|>      rank_i = 1 + #{c != y_i : s(c, i) >= s(y_i, i)}
@@ -193,12 +193,27 @@ class ClosedForm:
         target = self.text[permutation[self.train]]
         if isinstance(self.probe, Ridge):
             return self._smoother[self.choose(permutation[None])[0]] @ target
-        u, _, vt = np.linalg.svd(self._left @ target, full_matrices=False)
-        return (self._query @ u[:, : self._dim]) @ vt[: self._dim]
+        u, v = self._rotation(permutation)
+        return (self._query @ u) @ v.T
+
+    def _rotation(self, permutation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """U_d and V_d of one replicate: the axes of the shared space on either side."""
+        u, _, vt = np.linalg.svd(self._left @ self.text[permutation[self.train]], full_matrices=False)
+        return u[:, : self._dim], vt[: self._dim].T
+
+    def _shared(self, permutation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Queries (Q, w) and texts of unit length (C, w) of one replicate, texts in the order of their rows."""
+        if isinstance(self.probe, Ridge):
+            return self.predict(permutation), self.unit
+        # Texts are measured where they can be reached, in the shared space: by their length in the whole space, those of
+        # the train classes would score higher for lying in it.
+        u, v = self._rotation(permutation)
+        return self._query @ u, unit_rows(self.text @ v)
 
     def scores(self, permutation: np.ndarray) -> np.ndarray:
         """s(c, i) of one replicate, float64 (Q, C): one row per query, one column per class."""
-        return csls_scores(self.predict(permutation) @ self.unit[permutation].T, self.probe.csls)
+        queries, texts = self._shared(permutation)
+        return csls_scores(queries @ texts[permutation].T, self.probe.csls)
 
     def ranks(self, permutations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Ranks of the true class of every query among all C texts, and among those of the test classes.
@@ -233,9 +248,14 @@ class ClosedForm:
                 self._fixed = self._smoother.astype(np.float32), (self.unit @ self.text.T).astype(np.float32)
             left, right = self._fixed
             return left, self.choose(permutations), right, np.ascontiguousarray(permutations[:, self.train])
-        left = np.stack([self.predict(row) for row in permutations]).astype(np.float32)
-        columns = np.tile(np.arange(self.unit.shape[1]), (len(permutations), 1))
-        return left, np.arange(len(permutations)), self.unit.astype(np.float32), columns
+        left, right = (np.stack(side).astype(np.float32) for side in zip(*(self._shared(row) for row in permutations)))
+        columns = np.tile(np.arange(left.shape[2]), (len(permutations), 1))
+        return left, np.arange(len(permutations)), right.reshape(-1, right.shape[2]), columns
+
+    def _rows(self, permutations: np.ndarray) -> np.ndarray:
+        """Which row of `right` each class meets: rotations have texts of their own for every replicate."""
+        rows = np.ascontiguousarray(permutations[:, self._order])
+        return rows if isinstance(self.probe, Ridge) else rows + len(self.text) * np.arange(len(rows))[:, None]
 
     def _cpp(self, permutations: np.ndarray, ranks: np.ndarray, unseen: np.ndarray) -> None:
         from .. import _cpp
@@ -246,7 +266,7 @@ class ClosedForm:
             left=left,
             left_of=left_of,
             right=right,
-            rows=np.ascontiguousarray(permutations[:, self._order]),
+            rows=self._rows(permutations),
             columns=columns,
             truth=self._truth,
             unseen=len(self.test),
@@ -263,7 +283,7 @@ class ClosedForm:
         # The last call is filled up with replicates of its first, so that every product has the same shape.
         filled = np.concatenate([permutations, np.repeat(permutations[:1], CHUNK - n, axis=0)])
         left, left_of, right, columns = (torch.as_tensor(x, device=self.device) for x in self._factors(filled))
-        rows = torch.as_tensor(filled[:, self._order], device=self.device)
+        rows = torch.as_tensor(self._rows(filled), device=self.device)
         truth = torch.as_tensor(self._truth, device=self.device)
         scores = torch.bmm(left[left_of], right[rows[:, :, None], columns[:, None, :]].transpose(1, 2))
         if self.probe.csls:

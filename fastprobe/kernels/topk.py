@@ -297,7 +297,7 @@ def _torch(q: torch.Tensor, g: torch.Tensor, k: int):
         for start in range(0, len(g), columns):
             part = g[start : start + columns]
             scores, found = (block @ part.T).topk(min(k, len(part)), dim=1)
-            if best is not None:
+            if best:
                 scores, found = torch.cat([best[0], scores], 1), torch.cat([best[1], found + start], 1)
                 scores, order = scores.topk(min(k, scores.shape[1]), dim=1)
                 found = found.gather(1, order)

@@ -134,11 +134,16 @@ class ProbeConfig:
             if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
                 raise InputError(f"`{name}` must be a whole number of at least {low}; got {value!r}.")
             object.__setattr__(self, name, int(value))  # NumPy's numbers are welcome, and stored as plain ones
-        for name, low, strict in (("temperature", 0.0, True), ("lr", 0.0, True), ("momentum", 0.0, False), ("weight_decay", 0.0, False)):
+        for name, bound, strict in (("temperature", 0.0, True), ("lr", 0.0, True), ("momentum", 0.0, False), ("weight_decay", 0.0, False)):
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, Real) or not low <= value < float("inf") or (strict and value == low):
+            if (
+                isinstance(value, bool)
+                or not isinstance(value, Real)
+                or not bound <= float(value) < float("inf")
+                or (strict and value == bound)
+            ):
                 rule = "above" if strict else "at least"
-                raise InputError(f"`{name}` must be a finite number {rule} {low:g}; got {value!r}.")
+                raise InputError(f"`{name}` must be a finite number {rule} {bound:g}; got {value!r}.")
             object.__setattr__(self, name, float(value))
         if self.momentum >= 1:
             raise InputError(f"`momentum` must be below 1; got {self.momentum!r}.")
@@ -186,6 +191,7 @@ class ProbeConfig:
 
     def learning_rate(self, step: int) -> float:
         """lr_t of step t = 0 ... steps-1."""
+        assert self.lr is not None  # the optimiser's own, if none was given
         if self.schedule == "constant":
             return float(self.lr)
         from math import cos, pi

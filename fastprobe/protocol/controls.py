@@ -155,7 +155,7 @@ def check_control(control: str, groups: np.ndarray | None, n_splits: int = 1) ->
         raise InputError(f"`groups` belongs to `control`={known}; got `control`={control!r}. Choose one.")
 
 
-def read_groups(path: str | os.PathLike, column: str, classes: Sequence[str]) -> np.ndarray:
+def read_groups(path: str | os.PathLike, column: str, classes: Sequence[str] | np.ndarray) -> np.ndarray:
     """The group of each class, str (C,), from a CSV with a column `label`; "fsd50k" names the vocabulary that comes with fastprobe.
 
     Raises

@@ -150,7 +150,7 @@ def table_features(table: EmbeddingTable, config: ProbeConfig) -> TableFeatures:
     order = np.lexsort((table.ids, digest, table.labels))
     labels, ids = table.labels[order], table.ids[order]
     vectors = table.vectors[order]
-    pre = fit_preprocessing(vectors, config.basis, config.energy, config.bias, table.name)
+    pre = fit_preprocessing(vectors, str(config.basis), config.energy, config.bias, table.name)
     return TableFeatures(table.name, labels, ids, pre.apply(vectors), pre)
 
 

@@ -134,7 +134,7 @@ class CCA(_Named):
 
     kind: ClassVar[str] = "cca"
     dim: int = 16
-    shrinkage: float = 0.1
+    shrinkage: float = 0.5
     csls: int = 0
 
     def __post_init__(self) -> None:

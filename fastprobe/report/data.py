@@ -268,7 +268,7 @@ def _tell_probes_apart(summary: dict[str, Any], identity: dict[str, Any]) -> Non
 
 def _cell_numbers(data: dict[str, Any], identity: dict[str, Any]) -> np.ndarray:
     """Number of the cell of each row; -1 for one that the run does not have."""
-    number = {cell: i for i, cell in enumerate(cells_of(identity))}
+    number: dict[tuple[str, ...], int] = {tuple(cell): i for i, cell in enumerate(cells_of(identity))}
     (text, texts), (audio, audios) = data["text"], data["audio"]
     # Runs from before there were several kinds of probe do not name theirs.
     probe, probes = data.get("probe", (np.zeros(len(text), np.int64), np.array(["contrastive"])))
@@ -298,9 +298,12 @@ def _observed(path: Path, identity: dict[str, Any], k: int, notes: list[str]) ->
 
 
 def _intervals(observed: Observed, seed: int) -> list[Interval]:
+    """A class-bootstrap interval per cell; NaN for similarities, which rank nothing."""
     from ..statistics.intervals import class_bootstraps
 
-    return class_bootstraps(observed.accuracy, resamples=2000, rng=generator(seed, BOOTSTRAP))
+    ranked = np.isfinite(observed.accuracy).any(axis=(1, 2))
+    found = iter(class_bootstraps(observed.accuracy[ranked], resamples=2000, rng=generator(seed, BOOTSTRAP)) if ranked.any() else ())
+    return [next(found) if has else Interval(float("nan"), float("nan")) for has in ranked]
 
 
 def _confusions(path: Path, identity: dict[str, Any], notes: list[str], top: int = 12) -> dict[int, list[tuple[str, str, float]]]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from ..protocol.probes import is_similarity
+
 
 def number(value: float | None, digits: int = 3) -> str:
     """A number with three decimals; a dash for none."""
@@ -26,7 +28,8 @@ def between(low: float | None, high: float | None) -> str:
 def sentence(record: dict[str, Any], n_pairs: int, lower_is_better: bool, stopped: bool = False) -> tuple[bool, str]:
     """Whether the pair carries over, and the answer in one sentence."""
     name = f"{record['text']} × {record['audio']}"
-    value = f"{record['metric']} is {number(record['statistic'])} on classes the probe never saw"
+    where = "over all classes" if is_similarity(record.get("probe", "")) else "on classes the probe never saw"
+    value = f"{record['metric']} is {number(record['statistic'])} {where}"
     if not record["n_permutations"]:
         return False, f"{name}: {value}; no control was run, so nothing can be concluded."
     p = record["pvalue_maxT"]

@@ -50,7 +50,8 @@ def prepare_again(
         A table that is not there any more, or has changed since the run began.
     """
     identity = manifest["identity"]
-    paths = manifest.get("paths") if isinstance(manifest.get("paths"), dict) else {}
+    stored = manifest.get("paths")
+    paths: dict[str, Any] = stored if isinstance(stored, dict) else {}
     inputs = [t for t in identity.get("inputs", []) if isinstance(t, dict)]
     given = {"text": text, "audio": audio}
     for side in ("text", "audio"):
@@ -82,11 +83,11 @@ def estimates(store: ResultStore, manifest: dict[str, Any]) -> Iterator[dict[str
     """
     plan = plan_of(manifest)
     column = column_of(manifest["statistic"], tuple(manifest["identity"]["k"]))
-    low = lower_is_better(column)
+    lower = lower_is_better(column)
     replicates = store.replicates([column], plan, damaged="skip")[0][column]  # what is damaged is named with --check
     for cell, values in zip(store.cells, replicates):
         alone = is_similarity(cell.probe)
-        sign = -1.0 if low and not alone else 1.0
+        sign = -1.0 if lower and not alone else 1.0
         t0, t = float(values[0]), values[1:][np.isfinite(values[1:])]
         known = np.isfinite(t0) and len(t) > 0
         more = exceedances(sign * t0, sign * t) if known else 0
@@ -123,7 +124,7 @@ def examine(run_dir: str | os.PathLike, check: bool = False, estimate: bool = Tr
     wanted, units = plan.part(*part), store.done(plan)
     total = plan.count(wanted)
     left = plan.count(plan.gaps(units, wanted))
-    holder = read_lock(store.folder)
+    holder = read_lock(store.on_disk)
     beat = _progress(store)
     state = str(manifest.get("status", "?"))[:40]
     if state == "running" and (holder is None or is_dead(holder)):
@@ -234,7 +235,7 @@ def verify(
     sizes = np.array([plan.count([u]) for u in units], np.int64)
     if not len(units):
         raise InputError(f"{run_dir}: nothing is stored yet, so nothing can be verified.")
-    seed = int(np.random.SeedSequence().entropy % (1 << 32)) if seed is None else check_seed(seed)
+    seed = int(np.random.SeedSequence().generate_state(1)[0]) if seed is None else check_seed(seed)
     rng = np.random.default_rng(seed)
     picked = np.sort(rng.choice(int(sizes.sum()), min(sample, int(sizes.sum())), replace=False))
     ends, hits = np.cumsum(sizes), [f"hits@{k}" for k in experiment.ks]

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache, lru_cache
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -118,7 +118,7 @@ class Experiment(Specification):
                 np.meshgrid(np.arange(unit.start, unit.stop), np.arange(shape[1]), np.arange(shape[2]), indexing="ij"),
             )
         )
-        order = {
+        order: dict[str, np.ndarray] = {
             "split": keys["split"].astype(np.int32),
             "seed": keys["seed"].astype(np.int32),
             "permutation": keys["permutation"].astype(np.int64),
@@ -264,7 +264,7 @@ def _cell_data(texts: list[EmbeddingTable], audios: list[EmbeddingTable], probes
     tables = {"text": texts, "audio": audios}
 
     @cache
-    def features(side: str, number: int, basis: str, energy: float | None, bias: bool) -> TableFeatures:
+    def features(side: str, number: int, basis: Literal["svd", "raw"] | None, energy: float | None, bias: bool) -> TableFeatures:
         return table_features(tables[side][number], ProbeConfig(basis=basis, energy=energy, bias=bias))
 
     @cache

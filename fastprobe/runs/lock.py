@@ -67,7 +67,7 @@ class RunLock:
 
     def __init__(self, folder: Folder | RemoteFolder, patience: float = PATIENCE, beat: float = BEAT) -> None:
         self.folder, self.patience, self.beat = folder, patience, beat
-        self.record = {
+        self.record: dict[str, Any] = {
             "host": socket.gethostname(),
             "pid": os.getpid(),
             "since": _now(),
@@ -76,7 +76,8 @@ class RunLock:
             "started": process_started(os.getpid()),
             "beat": 0,
         }
-        self._stop, self._lost = threading.Event(), None
+        self._stop = threading.Event()
+        self._lost: dict[str, Any] | None = None
         self._thread: threading.Thread | None = None
 
     def __enter__(self) -> RunLock:

@@ -58,12 +58,12 @@ def describe_difference(old: dict[str, Any], new: dict[str, Any], here: str = "t
                 f"the {key[0]} table {key[1]!r} has the same vectors and another `{inner}`: {_short(a.get(inner))} {here}, "
                 f"{_short(b.get(inner))} {there}"
             )
-    first, a, b = changed[0], old.get(changed[0]), new.get(changed[0])
-    if isinstance(a, dict) and isinstance(b, dict):
-        inner = next(k for k in sorted({*a, *b}) if a.get(k) != b.get(k))
-        first, a, b = f"{first}.{inner}", a.get(inner), b.get(inner)
+    first, was, now = changed[0], old.get(changed[0]), new.get(changed[0])
+    if isinstance(was, dict) and isinstance(now, dict):
+        inner = next(k for k in sorted({*was, *now}) if was.get(k) != now.get(k))
+        first, was, now = f"{first}.{inner}", was.get(inner), now.get(inner)
     more = f" (also differing: {', '.join(changed[1:])})" if changed[1:] else ""
-    return f"`{first}` was {_short(a)} {here} and is {_short(b)} {there}{more}"
+    return f"`{first}` was {_short(was)} {here} and is {_short(now)} {there}{more}"
 
 
 def _columns_of_format_1(ks: list[Any]) -> list[str]:

@@ -79,7 +79,7 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
     plan = spec.plan
     everything = _checked(runs, stores)
     target = ResultStore.create(out, {**largest, "status": "merging", "part": [0, 1]}, resume=True)
-    with RunLock(target.folder):
+    with RunLock(target.on_disk):
         for _ in target.mend():
             continue
         _agree([*stores, target], [*everything, *((u, len(stores)) for u in target.done())])
@@ -90,7 +90,7 @@ def merge(out: str | os.PathLike, runs: Sequence[str | os.PathLike]) -> Merged:
             if i >= 0:
                 overlapping += plan.jobs(unit.cell) * (unit.stop - unit.start - max(rest.stop - rest.start, 0))
                 if rest == unit:
-                    target.folder.write(target.shard_name(unit), stores[i].folder.read(target.shard_name(unit)))
+                    target.on_disk.write(target.shard_name(unit), stores[i].on_disk.read(target.shard_name(unit)))
                 elif rest.start < rest.stop:
                     target.write(rest, _rows(stores[i].read(unit), unit, rest))
             at = max(at, unit.stop)

@@ -187,7 +187,9 @@ class _Spool:
     """A Parquet file that grows in a temporary file, part by part."""
 
     def __enter__(self) -> _Spool:
-        self.file, self.writer, self.waiting = tempfile.TemporaryFile(), None, []
+        self.file = tempfile.TemporaryFile()
+        self.writer: Any = None  # of pyarrow, which has no stubs
+        self.waiting: list[Any] = []
         return self
 
     def __exit__(self, *error: Any) -> None:

@@ -128,7 +128,7 @@ class RunRequest:
             object.__setattr__(self, "k", (self.k,) if np.ndim(self.k) == 0 else tuple(self.k))
         if self.statistic == "loss" and not all(isinstance(p, ProbeConfig) and p.steps for p in given):
             raise InputError(
-                '`statistic`="loss" needs trained probes with `steps` of at least 1: without a step there is no training loss. '
+                '`statistic`="loss" needs `steps` of at least 1, and trained probes alone: without a step there is no training loss. '
                 'Choose another.'
             )
 

@@ -6,7 +6,7 @@ import inspect
 import os
 import platform
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import fields, replace
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
@@ -20,7 +20,7 @@ from ..protocol.controls import CONTROLS
 from ..protocol.metrics import chance, column_of
 from ..protocol.plan import Unit, Work, train_count
 from ..protocol.probes import is_similarity
-from ..statistics.sequential import SequentialFamily
+from ..statistics.sequential import SequentialFamily, StopRule
 from ..statistics.significance import PermutationTestResult, analyse_pairs
 from .engines import Finished, Pace, Task, local
 from .experiment import Experiment, prepare
@@ -130,10 +130,10 @@ def manifest(experiment: Experiment, status: str, seconds: float | None = None, 
 def execute(
     experiment: Experiment,
     store: ResultStore,
-    engine: Callable[..., Iterator[Finished]] = local.execute,
+    engine: Callable[..., Generator[Finished, None, None]] = local.execute,
     part: tuple[int, int] = (0, 1),
     workers_write: bool = False,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     """Compute what the store lacks. Yields after every unit; stopping the iteration keeps all finished ones.
 
     Parameters
@@ -160,11 +160,11 @@ def execute(
 def _execute(
     experiment: Experiment,
     store: ResultStore,
-    engine: Callable[..., Iterator[Finished]],
+    engine: Callable[..., Generator[Finished, None, None]],
     part: tuple[int, int],
     workers_write: bool,
     lock: RunLock | None,
-) -> Iterator[Progress]:
+) -> Generator[Progress, None, None]:
     plan, start = experiment.plan, time.monotonic()
     _check_part(experiment, part)
     wanted = plan.part(*part)
@@ -175,7 +175,7 @@ def _execute(
     work = Work(plan.gaps(store.done(plan), wanted))
     total = plan.count(wanted)
     resumed = done = total - plan.count(plan.gaps(store.done(plan), wanted))
-    watch = None if experiment.stop is None else _Watch(experiment, store)
+    watch = None if experiment.stop is None else _Watch(experiment.stop, experiment, store)
     if watch is not None and watch.done:
         work = Work([])
     heartbeat = Heartbeat(store, plan, done, total)
@@ -212,10 +212,10 @@ def _execute(
 class _Watch:
     """Applies the stopping rule to the permutations that are complete for all pairs, in order of their numbers."""
 
-    def __init__(self, experiment: Experiment, store: ResultStore) -> None:
+    def __init__(self, rule: StopRule, experiment: Experiment, store: ResultStore) -> None:
         self.column = column_of(experiment.statistic, experiment.ks)
         self.specification = experiment
-        self.rule, self.limit = experiment.stop, experiment.plan.n_permutations
+        self.rule, self.limit = rule, experiment.plan.n_permutations
         self.t = experiment.oriented(store.replicates([self.column], experiment.plan)[0][self.column])
         self.family: SequentialFamily | None = None
         self.fed = 0
@@ -229,7 +229,7 @@ class _Watch:
     @property
     def used(self) -> int:
         """Permutations that count."""
-        return self.family.seen if self.done else self.limit
+        return self.family.seen if self.family is not None and self.family.done else self.limit
 
     def take(self, unit: Unit, columns: dict[str, np.ndarray]) -> bool:
         """One more unit; True when the run may end."""
@@ -242,7 +242,7 @@ class _Watch:
         return self.done
 
     def _feed(self) -> None:
-        complete = np.isfinite(self.t[:, self.fed :]).all(axis=0)
+        complete = np.asarray(np.isfinite(self.t[:, self.fed :]).all(axis=0))
         upto = self.fed + (len(complete) if complete.all() else int(np.argmin(complete)))
         if upto == self.fed:
             return

@@ -65,9 +65,10 @@ class ResultStore:
     def __init__(
         self, path: str | os.PathLike | Folder | RemoteFolder | None, cells: Sequence[Cell], jobs: Sequence[int] | None = None
     ) -> None:
-        self.folder = None if path is None else open_folder(path)
+        folder = None if path is None else open_folder(path)
+        self.folder = folder
         # A URL stays a string: pathlib would fold its slashes.
-        self.path = None if path is None else str(self.folder) if isinstance(self.folder, RemoteFolder) else self.folder.path
+        self.path: Path | str | None = None if folder is None else str(folder) if isinstance(folder, RemoteFolder) else folder.path
         self.cells = list(cells)
         self.jobs = jobs
         self._memory: dict[Unit, dict[str, np.ndarray]] = {}
@@ -166,6 +167,13 @@ class ResultStore:
             units = [u for u in units if u.cell < plan.n_cells and u.start <= plan.n_permutations]
         return sorted(units)
 
+    @property
+    def on_disk(self) -> Folder | RemoteFolder:
+        """`folder`, for what only a run directory can be asked."""
+        if self.folder is None:
+            raise StoreError("this run is kept in memory and has no directory. Run it with `out`.")
+        return self.folder
+
     @staticmethod
     def shard_name(unit: Unit) -> str:
         """Name of a unit's file below the run directory: numbers only."""
@@ -174,7 +182,7 @@ class ResultStore:
     def shard_path(self, unit: Unit) -> Path | str:
         """Where a unit is stored."""
         name = self.shard_name(unit)
-        return f"{self.path}/{name}" if isinstance(self.path, str) else self.path / name
+        return self.path / name if isinstance(self.path, Path) else f"{self.path}/{name}"
 
     def encode(self, unit: Unit, columns: dict[str, np.ndarray]) -> bytes:
         """A unit as the bytes of its Parquet file, a function of its content alone."""
@@ -231,7 +239,7 @@ class ResultStore:
         import pyarrow.parquet as pq
 
         try:
-            data = self.folder.read(self.shard_name(unit))
+            data = self.on_disk.read(self.shard_name(unit))
             file = pq.ParquetFile(pa.BufferReader(data), page_checksum_verification=True)
             self._check_shape(unit, file)
             if absent := [c for c in columns or () if c not in file.schema_arrow.names]:

@@ -40,7 +40,7 @@ def layers(inputs: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
             continue
         meta, name = table.get("meta") or {}, table["name"]
         found = re.fullmatch(r"(.+?)[-_.@ ]+(?:layer|[lL])[-_.]?(\d+)", name)
-        layer = meta.get("layer", found.group(2) if found else None)
+        layer: Any = meta.get("layer", found.group(2) if found else None)
         try:
             out[name] = (str(meta.get("model") or (found.group(1) if found else name)), int(layer))
         except (TypeError, ValueError):

@@ -16,7 +16,7 @@ from fastprobe.protocol.probes import CCA, Procrustes, Ridge, Similarity, parse_
         (Ridge(alpha=1 / 3, csls=5, fit_on="clip"), "ridge:alpha=0.3333333333333333:csls=5:fit_on=clip"),
         (Procrustes(), "procrustes"),
         (Procrustes(dim=64), "procrustes:dim=64"),
-        (CCA(shrinkage=0.5, csls=10), "cca:shrinkage=0.5:csls=10"),
+        (CCA(shrinkage=0.25, csls=10), "cca:shrinkage=0.25:csls=10"),
     ],
 )
 def test_a_probe_is_read_back_from_its_name_and_from_its_values(probe, name):

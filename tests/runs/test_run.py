@@ -241,7 +241,7 @@ def test_p_values_of_data_without_alignment_are_super_uniform():
         ({"seed": 0.5}, "`seed`"),
         ({"classes": "some"}, "`classes`"),
         ({"backend": "jax"}, "`backend`"),
-        ({"probe": {"dim": 3}}, "`probe` must be a ProbeConfig"),
+        ({"probe": 3}, "`probe` must be a ProbeConfig"),
     ],
 )
 def test_bad_arguments_are_named(options, message):

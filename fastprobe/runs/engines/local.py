@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,7 @@ from . import Finished, Pace, Task, WorkerError
 ATTEMPTS = 3
 
 
-def execute(task: Task, work: Work, pace: Pace, devices: Sequence[str] | None = None) -> Iterator[Finished]:
+def execute(task: Task, work: Work, pace: Pace, devices: Sequence[str] | None = None) -> Generator[Finished, None, None]:
     """Compute all of `work` on this machine.
 
     Parameters
@@ -86,7 +86,7 @@ def device_names(chosen: str | None, backend: str, device: str | None = None) ->
     return names
 
 
-def _in_thread(task: Task, work: Work, pace: Pace) -> Iterator[Finished]:
+def _in_thread(task: Task, work: Work, pace: Pace) -> Generator[Finished, None, None]:
     inbox: queue.SimpleQueue[Unit | None] = queue.SimpleQueue()
     outbox: queue.SimpleQueue[tuple[Unit, Any, float]] = queue.SimpleQueue()
     stopped = threading.Event()
@@ -142,7 +142,7 @@ def dump(value: Any, path: Path) -> None:
 def load(path: Path) -> Any:
     """What `dump` wrote; its arrays are read-only views of the file."""
     body, sizes = pickle.loads(path.with_suffix(".index").read_bytes())
-    data = memoryview(np.memmap(path, np.uint8, "r")) if path.stat().st_size else memoryview(b"")
+    data = np.memmap(path, np.uint8, "r").data if path.stat().st_size else memoryview(b"")
     return pickle.loads(body, buffers=[data[at : at + size] for at, size in sizes])
 
 
@@ -184,7 +184,8 @@ class _Worker:
     """A process on one device, and the unit it has."""
 
     def __init__(self, context: Any, path: Path, device: str, name: str, threads: int | None) -> None:
-        self.device, self.name, self.unit = device, name, None
+        self.device, self.name = device, name
+        self.unit: Unit | None = None
         self.connection, theirs = context.Pipe()
         self.process = context.Process(target=_serve, args=(theirs, path, device), name=f"fastprobe-{name}", daemon=True)
         # Libraries read this when they load, before any code of ours could tell them.
@@ -213,7 +214,7 @@ class _Worker:
         self.connection.close()
 
 
-def _in_processes(task: Task, work: Work, pace: Pace, devices: list[str]) -> Iterator[Finished]:
+def _in_processes(task: Task, work: Work, pace: Pace, devices: list[str]) -> Generator[Finished, None, None]:
     context = multiprocessing.get_context("spawn")
     n_cpu = devices.count("cpu")
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1  # macOS has none
@@ -243,12 +244,13 @@ def _in_processes(task: Task, work: Work, pace: Pace, devices: list[str]) -> Ite
                         answer = _receive(worker)
                         if answer is None:
                             worker.process.join(timeout=5)
-                            unit, code = worker.unit, worker.process.exitcode
-                            lost[unit] = lost.get(unit, 0) + 1
-                            if lost[unit] >= ATTEMPTS:
-                                raise task.failure(unit, worker.name, f"its process ended {ATTEMPTS} times (exit code {code})")
+                            dead, code = worker.unit, worker.process.exitcode
+                            assert dead is not None  # it was busy
+                            lost[dead] = lost.get(dead, 0) + 1
+                            if lost[dead] >= ATTEMPTS:
+                                raise task.failure(dead, worker.name, f"its process ended {ATTEMPTS} times (exit code {code})")
                             worker.end()
-                            again.append(unit)
+                            again.append(dead)
                             workers[workers.index(worker)] = worker = start(worker.device, worker.name)
                         else:
                             unit, result, seconds = answer

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from typing import Any
 
 from ...errors import InputError
@@ -23,7 +23,7 @@ LOOK_AGAIN = 5.0  # seconds between two counts of the cluster's slots
 
 def execute(
     task: Task, work: Work, pace: Pace, address: str | None = None, num_cpus: float | None = None, num_gpus: float | None = None
-) -> Iterator[Finished]:
+) -> Generator[Finished, None, None]:
     """Compute all of `work` on a Ray cluster.
 
     Parameters
