@@ -18,23 +18,25 @@ typedef int32_t i32;
 typedef int64_t i64;
 #define OPS(X)                                                                                                         \
   X(MOV32)                                                                                                             \
-  X(MOV64) X(ADD32) X(SUB32) X(MUL32) X(MAD32) X(AND32) X(OR32) X(XOR32) X(NOT32) X(NOTP) X(SHL32) X(SHRU32) X(SHRS32) \
-      X(SHL16) X(SHRU16) X(ADD16) X(MINS32) X(MAXS32) X(MINU32) X(MAXU32) X(NEG32) X(POPC) X(BFEU) X(BFES) X(DIVS32)   \
-          X(REMS32) X(DIVU32) X(REMU32) X(ADD64) X(SUB64) X(MUL64) X(MAD64) X(AND64) X(OR64) X(XOR64) X(SHL64)         \
-              X(SHRU64) X(SHRS64) X(NEG64) X(DIVS64) X(REMS64) X(DIVU64) X(REMU64) X(MINS64) X(MAXS64) X(MULWS)        \
-                  X(MULWU) X(MADWS) X(MADWU) X(S64S32) X(U64U32) X(U32U64) X(LOW16) X(F32S32) X(F32U32) X(S32F32)      \
-                      X(RNATF32) X(BF16X2) X(BF16) X(F16X2) X(F16) X(F32BF16) X(F32F16) X(PACK16) X(UNPACK16)          \
-                          X(PACK64) X(UNPACK64) X(PRMT) X(FADD) X(FSUB) X(FMUL) X(FDIV) X(FFMA) X(FMAX) X(FMIN)        \
-                              X(FNEG) X(FABS) X(FSQRT) X(FRCP) X(FEX2) X(FLG2) X(FRSQRT) X(SEQ32) X(SNE32) X(SLTS32)   \
-                                  X(SLES32) X(SGTS32) X(SGES32) X(SLTU32) X(SLEU32) X(SGTU32) X(SGEU32) X(SEQ64)       \
-                                      X(SNE64) X(SLTS64) X(SLES64) X(SGTS64) X(SGES64) X(SLTU64) X(SLEU64) X(SGTU64)   \
-                                          X(SGEU64) X(FEQ) X(FNE) X(FLT) X(FLE) X(FGT) X(FGE) X(FNUM) X(FNAN) X(FEQU)  \
-                                              X(FNEU) X(FLTU) X(FLEU) X(FGTU) X(FGEU) X(SEL32) X(SEL64) X(LDG) X(STG)  \
-                                                  X(LDS) X(STS) X(SHFLB) X(SHFLI) X(SHFLD) X(SHFLU) X(CPASYNC)         \
-                                                      X(CPCOMMIT) X(CPWAIT) X(BAR) X(WARPSYNC) X(BRA) X(RET)           \
-                                                          X(MMATF32) X(MMABF16) X(MMAF16) X(LDMATRIX) X(LDMATRIXT)     \
-                                                              X(STMATRIX) X(STMATRIXT) X(WGMMA) X(WGCOMMIT) X(WGWAIT)  \
-                                                                  X(FENCEPROXY) X(NOP) X(MULHIU)
+  X(MOV64)                                                                                                             \
+  X(ADD32)                                                                                                             \
+  X(SUB32) X(MUL32) X(MAD32) X(AND32) X(OR32) X(XOR32) X(NOT32) X(NOTP) X(SHL32) X(SHRU32) X(SHRS32) X(SHL16)          \
+      X(SHRU16) X(ADD16) X(MINS32) X(MAXS32) X(MINU32) X(MAXU32) X(NEG32) X(POPC) X(BFEU) X(BFES) X(DIVS32) X(REMS32)  \
+          X(DIVU32) X(REMU32) X(ADD64) X(SUB64) X(MUL64) X(MAD64) X(AND64) X(OR64) X(XOR64) X(SHL64) X(SHRU64)         \
+              X(SHRS64) X(NEG64) X(DIVS64) X(REMS64) X(DIVU64) X(REMU64) X(MINS64) X(MAXS64) X(MULWS) X(MULWU)         \
+                  X(MADWS) X(MADWU) X(S64S32) X(U64U32) X(U32U64) X(LOW16) X(F32S32) X(F32U32) X(S32F32) X(RNATF32)    \
+                      X(BF16X2) X(BF16) X(F16X2) X(F16) X(F32BF16) X(F32F16) X(PACK16) X(UNPACK16) X(PACK64)           \
+                          X(UNPACK64) X(PRMT) X(FADD) X(FSUB) X(FMUL) X(FDIV) X(FFMA) X(FMAX) X(FMIN) X(FNEG) X(FABS)  \
+                              X(FSQRT) X(FRCP) X(FEX2) X(FLG2) X(FRSQRT) X(SEQ32) X(SNE32) X(SLTS32) X(SLES32)         \
+                                  X(SGTS32) X(SGES32) X(SLTU32) X(SLEU32) X(SGTU32) X(SGEU32) X(SEQ64) X(SNE64)        \
+                                      X(SLTS64) X(SLES64) X(SGTS64) X(SGES64) X(SLTU64) X(SLEU64) X(SGTU64) X(SGEU64)  \
+                                          X(FEQ) X(FNE) X(FLT) X(FLE) X(FGT) X(FGE) X(FNUM) X(FNAN) X(FEQU) X(FNEU)    \
+                                              X(FLTU) X(FLEU) X(FGTU) X(FGEU) X(SEL32) X(SEL64) X(LDG) X(STG) X(LDS)   \
+                                                  X(STS) X(SHFLB) X(SHFLI) X(SHFLD) X(SHFLU) X(CPASYNC) X(CPCOMMIT)    \
+                                                      X(CPWAIT) X(BAR) X(WARPSYNC) X(BRA) X(RET) X(MMATF32) X(MMABF16) \
+                                                          X(MMAF16) X(LDMATRIX) X(LDMATRIXT) X(STMATRIX) X(STMATRIXT)  \
+                                                              X(WGMMA) X(WGCOMMIT) X(WGWAIT) X(FENCEPROXY) X(NOP)      \
+                                                                  X(MULHIU)
 enum Op {
 #define X(a) a,
   OPS(X)
@@ -262,11 +264,14 @@ static int waves(const u32* a, i32 off, u32 act,
   }
   return w;
 }
+// Counted from the buffer's start, since a GPU's allocator aligns buffers to sectors and a CPU's may not.
 static int sectors(const u64* a, i64 off, u32 act, int tot) {
   std::vector<u64> v;
   for (int l = 0; l < 32; l++)
     if (act >> l & 1) {
-      for (int k = 0; k < tot; k += 4) v.push_back((a[l] + off + k) / 32);
+      Buf* B = find(a[l] + off, 1);
+      u64 base = B ? B->base : 0;
+      for (int k = 0; k < tot; k += 4) v.push_back((a[l] + off - base + k) / 32);
     }
   std::sort(v.begin(), v.end());
   return std::unique(v.begin(), v.end()) - v.begin();
@@ -395,17 +400,18 @@ extern "C" int run(const Ins* prog, int nins, const int* ops, int n32, int n64, 
               const u64* x = d(1);
               LOOP(q[l] = x[l])
             }
-            B32(MULHIU, (u32)(((u64)x[l] * y[l]) >> 32))
-            B32(ADD32, x[l] + y[l]) B32(SUB32, x[l] - y[l]) B32(MUL32, x[l] * y[l]) T32(MAD32, x[l] * y[l] + z[l])
-                B32(AND32, x[l] & y[l]) B32(OR32, x[l] | y[l]) B32(XOR32, x[l] ^ y[l]) U32(NOT32, ~x[l])
-                    U32(NOTP, !x[l]) B32(SHL32, y[l] > 31 ? 0 : x[l] << y[l]) B32(SHRU32, y[l] > 31 ? 0 : x[l] >> y[l])
-                        B32(SHRS32, (u32)((i32)x[l] >> (y[l] > 31 ? 31 : y[l])))
-                            B32(SHL16, (y[l] > 15 ? 0 : x[l] << y[l]) & 0xffff)
-                                B32(SHRU16, (y[l] > 15 ? 0 : (x[l] & 0xffff) >> y[l]))
-                                    B32(ADD16, (x[l] + y[l]) & 0xffff) B32(MINS32, (u32)std::min((i32)x[l], (i32)y[l]))
-                                        B32(MAXS32, (u32)std::max((i32)x[l], (i32)y[l]))
-                                            B32(MINU32, std::min(x[l], y[l])) B32(MAXU32, std::max(x[l], y[l]))
-                                                U32(NEG32, 0 - x[l]) U32(POPC, __builtin_popcount(x[l])) case BFEU: {
+              B32(MULHIU, (u32)(((u64)x[l] * y[l]) >> 32))
+              B32(ADD32, x[l] + y[l])
+            B32(SUB32, x[l] - y[l])
+            B32(MUL32, x[l] * y[l]) T32(MAD32, x[l] * y[l] + z[l]) B32(AND32, x[l] & y[l]) B32(OR32, x[l] | y[l])
+                B32(XOR32, x[l] ^ y[l]) U32(NOT32, ~x[l]) U32(NOTP, !x[l]) B32(SHL32, y[l] > 31 ? 0 : x[l] << y[l])
+                    B32(SHRU32, y[l] > 31 ? 0 : x[l] >> y[l]) B32(SHRS32, (u32)((i32)x[l] >> (y[l] > 31 ? 31 : y[l])))
+                        B32(SHL16, (y[l] > 15 ? 0 : x[l] << y[l]) & 0xffff)
+                            B32(SHRU16, (y[l] > 15 ? 0 : (x[l] & 0xffff) >> y[l])) B32(ADD16, (x[l] + y[l]) & 0xffff)
+                                B32(MINS32, (u32)std::min((i32)x[l], (i32)y[l]))
+                                    B32(MAXS32, (u32)std::max((i32)x[l], (i32)y[l])) B32(MINU32, std::min(x[l], y[l]))
+                                        B32(MAXU32, std::max(x[l], y[l])) U32(NEG32, 0 - x[l])
+                                            U32(POPC, __builtin_popcount(x[l])) case BFEU: {
               u32* q = r(0);
               const u32 *x = r(1), *y = r(2), *z = r(3);
               LOOP(u32 pos = y[l] & 255, len = z[l] & 255; u64 v = pos > 31 ? 0 : (u64)x[l] >> pos;
@@ -425,14 +431,15 @@ extern "C" int run(const Ins* prog, int nins, const int* ops, int n32, int n64, 
                     q[l] = t;
                   })
             }
-            B32(DIVS32, y[l] ? (u32)((i32)x[l] / (i32)y[l]) : 0xffffffff)
-            B32(REMS32, y[l] ? (u32)((i32)x[l] % (i32)y[l]) : x[l]) B32(DIVU32, y[l] ? x[l] / y[l] : ~0u)
-                B32(REMU32, y[l] ? x[l] % y[l] : x[l]) B64(ADD64, x[l] + y[l]) B64(SUB64, x[l] - y[l])
-                    B64(MUL64, x[l] * y[l]) B64(AND64, x[l] & y[l]) B64(OR64, x[l] | y[l]) B64(XOR64, x[l] ^ y[l])
-                        B64(DIVS64, (u64)((i64)x[l] / (i64)y[l])) B64(REMS64, (u64)((i64)x[l] % (i64)y[l]))
-                            B64(DIVU64, x[l] / y[l]) B64(REMU64, x[l] % y[l])
-                                B64(MINS64, (u64)std::min((i64)x[l], (i64)y[l]))
-                                    B64(MAXS64, (u64)std::max((i64)x[l], (i64)y[l])) case MAD64: {
+              B32(DIVS32, y[l] ? (u32)((i32)x[l] / (i32)y[l]) : 0xffffffff)
+              B32(REMS32, y[l] ? (u32)((i32)x[l] % (i32)y[l]) : x[l])
+            B32(DIVU32, y[l] ? x[l] / y[l] : ~0u)
+            B32(REMU32, y[l] ? x[l] % y[l] : x[l]) B64(ADD64, x[l] + y[l]) B64(SUB64, x[l] - y[l])
+                B64(MUL64, x[l] * y[l]) B64(AND64, x[l] & y[l]) B64(OR64, x[l] | y[l]) B64(XOR64, x[l] ^ y[l])
+                    B64(DIVS64, (u64)((i64)x[l] / (i64)y[l])) B64(REMS64, (u64)((i64)x[l] % (i64)y[l]))
+                        B64(DIVU64, x[l] / y[l]) B64(REMU64, x[l] % y[l])
+                            B64(MINS64, (u64)std::min((i64)x[l], (i64)y[l]))
+                                B64(MAXS64, (u64)std::max((i64)x[l], (i64)y[l])) case MAD64: {
               u64* q = d(0);
               const u64 *x = d(1), *y = d(2), *z = d(3);
               LOOP(q[l] = x[l] * y[l] + z[l])
@@ -497,8 +504,10 @@ extern "C" int run(const Ins* prog, int nins, const int* ops, int n32, int n64, 
               const u64* x = d(1);
               LOOP(q[l] = (u32)x[l])
             }
-            U32(LOW16, x[l] & 0xffff)
-            U32(F32S32, b((float)(i32)x[l])) U32(F32U32, b((float)x[l])) U32(S32F32, (u32)(i32)f(x[l]))
+              U32(LOW16, x[l] & 0xffff)
+              U32(F32S32, b((float)(i32)x[l]))
+            U32(F32U32, b((float)x[l]))
+            U32(S32F32, (u32)(i32)f(x[l]))
                 U32(RNATF32, ((x[l] & 0x7f800000) == 0x7f800000) ? x[l] : ((x[l] + 0x1000) & 0xffffe000u))
                     B32(BF16X2, tobf(f(x[l])) << 16 | tobf(f(y[l]))) U32(BF16, tobf(f(x[l])))
                         B32(F16X2, toh(f(x[l])) << 16 | toh(f(y[l]))) U32(F16, toh(f(x[l])))
@@ -529,32 +538,32 @@ extern "C" int run(const Ins* prog, int nins, const int* ops, int n32, int n64, 
                     t |= by << (8 * i);
                   } q[l] = t)
             }
-            B32(FADD, b(f(x[l]) + f(y[l])))
-            B32(FSUB, b(f(x[l]) - f(y[l]))) B32(FMUL, b(f(x[l]) * f(y[l]))) B32(FDIV, b(f(x[l]) / f(y[l]))) T32(
-                FFMA, b(__builtin_fmaf(f(x[l]), f(y[l]), f(z[l])))) B32(FMAX, b(fmaxf(f(x[l]), f(y[l]))))
-                B32(FMIN, b(fminf(f(x[l]), f(y[l])))) U32(FNEG, x[l] ^ 0x80000000u) U32(FABS, x[l] & 0x7fffffffu) U32(
-                    FSQRT, b(sqrtf(f(x[l])))) U32(FRCP, b(1.0f / f(x[l]))) U32(FEX2, b(ftz(exp2f(ftz(f(x[l]))))))
-                    U32(FLG2, b(log2f(ftz(f(x[l]))))) U32(FRSQRT, b(1.0f / sqrtf(f(x[l])))) B32(SEQ32, x[l] == y[l])
-                        B32(SNE32, x[l] != y[l]) B32(SLTS32, (i32)x[l] < (i32)y[l]) B32(SLES32, (i32)x[l] <= (i32)y[l])
-                            B32(SGTS32, (i32)x[l] > (i32)y[l]) B32(SGES32, (i32)x[l] >= (i32)y[l])
-                                B32(SLTU32, x[l] < y[l]) B32(SLEU32, x[l] <= y[l]) B32(SGTU32, x[l] > y[l])
-                                    B32(SGEU32, x[l] >= y[l]) P64(SEQ64, x[l] == y[l]) P64(SNE64, x[l] != y[l])
-                                        P64(SLTS64, (i64)x[l] < (i64)y[l]) P64(SLES64, (i64)x[l] <= (i64)y[l])
-                                            P64(SGTS64, (i64)x[l] > (i64)y[l]) P64(SGES64, (i64)x[l] >= (i64)y[l]) P64(
-                                                SLTU64, x[l] < y[l]) P64(SLEU64, x[l] <= y[l]) P64(SGTU64, x[l] > y[l])
-                                                P64(SGEU64, x[l] >= y[l]) B32(FEQ, f(x[l]) == f(y[l]))
-                                                    B32(FNE, f(x[l]) < f(y[l]) || f(x[l]) > f(y[l]))
-                                                        B32(FLT, f(x[l]) < f(y[l])) B32(FLE, f(x[l]) <= f(y[l])) B32(
-                                                            FGT, f(x[l]) > f(y[l])) B32(FGE, f(x[l]) >= f(y[l]))
-                                                            B32(FNUM, !std::isnan(f(x[l])) && !std::isnan(f(y[l])))
-                                                                B32(FNAN, std::isnan(f(x[l])) || std::isnan(f(y[l])))
-                                                                    B32(FEQU, !(f(x[l]) < f(y[l]) || f(x[l]) > f(y[l])))
-                                                                        B32(FNEU, f(x[l]) != f(y[l]))
-                                                                            B32(FLTU, !(f(x[l]) >= f(y[l])))
-                                                                                B32(FLEU, !(f(x[l]) > f(y[l]))) B32(
-                                                                                    FGTU, !(f(x[l]) <= f(y[l])))
-                                                                                    B32(FGEU, !(f(x[l]) <
-                                                                                                f(y[l]))) case SEL32: {
+              B32(FADD, b(f(x[l]) + f(y[l])))
+              B32(FSUB, b(f(x[l]) - f(y[l])))
+            B32(FMUL, b(f(x[l]) * f(y[l])))
+            B32(FDIV, b(f(x[l]) / f(y[l]))) T32(FFMA, b(__builtin_fmaf(f(x[l]), f(y[l]), f(z[l])))) B32(
+                FMAX, b(fmaxf(f(x[l]), f(y[l])))) B32(FMIN, b(fminf(f(x[l]), f(y[l])))) U32(FNEG, x[l] ^ 0x80000000u)
+                U32(FABS, x[l] & 0x7fffffffu) U32(FSQRT, b(sqrtf(f(x[l])))) U32(FRCP, b(1.0f / f(x[l])))
+                    U32(FEX2, b(ftz(exp2f(ftz(f(x[l])))))) U32(FLG2, b(log2f(ftz(f(x[l]))))) U32(
+                        FRSQRT, b(1.0f / sqrtf(f(x[l])))) B32(SEQ32, x[l] == y[l]) B32(SNE32, x[l] != y[l])
+                        B32(SLTS32, (i32)x[l] < (i32)y[l]) B32(SLES32, (i32)x[l] <= (i32)y[l]) B32(
+                            SGTS32, (i32)x[l] > (i32)y[l]) B32(SGES32, (i32)x[l] >= (i32)y[l]) B32(SLTU32, x[l] < y[l])
+                            B32(SLEU32, x[l] <= y[l]) B32(SGTU32, x[l] > y[l]) B32(SGEU32, x[l] >= y[l])
+                                P64(SEQ64, x[l] == y[l]) P64(SNE64, x[l] != y[l]) P64(SLTS64, (i64)x[l] < (i64)y[l])
+                                    P64(SLES64, (i64)x[l] <= (i64)y[l]) P64(SGTS64, (i64)x[l] > (i64)y[l])
+                                        P64(SGES64, (i64)x[l] >= (i64)y[l]) P64(SLTU64, x[l] < y[l]) P64(
+                                            SLEU64, x[l] <= y[l]) P64(SGTU64, x[l] > y[l]) P64(SGEU64, x[l] >= y[l])
+                                            B32(FEQ, f(x[l]) == f(y[l])) B32(
+                                                FNE, f(x[l]) < f(y[l]) || f(x[l]) > f(y[l])) B32(FLT, f(x[l]) < f(y[l]))
+                                                B32(FLE, f(x[l]) <= f(y[l])) B32(FGT, f(x[l]) > f(y[l])) B32(
+                                                    FGE, f(x[l]) >= f(y[l]))
+                                                    B32(FNUM, !std::isnan(f(x[l])) && !std::isnan(f(y[l]))) B32(
+                                                        FNAN, std::isnan(f(x[l])) || std::isnan(f(y[l])))
+                                                        B32(FEQU, !(f(x[l]) < f(y[l]) || f(x[l]) > f(y[l]))) B32(
+                                                            FNEU, f(x[l]) != f(y[l])) B32(FLTU, !(f(x[l]) >= f(y[l])))
+                                                            B32(FLEU, !(f(x[l]) > f(y[l])))
+                                                                B32(FGTU, !(f(x[l]) <= f(y[l])))
+                                                                    B32(FGEU, !(f(x[l]) < f(y[l]))) case SEL32: {
               u32* q = r(0);
               const u32 *x = r(1), *y = r(2), *p = r(3);
               LOOP(q[l] = p[l] ? x[l] : y[l])
@@ -780,6 +789,11 @@ extern "C" int run(const Ins* prog, int nins, const int* ops, int n32, int n64, 
               const u32* a = R + (size_t)o[1] * 32;
               const u64* g = D + (size_t)o[3] * 32;
               const u32* ss = R + (size_t)o[5] * 32;
+              u32 reading = 0;
+              for (int l = 0; l < 32; l++)
+                if ((act >> l & 1) && ss[l]) reading |= 1u << l;
+              perf[0]++;
+              perf[2] += sectors(g, o[4], reading, by);
               for (int l = 0; l < 32; l++)
                 if (act >> l & 1) {
                   Cp c;

@@ -34,6 +34,14 @@ def built() -> Path:
     return library
 
 
+_warps = 0
+
+
+def last_warps() -> int:
+    """Warps of a block of the kernel launched last."""
+    return _warps
+
+
 def _pointer(x):
     return x.ctypes.data_as(ctypes.c_void_p)
 
@@ -425,6 +433,8 @@ class Program:
         sp = np.array([self.special[k] for k in ("%tid.x", "%ctaid.x", "%nctaid.x", "%laneid")], np.int32)
         bars = ctypes.c_long(0)
         lo, hi = ctas or (0, grid)
+        global _warps
+        _warps = self.warps
         rc = lib.run(
             _pointer(self.rows),
             len(self.rows),
