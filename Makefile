@@ -6,7 +6,7 @@ PIP := $(BIN)/python -m pip --disable-pip-version-check -q
 SOURCES := $(wildcard csrc/*.cpp csrc/*.h) CMakeLists.txt pyproject.toml constraints.txt
 PYTEST_WORKERS ?= 2
 
-.PHONY: setup demo test bench gpu docs lint format clean wheel sanitize check-prerequisites
+.PHONY: setup demo test bench gpu ptx docs lint format clean wheel sanitize check-prerequisites
 .DEFAULT_GOAL := setup
 
 check-prerequisites:
@@ -57,6 +57,10 @@ $(VENV)/.docs: $(VENV)/.base
 docs: $(VENV)/.docs  ## the documentation site, in build/docs; warnings and broken links are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --strict --quiet
 	@echo "build/docs/index.html"
+
+ptx: $(VENV)/.test  ## compiled GPU kernels executed on the CPU in every precision, races reported; counts per step
+	FASTPROBE_PTX=long $(BIN)/python -m pytest -q tests/ptx
+	$(BIN)/python tests/ptx/count.py
 
 lint: $(VENV)/.test  ## ruff, formatters, types
 	$(BIN)/ruff check .

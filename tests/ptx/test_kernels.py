@@ -1,0 +1,55 @@
+"""The PTX of every trainer and of rank, project and loss, executed at small odd shapes and compared with `reference`."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from ptx.launch import backend
+from support import triton_cases as cases
+
+# (classes, train classes, clips, r_text, r_audio): each below, above or beside a block's edge.
+SMALL = (26, 20, 60, 41, 45)
+TRAINERS = {
+    "gram": (SMALL, {"dim": 20, "sampling": "centroid", "steps": 9}),
+    "resident": (SMALL, {"dim": 20, "sampling": "clip"}),
+    "tiled": (SMALL, {"dim": 20, "sampling": "clip", "optimizer": "adam"}),
+}
+# Against plain PyTorch in float32, and floors for what rounding the factors does by itself.
+ALLOWED = {"ieee": 1e-6, "tf32": 1.5e-3}
+LONG = {"tf32x3": 1e-5, "bf16": 1.1e-2} if os.environ.get("FASTPROBE_PTX") == "long" else {}
+
+
+@pytest.fixture(params=[80, 90], ids=["cc8.0", "cc9.0"])
+def log(request):
+    """Launches go to the executor; a fault of any kind fails the test that made it."""
+    with backend(request.param) as log:
+        yield log
+    assert log
+    assert log.bad() == {}, log
+
+
+@pytest.mark.parametrize("precision", [*ALLOWED, *LONG])
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_a_trainer_agrees_with_reference(log, trainer, precision):
+    shape, config = TRAINERS[trainer]
+    ours, plain = cases.compare(shape, {**config, "precision": precision}, trainer)
+    for key in ("text_heads", "audio_heads", "loss"):
+        assert ours[key] <= max(2 * plain[key], (ALLOWED | LONG)[precision]), (key, ours, plain)
+    if precision == "ieee":
+        assert ours["ranks"] == 0
+    ran = {name for name, _ in log}
+    assert len(ran) >= 3, ran  # a trainer, projections and ranks
+
+
+def test_ranks_are_those_of_the_definition(log):
+    got, want = cases.rank_case(2, 19, 33, 16, duplicates=True)
+    assert (got == want).all()
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_the_loss_errs_little_more_than_plain_torch(log, shared):
+    ours, plain = cases.loss_case((2,), 19, 35, 20, shared)
+    for key, error in ours.items():
+        assert error <= max(2 * plain[key], 1e-6), (key, ours, plain)
