@@ -104,6 +104,9 @@ def sign_flip_test(differences: np.ndarray, rng: np.random.Generator | None = No
 
         T(e) = | sum_c e_c d_c |,  e_c = +-1        p = (1 + #{T(e) >= T(1)}) / (1 + flips)
 
+    Conditional on the trained probes: what training on other classes would change is not in it, and over fresh classes it
+    can reject true nulls more often than its level. `nadeau_bengio_test` comes first.
+
     With at most 17 classes that differ, all 2^C patterns are enumerated and p is exact. Classes that do not
     differ never change T and are carried along.
 
@@ -157,7 +160,7 @@ class Comparison:
     t_test : CorrectedTTest or None
         None with a single split, or where the splits do not vary.
     sign_flip : SignFlipTest or None
-        None when no per-class outcomes were stored.
+        Conditional on the trained probes; None when no per-class outcomes were stored.
     """
 
     first: str

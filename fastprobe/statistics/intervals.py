@@ -5,7 +5,43 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import InputError
-from .significance import Interval
+from .significance import TOLERANCE, Interval, standard_errors
+
+
+def class_interval(per_split: np.ndarray, n_train: int, n_test: int, level: float = 0.95) -> Interval:
+    """Interval on a statistic over fresh draws of classes, training included.
+
+        T_0 +- t_(J-1) S sqrt(1/J + n_test/n_train)
+
+    Parameters
+    ----------
+    per_split : float (J,)
+        The observed value of each split, seeds averaged.
+    n_train, n_test : int
+        Classes on either side of a split.
+
+    Returns
+    -------
+    Interval
+        NaN with a single split, or where all splits agree: there is no spread to judge by.
+
+    Raises
+    ------
+    InputError
+        `level` outside (0, 1).
+
+    Source: Nadeau & Bengio 2003, sec. 4.
+    """
+    if not 0 < level < 1:
+        raise InputError(f"`level` must lie between 0 and 1; got {level!r}.")
+    x = np.asarray(per_split, np.float64)
+    se = standard_errors(x, n_train, n_test)[1]
+    if not se > TOLERANCE * max(1.0, float(np.abs(x).max(initial=0.0))):
+        return Interval(float("nan"), float("nan"))
+    from scipy.stats import t as student
+
+    half = float(student.ppf(0.5 + level / 2, len(x) - 1)) * se
+    return Interval(float(x.mean()) - half, float(x.mean()) + half)
 
 
 def class_bootstrap(
@@ -15,13 +51,13 @@ def class_bootstrap(
     resamples: int = 10_000,
     rng: np.random.Generator | None = None,
 ) -> Interval:
-    """Interval on an accuracy that generalises to new classes: whole classes are drawn again, not clips.
+    """Interval on an accuracy *given these probes*: whole classes are drawn again, not clips.
 
         w ~ Multinomial(C; 1/C, ...)        T* = mean_s  sum_c w_c n_sc a_sc / sum_c w_c n_sc
 
     A class carries all its clips and its outcomes in every split with it, so the dependence between the
     clips of a class and between overlapping splits is kept. The trained probes are held fixed: the interval
-    does not contain the variation of training on other classes (the corrected standard error does).
+    does not contain the variation of training on other classes and is too short for that claim; `class_interval` contains it.
 
     Parameters
     ----------

@@ -6,7 +6,8 @@ from scipy.stats import binom, binomtest
 
 from fastprobe.errors import InputError
 from fastprobe.protocol.plan import split_classes
-from fastprobe.statistics.intervals import class_bootstrap
+from fastprobe.statistics.comparison import nadeau_bengio_test
+from fastprobe.statistics.intervals import class_bootstrap, class_interval
 from fastprobe.statistics.significance import confidence_sequence
 from fastprobe.statistics.significance import pvalue_interval as clopper_pearson
 
@@ -89,6 +90,24 @@ def test_micro_weights_and_missing_classes():
     n = np.array([[1, 3, 0, 2], [0, 3, 4, 0]], float)
     interval = class_bootstrap(a, n, rng=np.random.default_rng(6))
     assert 0 <= interval.low < (4 / 6 + 3 / 7) / 2 < interval.high <= 1
+
+
+@pytest.mark.parametrize("n_splits", [5, 20])
+def test_the_class_interval_covers_over_fresh_classes(n_splits):
+    rng, truth, covered, studies = np.random.default_rng(8), 0.3, 0, 600
+    for _ in range(studies):
+        outcome = rng.binomial(20, rng.beta(0.6, 1.4, 60)) / 20
+        splits = [outcome[rng.permutation(60)[:18]].mean() for _ in range(n_splits)]
+        interval = class_interval(splits, 42, 18)
+        covered += interval.low <= truth <= interval.high
+    assert 0.93 <= covered / studies <= 0.985
+
+
+def test_the_class_interval_is_that_of_the_corrected_t_test():
+    x = np.random.default_rng(9).uniform(size=6)
+    found, oracle = class_interval(x, 7, 3, 0.9), nadeau_bengio_test(x, 7, 3, 0.9)
+    assert (found.low, found.high) == pytest.approx((oracle.low, oracle.high))
+    assert np.isnan(class_interval([0.2], 7, 3)).all() and np.isnan(class_interval([0.2, 0.2], 7, 3)).all()
 
 
 def test_bad_input_is_named():

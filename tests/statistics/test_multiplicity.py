@@ -164,6 +164,51 @@ def test_step_down_errs_rarely_on_the_true_nulls_beside_strong_effects():
     assert wrong <= binom.ppf(0.999, 400, 0.05)
 
 
+@pytest.mark.parametrize("m,b", [(1, 1), (2, 7), (5, 99)])
+def test_min_p_is_its_definition(m, b):
+    rng = np.random.default_rng(m)
+    t = np.round(rng.normal(size=(m, b + 1)), 1)
+    ranks = (t[:, None, :] >= t[:, :, None]).sum(2) / (b + 1)
+    np.testing.assert_allclose(mt.permutation_ranks(t), ranks, rtol=1e-15)
+    np.testing.assert_array_equal(mt.permutation_ranks(t)[:, 0], mt.add_one_pvalues(t))
+    smallest = ranks[:, 1:].min(0)
+    np.testing.assert_allclose(mt.min_p(t), [(1 + (smallest <= p).sum()) / (b + 1) for p in ranks[:, 0]])
+    assert (mt.min_p(t, stepwise=True) <= mt.min_p(t)).all() and (mt.min_p(t, stepwise=True) >= ranks[:, 0]).all()
+
+
+@pytest.mark.parametrize("rho", [0.0, 0.8])
+def test_family_wise_error_of_min_p(rho):
+    rng, studies, errors = np.random.default_rng(14), 400, np.zeros(2)
+    for t in correlated(rng, studies, 10, 199, rho):
+        errors += [(mt.min_p(t, stepwise).min() <= 0.05) for stepwise in (False, True)]
+    assert (errors <= binom.ppf(0.999, studies, 0.05)).all()
+
+
+def sparse_companions(rng, effect):
+    """One test with an effect beside five that are 0 but for one permutation in eighty."""
+    t = np.vstack([rng.standard_normal((1, 1000)), rng.random((5, 1000)) < 1 / 80]).astype(float)
+    t[0, 0] += effect
+    return t
+
+
+def test_min_p_keeps_the_power_that_sparse_companions_take_from_max_t():
+    rng, found = np.random.default_rng(15), np.zeros(2)
+    for _ in range(200):
+        t = sparse_companions(rng, 3.0)
+        found += [p[0] <= 0.05 for p in (mt.max_t(t), mt.min_p(t))]
+    by_max_t, by_min_p = found / 200
+    assert by_max_t < 0.3 and by_min_p > 0.65
+
+
+def test_weak_max_t_says_which_and_why():
+    rng = np.random.default_rng(16)
+    t = np.vstack([sparse_companions(rng, 3.0), np.exp(1.5 * rng.standard_normal((1, 1000))), np.full((1, 1000), 2.0)])
+    reasons = mt.weak_max_t(t)
+    assert sorted(reasons) == [1, 2, 3, 4, 5, 6]
+    assert reasons[1].startswith("sparse") and reasons[6].startswith("skewed")
+    assert mt.weak_max_t(t[1:2]) == {} and mt.weak_max_t(rng.standard_normal((4, 500))) == {}
+
+
 def test_bad_input_is_named():
     with pytest.raises(InputError, match=r"`t` must have shape"):
         mt.max_t(np.zeros((3, 1)))
