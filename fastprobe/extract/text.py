@@ -24,6 +24,8 @@ from .hub import complete, fetched
 from .meta import origin
 from .models.face import choose_device, seeded
 from .names import ClassName, natural_name
+from .ngrams import MODEL as CHAR_NGRAMS
+from .ngrams import char_ngrams
 from .spec import TextSpec
 from .static_vectors import is_vector_file, static_embeddings
 from .weights import no_network, quiet, state_digest
@@ -244,7 +246,11 @@ def embed_classes(
     if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
         raise InputError(f"`batch_size` must be a whole number of at least 1; got {batch_size!r}.")
     names = [r.name for r in rows]
-    if is_vector_file(spec.model):
+    if spec.model == CHAR_NGRAMS:
+        layers = choose_layers(layers, 0)
+        vectors = char_ngrams(names).vectors[None]
+        digest, count, revision, device = None, 0, None, "cpu"
+    elif is_vector_file(spec.model):
         layers = choose_layers(layers, 0)
         vectors, digest = static_embeddings(spec, names)
         vectors, count, revision, device = vectors[None], 0, None, "cpu"
@@ -260,7 +266,7 @@ def embed_classes(
                 '`dtype`="float16" values overflow: use bfloat16 or float32.'
             )
     where = str(Path(spec.model).resolve()) if Path(spec.model).exists() else spec.model
-    made = origin("numpy", "torch", "transformers", "tokenizers")
+    made = origin("numpy", "scikit-learn", "torch", "transformers", "tokenizers")
     tables = {}
     for layer, block in zip(layers, vectors):
         exact = dataclasses.replace(spec, model=where, revision=revision or spec.revision, layer=layer, weights=digest)
