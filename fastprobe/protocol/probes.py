@@ -272,6 +272,8 @@ def as_probe(value: Any) -> ProbeConfig | ClosedProbe:
     if isinstance(value, (ProbeConfig, Ridge, Procrustes, CCA)):
         return value
     if isinstance(value, str):
+        if value.split(":")[0] not in ("contrastive", *PROBES):
+            raise InputError(f"`probe` must be one of contrastive, {', '.join(PROBES)}; got {value!r}.")
         return ProbeConfig() if value == "contrastive" else parse_probe(value)
     if isinstance(value, dict):
         probe = read_probe(value)

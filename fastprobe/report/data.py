@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 from ..errors import InputError, StoreError
 from ..protocol.metrics import column_of, lower_is_better, statistic_ks
 from ..protocol.plan import JobPlan, train_count
+from ..protocol.probes import is_similarity
 from ..randomness import BOOTSTRAP, generator
 from ..runs.manifest import cells_of, shapes_of
 from ..runs.store import ResultStore, read_manifest
@@ -138,6 +140,10 @@ class RunData:
         """Numbers of the pairs with this audio table."""
         return [i for i, r in enumerate(self.records) if r["audio"] == audio]
 
+    def ranked(self, pairs: Iterable[int]) -> list[int]:
+        """Those of some pairs whose probe ranks clips: all but similarities."""
+        return [i for i in pairs if not is_similarity(self.records[i].get("probe", ""))]
+
     @property
     def n_permutations(self) -> int:
         """B: permutations that count."""
@@ -153,7 +159,8 @@ class RunData:
 
         Without permutations: the observed value itself, larger being better.
         """
-        t = -self.t if self.lower_is_better else self.t
+        alone = np.array([is_similarity(r.get("probe", "")) for r in self.records])  # larger is better, whatever the statistic
+        t = np.where(alone[:, None], self.t, -self.t) if self.lower_is_better else self.t
         if not self.n_permutations:
             return t[:, 0]
         sd = t[:, 1:].std(axis=1)

@@ -73,7 +73,7 @@ def stars(p: float) -> str:
 @rc_context(STYLE)
 def accuracy(run: RunData, audio: str) -> Figure:
     """The paper's figure: a bar per language model, its permuted control, both error bars, chance, significance."""
-    pairs = run.pairs_of(audio)
+    pairs = run.ranked(run.pairs_of(audio))
     figure, ax = _new(1.3 + 0.36 * len(pairs))
     y = np.arange(len(pairs))[::-1]
     observed = np.array([run.records[i]["statistic"] for i in pairs])
@@ -117,7 +117,7 @@ def accuracy(run: RunData, audio: str) -> Figure:
 @rc_context(STYLE)
 def nulls(run: RunData, audio: str) -> Figure:
     """The null distribution of every pair as a ridge, with the observed value on it."""
-    pairs = run.pairs_of(audio)
+    pairs = run.ranked(run.pairs_of(audio))
     figure, ax = _new(0.85 + 0.5 * len(pairs))
     values = run.t[pairs]
     low, high = float(values.min()), float(values.max())
@@ -149,7 +149,7 @@ def nulls(run: RunData, audio: str) -> Figure:
 @rc_context(STYLE)
 def curves(run: RunData, audio: str) -> Figure:
     """acc@k against k, with the middle 95% of the nulls and k/C."""
-    pairs = run.pairs_of(audio)
+    pairs = run.ranked(run.pairs_of(audio))
     figure, ax = _new(2.5)
     ks, c = np.array(run.curve.ks), run.curve
     if np.isfinite(c.null_low).all() and run.n_permutations > 0:

@@ -214,6 +214,7 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
                 "for all pairs (max-T).",
             )
             for a in run.audios
+            if run.ranked(run.pairs_of(a))
         ]
     )
     if b:
@@ -226,6 +227,7 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
                     f"{a}: the statistic under each of {b:,} permutations (grey) and as observed (line). p is unadjusted.",
                 )
                 for a in run.audios
+                if run.ranked(run.pairs_of(a))
             ]
         )
     if len(run.curve.ks) > 1:
@@ -236,6 +238,7 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
                     figures.curves(run, a), f"curve-{slug(a)}", f"{a}: share of clips whose true text is among the k nearest of all {n}."
                 )
                 for a in run.audios
+                if run.ranked(run.pairs_of(a))
             ]
         )
     _layers(page, run)
@@ -415,7 +418,7 @@ def sign_flip_note(run: RunData, found: list[Comparison]) -> str:
 def _classes(page: Page, run: RunData) -> None:
     if run.observed is None and not run.confusions:
         return
-    strongest = [run.strongest(run.pairs_of(a)) for a in run.audios][:6]
+    strongest = [run.strongest(ranked) for a in run.audios if (ranked := run.ranked(run.pairs_of(a)))][:6]
     page.heading("Classes")
     if len(strongest) < len(run.records):
         page.text(

@@ -64,7 +64,8 @@ def per_class(run: RunData) -> tuple[list[str], Rows]:
     """acc@k of each class under each pair."""
     header = ["text", "audio", "label", "category", "clips", f"acc@{run.outcomes.k}", "splits_tested"]
     rows = []
-    for i, r in enumerate(run.records):
+    for i in run.ranked(range(len(run.records))):
+        r = run.records[i]
         values, tested = run.outcomes.per_class(i), np.isfinite(run.outcomes.accuracy[i]).sum(axis=0)
         rows += [
             [r["text"], r["audio"], str(c), run.categories.get(str(c), ""), int(n), float(v) if s else None, int(s)]
@@ -84,7 +85,7 @@ def comparisons(run: RunData) -> list[Comparison]:
     """Every two text tables on the same audio table: same splits, same clips."""
     _, n_train, n_test = n_classes_of(run)
     sign = -1.0 if run.lower_is_better else 1.0
-    todo = [couple for audio in run.audios for couple in combinations(run.pairs_of(audio), 2)]
+    todo = [couple for audio in run.audios for couple in combinations(run.ranked(run.pairs_of(audio)), 2)]
     if not todo:
         return []
     by_class = None if run.observed is None else np.stack([run.outcomes.per_class(i) for i in range(len(run.records))])

@@ -243,7 +243,7 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
         for given, table in zip(values, tables)
         if isinstance(given, (str, os.PathLike))
     }
-    return Experiment(
+    experiment = Experiment(
         request=request,
         names=tuple((t.name, a.name) for a in audios for t in texts),
         n_classes=n_classes,
@@ -257,6 +257,12 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
         pairs=pairs,
         paths=paths,
     )
+    for cell in range(len(experiment.cells)):  # what does not fit the tables is said before anything is created
+        if isinstance(experiment.probe_of(cell), Similarity):
+            experiment.similarities(cell, 0, 1)
+        elif not isinstance(experiment.probe_of(cell), ProbeConfig):
+            experiment.outcomes(cell, 0, 0, 0, 1)
+    return experiment
 
 
 def _cell_data(texts: list[EmbeddingTable], audios: list[EmbeddingTable], probes: Sequence[Probe]) -> tuple[PairData, ...]:

@@ -129,7 +129,7 @@ class RunRequest:
         if self.statistic == "loss" and not all(isinstance(p, ProbeConfig) and p.steps for p in given):
             raise InputError(
                 '`statistic`="loss" needs `steps` of at least 1, and trained probes alone: without a step there is no training loss. '
-                'Choose another.'
+                "Choose another."
             )
 
         untrained = [name for name in probe_names(self.probes) if not is_trained(name)]

@@ -97,3 +97,98 @@ def test_the_shell_takes_several_values(shell, tmp_path):
     for option, value, rule in (("--temperature", "0.1,hot", "a number"), ("--optimizer", "sgd,lion", "one of adam-mini, sgd, adam")):
         wrong = shell(*common, option, value, "--out", "other")
         assert wrong.returncode == 2 and rule in wrong.stderr.replace("\n", " ") and "Traceback" not in wrong.stderr
+
+
+ALL = {"probe": ["contrastive", "ridge:alpha=0.1,1", "procrustes:csls=2", "cca:dim=2"], "similarity": ["cka", "rsa", "knn:k=2", "protest"]}
+
+
+@pytest.fixture(scope="module")
+def every(tmp_path_factory):
+    """A run of every kind of probe, its tables in files."""
+    folder = tmp_path_factory.mktemp("every")
+    for table, name in zip(tables(classes=12), ("t", "a")):
+        table.save(folder / f"{name}.npz")
+    options = {**FAST, "seeds": 2, **ALL}
+    return folder, fp.permutation_test([folder / "t.npz"], [folder / "a.npz"], out=folder / "run", **options), options
+
+
+def test_every_kind_of_probe_stands_in_one_family(every):
+    folder, results, _ = every
+    summary = json.loads((folder / "run" / "summary.json").read_text())
+    assert [r["probe"] for r in summary["pairs"]] == [*ALL["probe"], *ALL["similarity"]] == [r.probe for r in results]
+    assert summary["families"][0]["n_tests"] == 8
+    assert all(r.pvalue <= r.pvalue_max_t for r in results)
+    assert [r["metric"] for r in summary["pairs"]][4:] == ALL["similarity"]
+
+
+def test_similarities_and_closed_forms_are_stored_once_per_permutation(every):
+    folder, _, _ = every
+    store = ResultStore.open(folder / "run")
+    rows = {}
+    for unit in store.done():
+        name = store.cells[unit.cell].probe
+        rows[name] = rows.get(name, 0) + len(store.read(unit)["permutation"])
+    assert rows == {name: 20 * (4 if name == "contrastive" else 2 if name in ALL["probe"] else 1) for name in rows} and len(rows) == 8
+
+
+def test_a_similarity_is_that_of_the_class_centroids(every):
+    from fastprobe.runs.experiment import prepare
+
+    folder, results, options = every
+    run = prepare(folder / "t.npz", folder / "a.npz", **options)
+    pair = run.pairs[4]
+    centroids = np.stack([pair.audio[pair.labels == c].mean(axis=0) for c in range(12)])
+
+    def gram(x):
+        k = (x - x.mean(axis=0)) @ (x - x.mean(axis=0)).T
+        return k - np.diag(np.diag(k))
+
+    def hsic(k, m):
+        n = len(k)
+        ones = np.ones(n)
+        total = np.trace(k @ m) + (ones @ k @ ones) * (ones @ m @ ones) / ((n - 1) * (n - 2)) - 2 * (ones @ k @ m @ ones) / (n - 2)
+        return total / (n * (n - 3))
+
+    k, m = gram(pair.text), gram(centroids)
+    assert results[4].statistic == pytest.approx(hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m)))
+    order = run.relabellings(1, 20)
+    expected = [hsic(k[np.ix_(pi, pi)], m) / np.sqrt(hsic(k, k) * hsic(m, m)) for pi in order]
+    np.testing.assert_allclose(results[4].null_distribution, expected, atol=1e-10)
+
+
+def test_every_command_knows_all_probes(every, shell):
+    folder, _, _ = every
+    assert verify(folder / "run", sample=60)["agrees"] and verify(folder / "run", sample=60, backend="cpp")["agrees"]
+    report = shell("report", folder / "run")
+    assert report.returncode == 0, report.stderr
+    page = (folder / "run" / "report.html").read_text()
+    assert all(name in page for name in [*ALL["probe"], *ALL["similarity"]])
+    assert examine(folder / "run", check=True)["state"] == "done"
+
+
+def test_a_lower_statistic_leaves_similarities_the_right_way_round(every):
+    folder, results, options = every
+    again = fp.permutation_test(folder / "t.npz", folder / "a.npz", **{**options, "statistic": "mean_rank"})
+    for before, after in zip(results[4:], again[4:]):
+        assert before.pvalue == after.pvalue and before.statistic == after.statistic
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"probe": "rigde"}, "contrastive, ridge, procrustes, cca"),
+        ({"similarity": "ckaa"}, "cka, rsa, knn, protest"),
+        ({"probe": "cca:dim=300"}, "`dim` must be at most the rank"),
+        ({"probe": "ridge:csls=99"}, "`csls` must be at most"),
+        ({"similarity": "knn:k=99"}, "`k` of knn must be below"),
+        ({"probe": ["ridge", "ridge"]}, "twice"),
+        ({"probe": "ridge", "control": "gaussian"}, "one of trained probes"),
+        ({"probe": "ridge", "statistic": "loss"}, "trained probes"),
+        ({"probe": []}, "at least one probe"),
+    ],
+)
+def test_wrong_probes_are_named_before_anything_is_created(every, tmp_path, options, message):
+    folder, _, _ = every
+    with pytest.raises(InputError, match=message):
+        fp.permutation_test(folder / "t.npz", folder / "a.npz", out=tmp_path / "run", **{**FAST, **options})
+    assert not (tmp_path / "run").exists()
