@@ -205,6 +205,8 @@ def _pvalue(value: float) -> str:
 def best_configurations(summary: dict[str, Any]) -> Iterator[str]:
     """A sentence per pair about its best configuration, where the run has several; its p pays for the choice."""
     for family in summary.get("families", ()):
+        for test, why in list(family.get("weak_max_t", {}).items())[:3]:
+            yield f"{_printable(test)} is {_printable(why)} (pvalue_minP in summary.csv)."
         if family["name"] == "best configuration":
             for test in family["tests"]:
                 yield (

@@ -258,6 +258,17 @@ def caveats(run: RunData) -> list[str]:
             f"{b} permutations cannot show a p below {pvalue(1 / (b + 1))}"
             + (", and adjusted p-values are coarse." if len(run.records) > 1 else ".")
         )
+    for family in run.summary.get("families", ()):
+        if weak := family.get("weak_max_t"):
+            out.append(
+                f"Max-T over {family['name']} is weak because of {listing(list(weak), 5)}, whose null is sparse or skewed; "
+                "pvalue_minP in summary.csv puts every test on the scale of its own permutations first."
+            )
+        if family["name"] == "best configuration":
+            out.append(
+                f"{family['n_configurations']} configurations were tried. Their own p-values are adjusted for all of them; the best of "
+                "each pair stands in the family 'best configuration', where the choice is repeated inside every permutation."
+            )
     if run.observed is not None:
         out.append(
             "The bootstrap over classes holds the trained probes fixed; it says how acc@k varies with the classes tested, "

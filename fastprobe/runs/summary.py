@@ -13,9 +13,10 @@ from ..protocol.metrics import column_of, lower_is_better, metric_of
 from ..protocol.plan import JobPlan
 from ..protocol.probes import is_similarity, is_trained
 from ..randomness import SIMULATION, generator
-from ..statistics.multiplicity import best_of, family, max_t, step_down
+from ..statistics.multiplicity import best_of, family, max_t, min_p, step_down, weak_max_t
+from ..statistics.selection import best_configuration
 from ..statistics.sequential import SequentialFamily, StopRule
-from ..statistics.significance import PermutationTestResult, counted_pvalue
+from ..statistics.significance import PermutationTestResult
 from ..statistics.tail import tail_pvalue
 from .store import ResultStore
 
@@ -90,6 +91,10 @@ def extend(
     pairs = family(f"all pairs, {statistic}", names, t, np.array([r.pvalue for r in results]))
     for record, down, holm, bh in zip(records, pairs.step_down, pairs.holm, pairs.bh):
         record.update(pvalue_stepdown=float(down), pvalue_holm=float(holm), pvalue_bh=float(bh))
+    weak = weak_max_t(t)
+    if len(records) > 1:
+        for record, p in zip(records, min_p(t)):
+            record["pvalue_minP"] = float(p)
     for i, record in enumerate(records):
         if is_similarity(record["probe"]) or metric_of(statistic).continuous:
             fit = tail_pvalue(t[i], record["pvalue"], generator(seed, SIMULATION, i))
@@ -106,7 +111,7 @@ def extend(
                     "good": fit.good,
                 }
             )
-    families = [pairs.to_dict()]
+    families = [{**pairs.to_dict(), **({"weak_max_t": {names[row]: why for row, why in weak.items()}} if weak else {})}]
     own = re.fullmatch(r"acc@\d+(_micro)?", statistic)
     if own and len(ks) > 1:
         columns = [column_of(f"acc@{k}{own.group(1) or ''}", ks) for k in ks]
@@ -145,19 +150,11 @@ def extend(
 def _best_configuration(results: list[PermutationTestResult], t: np.ndarray) -> dict[str, Any]:
     """One test per pair, of its best configuration. The maximum over configurations is taken inside every replicate, so
     that choosing the best on the observed run is paid for."""
-    pairs = [f"{r.text} x {r.audio}" for r in results]
-    names, winners, maxima = best_of(t, pairs)
-    own = [counted_pvalue(m[0], m[1:]) for m in maxima]
-    return {
-        "name": "best configuration",
-        "n_tests": len(names),
-        "n_permutations": t.shape[1] - 1,
-        "n_configurations": len({r.probe for r in results}),
-        "tests": [
-            {"test": pair, "chosen": results[w].probe, "pvalue": p, "pvalue_maxT": float(single), "pvalue_stepdown": float(down)}
-            for pair, w, p, single, down in zip(names, winners, own, max_t(maxima), step_down(maxima))
-        ],
-    }
+    best = best_configuration(t, [f"{r.text} x {r.audio}" for r in results])
+    out = best.family.to_dict()
+    for test, row in zip(out["tests"], best.chosen):
+        test["chosen"] = results[row].probe
+    return {**out, "n_configurations": len({r.probe for r in results})}
 
 
 def _name(r: PermutationTestResult) -> str:

@@ -188,3 +188,15 @@ def test_library_errors_pass_through_the_engine():
     exp = dataclasses.replace(exp, backend="torch")
     with pytest.raises(BackendUnavailableError, match="cuda:99"):
         finish(exp, run.open_store(exp, None), local.execute)
+
+
+def test_a_program_that_ends_after_an_early_stop_ends_well():
+    """A unit handed out ahead is still computed when the last line of such a program has run."""
+    code = (
+        "import fastprobe as fp\nfrom fastprobe.tables.simulate import simulate_pair\n"
+        "text, audio = simulate_pair([f'class {i}' for i in range(60)], alignment=0.0)\n"
+        "fp.permutation_test(text, audio, permutations=500, splits=2, stop='besag-clifford:h=5', statistic='mrr', backend='cpp')\n"
+    )
+    for _ in range(3):
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ several devices there is one process for each, told its own; the experiment lies
 
 from __future__ import annotations
 
+import atexit
 import multiprocessing
 import os
 import pickle
@@ -121,6 +122,10 @@ def _in_thread(task: Task, work: Work, pace: Pace) -> Generator[Finished, None, 
     finally:
         stopped.set()
         inbox.put(None)
+        # A unit that was handed out ahead may still be computed. A program that ends now waits for it, since native code
+        # must not run on while the interpreter is taken down.
+        if thread.is_alive():
+            atexit.register(thread.join)
 
 
 def dump(value: Any, path: Path) -> None:
