@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import pickle
+import subprocess
 import sys
 import time
 from functools import partial
