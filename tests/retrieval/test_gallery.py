@@ -439,9 +439,9 @@ def test_retrieved_lists_and_ranks_of_a_run_agree(tmp_path, retrieval, k):
     fp.permutation_test([text], [audio], k=k, statistic="acc@1", retrieval=retrieval, out=tmp_path / "run", **FAST)
     ranks = pq.read_table(tmp_path / "run/observed.parquet").to_pandas()
     lists = pq.read_table(tmp_path / "run/retrieved.parquet").to_pandas()
-    assert list(ranks) == ["text", "audio", "split", "seed", "query", "label", "rank"]
-    assert list(lists) == ["text", "audio", "split", "seed", "query", "label", "position", "retrieved", "score"]
-    keys, deep = ["text", "audio", "split", "seed", "query", "label"], max(k)
+    assert list(ranks) == ["text", "audio", "probe", "split", "seed", "query", "label", "rank"]
+    assert list(lists) == ["text", "audio", "probe", "split", "seed", "query", "label", "position", "retrieved", "score"]
+    keys, deep = ["text", "audio", "probe", "split", "seed", "query", "label"], max(k)
     assert len(lists) == deep * len(ranks) and lists[keys].drop_duplicates().values.tolist() == ranks[keys].values.tolist()
     for _, group in lists.groupby(keys, sort=False):
         assert group.position.tolist() == list(range(1, deep + 1)) and group.retrieved.nunique() == deep
