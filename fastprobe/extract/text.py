@@ -247,6 +247,11 @@ def embed_classes(
         raise InputError(f"`batch_size` must be a whole number of at least 1; got {batch_size!r}.")
     names = [r.name for r in rows]
     if spec.model == CHAR_NGRAMS:
+        for option in ("pool", "templates", "dtype", "revision", "random_init"):
+            if (value := getattr(spec, option)) != getattr(TextSpec(model=CHAR_NGRAMS), option):
+                raise InputError(
+                    f"`{option}` is of language models; {CHAR_NGRAMS} has no weights and takes none. Got {value!r}; leave it out."
+                )
         layers = choose_layers(layers, 0)
         vectors = char_ngrams(names).vectors[None]
         digest, count, revision, device = None, 0, None, "cpu"

@@ -37,3 +37,9 @@ def test_torch_is_not_imported():
 def test_wrong_arguments_are_named(arguments):
     with pytest.raises(InputError, match="must be"):
         char_ngrams(*arguments)
+
+
+@pytest.mark.parametrize("option", [{"random_init": True}, {"pool": "max"}, {"templates": ("the sound of {}",)}, {"dtype": "float16"}])
+def test_options_of_language_models_are_refused(option):
+    with pytest.raises(InputError, match=rf"`{next(iter(option))}` is of language models"):
+        embed_classes(["dog", "cat"], TextSpec(model="char-ngrams", **option))
