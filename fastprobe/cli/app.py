@@ -18,6 +18,7 @@ from ..protocol.optimizers import OPTIMIZERS
 from ..protocol.probes import PROBES as KINDS
 from ..protocol.probes import SIMILARITIES
 from ..runs.request import RunRequest
+from ..storage import is_url
 from . import query as cli_query
 from . import runs as cli_runs
 from .embed import app as _embed
@@ -79,6 +80,15 @@ def _whole_numbers(name: str, values: Any) -> list[int] | None:
         raise InputError(f"`{name}` must be whole numbers, as 1,3,5; got {', '.join(map(str, items))}.") from None
 
 
+def _beside(config: Path, value: Any) -> Any:
+    """Paths of a configuration file are relative to it, as in other tools; URLs and names such as fsd50k stay."""
+    if isinstance(value, list):
+        return [_beside(config, v) for v in value]
+    if not isinstance(value, str) or is_url(value) or value == "fsd50k":
+        return value
+    return str(config.parent / value)
+
+
 def _probes(named: Any, fields: dict[str, Any]) -> list[Any]:
     """The probes of `--probe`; "contrastive" stands for every combination of the options under The probe."""
     trained = ProbeConfig.grid(**read_several(PROBE, fields))
@@ -123,7 +133,9 @@ def run(
     similarity: _Similarity = None,
     out: Annotated[str | None, typer.Option(help="Run directory, or its URL (s3://, gs://, ...).", show_default="runs/DATE-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    config: Annotated[Path | None, typer.Option(help="TOML file with the names of these options; the shell wins.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="TOML file with the names of these options, its paths relative to it; the shell wins.")
+    ] = None,
     engine: Annotated[Engine, typer.Option(help="Who executes: this machine, or a Ray cluster.", rich_help_panel=_SCALE)] = "local",
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster: auto, HOST:PORT, ray://HOST:PORT.", rich_help_panel=_SCALE)
@@ -154,6 +166,8 @@ def run(
     given = {"text": text, "audio": audio, "out": out, "probe": probe, "similarity": similarity, **how, **request, **fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
+            if name in ("text", "audio", "groups", "out"):
+                value = _beside(config, value)
             source = ctx.get_parameter_source(name)
             if source is None or source.name != "COMMANDLINE":
                 given[name] = value

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from html import escape
 from math import inf, log, log1p
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -187,7 +188,7 @@ def max_t_pvalues(t: np.ndarray, studentised: bool = True) -> np.ndarray:
     return np.array([counted_pvalue(z0, largest) for z0 in z[:, 0]])
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class PermutationTestResult:
     """A permutation test of one pair, with its evidence.
 
@@ -239,6 +240,45 @@ class PermutationTestResult:
     drawn: str = "fixed"
     n_counted: int | None = None
     probe: str = "contrastive"
+
+    def __repr__(self) -> str:
+        probe = "" if self.probe == "contrastive" else f", {self.probe}"
+        return (
+            f"<{self.text} x {self.audio}{probe}: {self.metric} {self.statistic:.3g}, null {self.null_mean:.3g}, "
+            f"p = {self.pvalue:.3g}, {self.n_permutations:,} permutations>"
+        )
+
+    def _repr_html_(self) -> str:
+        """For notebooks: the record in short and a histogram of the null."""
+        low, high = self.confidence_interval()
+        rows = {
+            "text x audio": f"{self.text} x {self.audio}",
+            "probe": self.probe,
+            self.metric: f"{self.statistic:.4g} (null {self.null_mean:.4g})",
+            "p": f"{self.pvalue:.3g} (95%: {low:.3g} to {high:.3g}), {self.n_permutations:,} permutations",
+        }
+        if self.pvalue_max_t != self.pvalue:
+            rows["p, adjusted"] = f"{self.pvalue_max_t:.3g} (max-T)"
+        table = "".join(f"<tr><th style='text-align:left'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows.items())
+        return f"<table>{table}</table>{self._histogram()}"
+
+    def _histogram(self, width: int = 320, height: int = 80) -> str:
+        """The null in grey bars and the observed value as a line, as an inline SVG; nothing without permutations."""
+        if self.n_permutations < 2:
+            return ""
+        low = min(float(self.null_distribution.min()), self.statistic)
+        high = max(float(self.null_distribution.max()), self.statistic)
+        count, edges = np.histogram(self.null_distribution, bins=40, range=(low, high) if high > low else (low - 0.5, low + 0.5))
+        scale = (width - 4) / (edges[-1] - edges[0])
+        bars = "".join(
+            f"<rect x='{2 + scale * (a - edges[0]):.1f}' y='{height * (1 - n / count.max()):.1f}' width='{scale * (b - a):.1f}' "
+            f"height='{height * n / count.max():.1f}' fill='#999'/>"
+            for n, a, b in zip(count, edges, edges[1:])
+            if n
+        )
+        x = 2 + scale * (self.statistic - edges[0])
+        line = f"<line x1='{x:.1f}' x2='{x:.1f}' y1='0' y2='{height}' stroke='#d55e00' stroke-width='2'/>"
+        return f"<svg width='{width}' height='{height}' role='img' aria-label='null distribution and observed value'>{bars}{line}</svg>"
 
     @property
     def n_permutations(self) -> int:

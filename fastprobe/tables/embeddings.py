@@ -273,6 +273,23 @@ def _write_npz(table: EmbeddingTable, file) -> None:
     np.savez(file, vectors=table.vectors, labels=table.labels, ids=table.ids, meta=json.dumps(table.meta))
 
 
+def read_bfloat16(source: Path, start: int = 0, stop: int | None = None) -> np.ndarray:
+    """Rows `start` ... `stop`-1 of the tensor `vectors` in bfloat16, as float32: NumPy has no such type.
+
+    A bfloat16 is the upper half of a float32. The layout of the file (length of the header, header in JSON, data) is that of
+    https://huggingface.co/docs/safetensors/index#format.
+    """
+    with open(source, "rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        tensor = json.loads(file.read(size))["vectors"]
+        shape, first = tensor["shape"], 8 + size + tensor["data_offsets"][0]
+        width = int(np.prod(shape[1:]))
+        stop = shape[0] if stop is None else min(stop, shape[0])
+        file.seek(first + 2 * width * start)
+        halves = np.frombuffer(file.read(2 * width * (stop - start)), "<u2")
+    return (halves.astype(np.uint32) << 16).view(np.float32).reshape(stop - start, *shape[1:])
+
+
 def _read_safetensors(source: Path, path: str):
     from safetensors import SafetensorError, safe_open
 
@@ -281,10 +298,11 @@ def _read_safetensors(source: Path, path: str):
             names, header = list(file.keys()), file.metadata() or {}
             if "vectors" not in names:
                 raise _missing(path, "tensor `vectors`", names)
-            vectors = file.get_tensor("vectors")
+            kind = file.get_slice("vectors").get_dtype()
+            vectors = read_bfloat16(source) if kind == "BF16" else file.get_tensor("vectors")
     except SafetensorError as error:
         raise _foreign(path, "safetensors", error) from None
-    except (OSError, TypeError) as error:  # TypeError: a dtype numpy lacks (bfloat16)
+    except (OSError, TypeError) as error:  # TypeError: a dtype that NumPy lacks
         raise _foreign(path, "safetensors", error) from None
     if "labels" not in header:
         raise _missing(path, "`labels` (a JSON list in the file's metadata)", list(header))

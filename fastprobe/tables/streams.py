@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from .embeddings import SUFFIXES, check_vector_type, read_meta
+from .embeddings import SUFFIXES, check_vector_type, read_bfloat16, read_meta
 
 
 class Block(NamedTuple):
@@ -205,7 +205,8 @@ def _safetensors_blocks(path: Path, rows: int) -> Iterator[tuple[np.ndarray, lis
             raise InputError(f"{path}: {len(labels)} labels for {vectors.get_shape()[0]} vectors.")
         for start in range(0, len(labels), rows):
             stop = min(start + rows, len(labels))
-            yield vectors[start:stop], labels[start:stop]
+            block = read_bfloat16(path, start, stop) if vectors.get_dtype() == "BF16" else vectors[start:stop]
+            yield block, labels[start:stop]
 
 
 # ---- .parquet: row groups -----------------------------------------------------------------------------

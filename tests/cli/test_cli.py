@@ -270,3 +270,18 @@ def test_a_demo_that_was_interrupted_goes_on(shell, tmp_path):
     assert shell(*common).returncode == 2
     done = shell(*common, "--resume")
     assert done.returncode == 0 and list(tmp_path.glob("d/results/part-p0001*"))
+
+
+def test_paths_of_a_configuration_file_are_relative_to_it(shell, tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "here").mkdir()
+    for table, name in zip(tables(classes=12), ("text", "audio")):
+        table.save(tmp_path / "there" / f"{name}.npz")
+    (tmp_path / "there" / "e.toml").write_text(
+        'text = ["text.npz"]\naudio = "audio.npz"\nout = "run"\npermutations = 2\n[probe]\nsteps = 2\ndim = 3\n'
+    )
+    done = shell("run", "--config", "../there/e.toml", "-q", cwd=tmp_path / "here")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "there" / "run" / "summary.json").exists()
+    done = shell("run", "--config", "../there/e.toml", "--out", "mine", "-q", cwd=tmp_path / "here")
+    assert done.returncode == 0 and (tmp_path / "here" / "mine" / "summary.json").exists()

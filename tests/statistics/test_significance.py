@@ -164,3 +164,20 @@ def test_result_is_frozen_and_tells_everything():
 def test_diverged_training_is_an_error():
     with pytest.raises(InputError, match="not finite"):
         result(np.array([0.5, np.nan, 0.1]))
+
+
+def test_a_result_shows_itself_in_short_and_never_as_markup():
+    shown = sig.analyse_pairs(
+        np.r_[0.5, np.linspace(0, 0.4, 50)][None],
+        np.array([[0.5, 0.5]]),
+        [("<script>alert(1)</script>", "a", "ridge")],
+        metrics=["acc@3"],
+        chances=[0.1],
+        lower_is_better=[False],
+        n_train=5,
+        n_test=5,
+        n_seeds=1,
+    )[0]
+    assert len(repr(shown)) < 140 and "acc@3 0.5" in repr(shown) and "p = 0.0196" in repr(shown)
+    page = shown._repr_html_()
+    assert "<script>" not in page and "&lt;script&gt;" in page and page.count("<rect") >= 20 and "ridge" in page

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -181,3 +183,18 @@ def test_coerce_says_what_it_takes():
     assert EmbeddingTable.coerce((np.ones((1, 2)), ["a"]), "text").name == "text"
     with pytest.raises(InputError, match="`audio` must be an EmbeddingTable, a path, or a pair"):
         EmbeddingTable.coerce(3, "audio")
+
+
+def test_bfloat16_is_read_whole_and_in_blocks(tmp_path):
+    torch = pytest.importorskip("torch", reason="PyTorch writes the file, and is not installed")
+    from safetensors.torch import save_file
+
+    from fastprobe.tables.streams import TableStream
+
+    vectors = torch.randn(7, 3, generator=torch.Generator().manual_seed(0)).to(torch.bfloat16)
+    save_file({"other": torch.ones(5), "vectors": vectors}, tmp_path / "t.safetensors", metadata={"labels": json.dumps(list("abcdefg"))})
+    table = EmbeddingTable.load(tmp_path / "t.safetensors")
+    np.testing.assert_array_equal(table.vectors, vectors.float().numpy())
+    blocks = list(TableStream.open(tmp_path / "t.safetensors").blocks(3))
+    np.testing.assert_array_equal(np.concatenate([b.vectors for b in blocks]), table.vectors)
+    assert [len(b.labels) for b in blocks] == [3, 3, 1]
