@@ -8,6 +8,7 @@ from html import escape
 from typing import Any
 
 from ..statistics.comparison import Comparison
+from ..statistics.significance import Interval
 from . import figures, methods, tables
 from .data import RunData, n_classes_of
 from .text import between, number, plural, pvalue, sentence
@@ -309,7 +310,7 @@ def add_results(page: Page, run: RunData, level: int = 2) -> None:
                 r["text"],
                 r["audio"],
                 number(r["statistic"]),
-                *([f"{run.intervals[i].low:.3f}–{run.intervals[i].high:.3f}"] if intervals else []),
+                *([_interval(run.intervals[i])] if intervals else []),
                 number(r["sem_corrected"]),
                 number(r["null_mean"]),
                 number(r.get("selectivity")),
@@ -413,6 +414,11 @@ def sign_flip_note(run: RunData, found: list[Comparison]) -> str:
         if any(c.sign_flip is not None for c in found)
         else ""
     )
+
+
+def _interval(interval: Interval) -> str:
+    """Its ends; a dash for a similarity, which ranks nothing and so has none."""
+    return "–" if interval.low != interval.low else f"{interval.low:.3f}–{interval.high:.3f}"
 
 
 def _classes(page: Page, run: RunData) -> None:
