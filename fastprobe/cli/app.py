@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 import time
-import typing
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +16,7 @@ from ..protocol.config import ProbeConfig
 from ..protocol.optimizers import OPTIMIZERS
 from ..protocol.probes import PROBES as KINDS
 from ..protocol.probes import SIMILARITIES
-from ..runs.request import RunRequest
+from ..runs.request import BACKEND_NAMES, RunRequest
 from ..storage import is_url
 from . import query as cli_query
 from . import runs as cli_runs
@@ -44,16 +43,14 @@ PROBES = listed_parameters(PROBE)
 RUN = option_parameters(RunRequest, "The run")
 # What `plan` does not need: the k beside that of the statistic, and how lists are served.
 PLAN = [p for p in RUN if p.name not in ("k", "retrieval")]
-_REQUEST = {p.name: p for p in RUN}
 if TYPE_CHECKING:  # to mypy a class made while the module loads is no type; what arrives is text
     Backend = str
     Engine = str
     Optimizer = str
 else:
-    Backend = typing.get_args(_REQUEST["backend"].annotation)[0]
+    Backend = choice("Backend", BACKEND_NAMES)
     Engine = choice("Engine", ("local", "ray"))
     Optimizer = choice("Optimizer", OPTIMIZERS)
-_Device = _REQUEST["device"].annotation
 _Probe = Annotated[
     list[str] | None,
     typer.Option(
@@ -68,7 +65,6 @@ _Similarity = Annotated[
         help=f"Over class centroids, without a split: {', '.join(SIMILARITIES)}, knn:k=5; repeatable.", rich_help_panel="The probe"
     ),
 ]
-_Seed = _REQUEST["seed"].annotation
 
 
 def _whole_numbers(name: str, values: Any) -> list[int] | None:

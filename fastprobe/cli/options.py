@@ -88,7 +88,7 @@ def read_several(parameters: list[inspect.Parameter], given: dict[str, Any]) -> 
     return {name: several(name, value, kinds[name]) for name, value in given.items() if value is not None}
 
 
-def option_parameters(fields_of: type, heading: str, names: Iterable[str] | None = None) -> list[inspect.Parameter]:
+def option_parameters(fields_of: type, heading: str) -> list[inspect.Parameter]:
     """A keyword parameter for every field of a dataclass that was made with `option`.
 
     Parameters
@@ -97,13 +97,11 @@ def option_parameters(fields_of: type, heading: str, names: Iterable[str] | None
         The dataclass.
     heading : str
         Under which the shell lists those that name no `group`.
-    names : iterable of str, optional
-        Only these.
     """
     hints = typing.get_type_hints(fields_of)
     out = []
     for field in dataclasses.fields(fields_of):
-        if "help" not in field.metadata or (names is not None and field.name not in names):
+        if "help" not in field.metadata:
             continue
         words = {k: v for k, v in field.metadata.items() if k in ("help", "metavar", "show_default")}
         info = typer.Option(**words, rich_help_panel=field.metadata.get("group", heading))

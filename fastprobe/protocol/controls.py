@@ -42,6 +42,8 @@ class Control:
         In a sentence: "against the ... control".
     grouped : bool
         Whether it needs `groups`.
+    trained_only : bool
+        Whether it replaces something else than text rows, so that closed forms and similarities have no such null.
     one_split : bool
         Whether it is valid for a single split only.
     caveat : str
@@ -56,6 +58,7 @@ class Control:
     title: str
     grouped: bool = False
     one_split: bool = False
+    trained_only: bool = False
     caveat: str = ""
 
 
@@ -92,6 +95,7 @@ CONTROLS: dict[str, Control] = {
             "the probe was trained once and the texts of the held-out classes were permuted {b:,} times",
             "permuted",
             one_split=True,
+            trained_only=True,
         ),
         Control(
             "gaussian",
@@ -100,6 +104,7 @@ CONTROLS: dict[str, Control] = {
             f"puts random vectors in place of the texts and trains the probe again, {_AGAIN}",
             "the texts were replaced {b:,} times by Gaussian draws of the same mean and covariance, and the probe was trained again",
             "Gaussian",
+            trained_only=True,
             caveat="The Gaussian null is a reference, not a permutation group: its p holds as far as the texts are like Gaussian draws.",
         ),
     )

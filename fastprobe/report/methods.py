@@ -7,6 +7,7 @@ import re
 from ..protocol.controls import CONTROLS
 from ..protocol.metrics import metric_of, statistic_ks
 from ..protocol.optimizers import OPTIMIZERS
+from ..protocol.probes import PROBES, SIMILARITIES, is_similarity, is_trained
 from ..statistics.sequential import parse_stop
 from .data import RunData, n_classes_of
 from .text import listing, number, plural, pvalue
@@ -126,19 +127,37 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
         else "on the raw embeddings"
     )
     macro = ", averaged over classes (macro)" if re.fullmatch(r"acc@\d+|mrr|mean_rank|mean_log_rank", run.statistic) else ""
+    names = list(identity.get("probes", ("contrastive",)))
+    trained = [name for name in names if is_trained(name)]
+    texts, audios = (list(dict.fromkeys(pair[side] for pair in identity["pairs"])) for side in (0, 1))
+    what = "contrastive linear probes (Ngo & Kim 2024)" if names == ["contrastive"] else f"{plural(len(names), 'probe')} ({listing(names)})"
     out = [
-        f"We asked whether the geometry of {plural(len(run.texts), 'text embedding table')} ({listing(run.texts)}) carries over to "
-        f"{plural(len(run.audios), 'audio embedding table')} ({listing(run.audios)}) with contrastive linear probes (Ngo & Kim "
-        f"2024), using fastprobe {version}.",
-        f"The {n} classes were divided at random into {n_train} train and {n_test} test classes, {j} "
-        f"{'times' if j > 1 else 'time'}. For each split two linear heads of width {probe['dim']} were trained {basis} to bring "
-        "the text of a class and its sounds together (contrastive loss over the train classes, temperature "
-        f"{probe['temperature']:g}{', both directions' if probe['symmetric'] else ''}; {optimizer}, learning rate {probe['lr']:g}, "
-        f"{probe['schedule']} schedule, {probe['steps']} steps; each step took "
-        f"{clips}){f', from {r} random starts' if r > 1 else ''}. Every clip of the unseen classes was then ranked against the "
-        f"texts of all {n} classes, ties counting against the true one. The statistic is {run.statistic}{macro}, averaged over "
-        f"{'splits and starts' if r > 1 else 'splits'}.",
+        f"We asked whether the geometry of {plural(len(texts), 'text embedding table')} ({listing(texts)}) carries over to "
+        f"{plural(len(audios), 'audio embedding table')} ({listing(audios)}) with {what}, using fastprobe {version}.",
+        f"The {n} classes were divided at random into {n_train} train and {n_test} test classes, {j} {'times' if j > 1 else 'time'}.",
     ]
+    if trained:
+        others = (
+            f" These are the values of the first of {len(trained)} configurations; the others differ as named." if len(trained) > 1 else ""
+        )
+        out.append(
+            f"For each split two linear heads of width {probe['dim']} were trained {basis} to bring "
+            "the text of a class and its sounds together (contrastive loss over the train classes, temperature "
+            f"{probe['temperature']:g}{', both directions' if probe['symmetric'] else ''}; {optimizer}, learning rate {probe['lr']:g}, "
+            f"{probe['schedule']} schedule, {probe['steps']} steps; each step took "
+            f"{clips}){f', from {r} random starts' if r > 1 else ''}.{others}"
+        )
+    if closed := [name for name in names if not is_trained(name) and not is_similarity(name)]:
+        words = "; ".join(f"{name}: {PROBES[name.split(':')[0]]}" for name in closed)
+        out.append(f"Closed forms were fitted to the train classes in the lossless basis of the embeddings ({words}).")
+    if len(trained) + len(closed):
+        out.append(
+            f"Every clip of the unseen classes was then ranked against the texts of all {n} classes, ties counting against the true one. "
+            f"The statistic is {run.statistic}{macro}, averaged over {'splits and starts' if r > 1 else 'splits'}."
+        )
+    if alike := [name for name in names if is_similarity(name)]:
+        words = "; ".join(f"{name}: {SIMILARITIES[name.split(':')[0]]}" for name in alike)
+        out.append(f"Similarities were computed between the texts and the class means of the sounds over all {n} classes ({words}).")
     if b == 0:
         return " ".join([*out, "No control was run, so no p-value is given."])
     out.append(

@@ -17,8 +17,6 @@ from ..randomness import check_seed
 
 CLASSES = ("strict", "common")
 RETRIEVALS = ("fused", "faiss")
-# Controls that do not permute all text rows of a pair, which is all that closed forms and similarities are made for.
-OUTCOMES_OF_TRAINED = ("frozen", "gaussian")
 BACKEND_NAMES = ("auto", "reference", "torch", "cpp", "triton")
 _NULL, _WHERE = "The null", "Where it runs"
 
@@ -131,9 +129,8 @@ class RunRequest:
                 '`statistic`="loss" needs `steps` of at least 1, and trained probes alone: without a step there is no training loss. '
                 "Choose another."
             )
-
         untrained = [name for name in probe_names(self.probes) if not is_trained(name)]
-        if untrained and self.control in OUTCOMES_OF_TRAINED:
+        if untrained and CONTROLS[self.control].trained_only:
             raise InputError(
                 f"`control`={self.control!r} is one of trained probes; got {', '.join(untrained)}. Use permute or permute-within."
             )

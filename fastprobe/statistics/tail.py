@@ -56,11 +56,6 @@ class TailFit:
         return self.check_pvalue >= LEVEL_OF_CHECK and not self.stretched and self.pvalue >= REACH / (1 + self.n_permutations)
 
 
-def is_continuous(statistic: str) -> bool:
-    """Whether a tail fit makes sense for the statistic: not for hit counts, accuracies and medians, which have atoms."""
-    return not statistic.startswith(("acc@", "hits@", "median", "n_queries"))
-
-
 def _fit(x: np.ndarray, beyond: np.ndarray | float) -> tuple[np.ndarray, np.ndarray]:
     """Constrained maximum likelihood of each row of x, float (R, n) of excesses over the threshold.
 

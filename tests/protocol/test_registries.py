@@ -56,3 +56,4 @@ def test_every_mean_of_ranks_is_the_mean_of_its_record(seed):
 def test_every_stored_column_has_a_record(column):
     metric = metric_of(column)
     assert metric.words and column_of(column, (1, 3)) == column
+    assert metric.continuous == (metric.name in ("mrr", "mean_rank", "mean_log_rank", "loss")), "a tail is fitted to these alone"

@@ -163,6 +163,7 @@ def test_every_command_knows_all_probes(every, shell):
     assert report.returncode == 0, report.stderr
     page = (folder / "run" / "report.html").read_text()
     assert all(name in page for name in [*ALL["probe"], *ALL["similarity"]])
+    assert "1 text embedding table (text)" in page and "Closed forms were fitted" in page and "Similarities were computed" in page
     assert examine(folder / "run", check=True)["state"] == "done"
 
 
