@@ -145,13 +145,14 @@ def training(
 
     from fastprobe.kernels import reference
     from fastprobe.kernels.gpu.backend import trainers
+    from fastprobe.kernels.gpu.common import architecture
 
     from .gpu_peers import METHODS, flops, ours
 
     for shape_name, shape in shapes.items():
         rows, runs, batches, memory = {}, {}, {}, {}
-        trainer = trainers(next(m for m in METHODS if m.name == "ours, tf32").batch(shape, steps, 1))[0]
-        through_gram = [m.name for m in METHODS if m.prepare is ours and trainer == "gram"]
+        trainer = trainers(next(m for m in METHODS if m.name == "ours, tf32").batch(shape, steps, 1), architecture(clock.device))[0]
+        through_gram = [m.name for m in METHODS if m.prepare is ours and trainer in ("onchip", "gram")]
         for method in METHODS:
             if shape_name in wanted and method.name not in wanted[shape_name]:
                 continue
@@ -227,13 +228,14 @@ def moved(shape: tuple) -> dict[str, float]:
     resident: both heads and moments read twice (moments) or once and written once each, tables read twice, and the unit
     rows and their gradients written and read once. gram: of either head 9 1/2 passes over n x d (Z read and written, its
     moment read twice and written, dZ written and read three times, U and its moment read and written in every eighth step),
-    and K once.
+    and K once. onchip: dZ of either head written and read again, in float16.
     Least: heads in and out once per training of 100 steps.
     """
     n, r_text, r_audio, d, _ = shape
     heads = 4 * (r_text + r_audio) * d
     return {
         "resident": 5 * heads + 2 * 4 * n * (r_text + r_audio) + 6 * 4 * n * d,
+        "onchip": 2 * 2 * 2 * n * d,
         "gram": 2 * 4 * (9.5 * n * d + n * n),
         "least": 2 * heads / 100,
     }

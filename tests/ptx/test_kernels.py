@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 
+import numpy as np
 import pytest
 
+from fastprobe.kernels import reference
 from ptx.launch import backend
 from support import triton_cases as cases
 
@@ -53,3 +56,36 @@ def test_the_loss_errs_little_more_than_plain_torch(log, shared):
     ours, plain = cases.loss_case((2,), 19, 35, 20, shared)
     for key, error in ours.items():
         assert error <= max(2 * plain[key], 1e-6), (key, ours, plain)
+
+
+# Rows of one, of several and of all warps; widths that fill a tile and that do not; the options that it honours.
+ON_CHIP = {
+    "small": (SMALL, {"dim": 20, "steps": 9}),
+    "full": ((150, 128, 300, 150, 61), {"dim": 64, "steps": 5}),
+    "sgd": ((80, 65, 200, 85, 70), {"dim": 33, "steps": 9, "optimizer": "sgd", "weight_decay": 1e-2, "lr": 1.0}),
+    "decay": (SMALL, {"dim": 16, "steps": 9, "weight_decay": 1e-2}),
+    "cold": (SMALL, {"dim": 20, "steps": 9, "temperature": 0.02}),
+}
+
+
+@pytest.mark.parametrize("case", ON_CHIP)
+def test_the_onchip_trainer_agrees_with_reference(case):
+    """Its factors have tf32's bits: it may err as much as tf32 does. Without `wgmma` there is no such trainer."""
+    shape, config = ON_CHIP[case]
+    with backend(90) as log:
+        ours, _ = cases.compare(shape, {**config, "sampling": "centroid", "precision": "tf32"}, "onchip")
+    assert {name for name, _ in log} >= {"onchip_kernel", "fold_kernel"}
+    assert log.bad() == {}, log
+    for key in ("text_heads", "audio_heads", "loss"):
+        assert ours[key] <= ALLOWED["tf32"], (key, ours)
+
+
+def test_probes_that_leave_float16s_range_are_trained_by_the_gram_trainer():
+    batch = cases.make(*SMALL, dim=20, sampling="centroid", steps=9, precision="tf32")
+    tiny = batch.audio * np.where(batch.labels == batch.train_classes[0], 1e-9, 1.0)[:, None]
+    batch = dataclasses.replace(batch, audio=tiny)
+    want = reference.train(batch, heads=True)
+    with backend(90) as log:
+        got = cases.train(batch)
+    assert {name for name, _ in log} >= {"onchip_kernel", "gram_kernel"}
+    assert max(cases.errors(got, want)[key] for key in ("text_heads", "audio_heads")) <= ALLOWED["tf32"]

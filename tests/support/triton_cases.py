@@ -64,7 +64,7 @@ def train(batch: ProbeBatch, trainer: str | None = None, device: str | None = No
 
     by_shape = triton_backend.trainers
     if trainer:
-        triton_backend.trainers = lambda _: [trainer]
+        triton_backend.trainers = lambda *_: [trainer]
     try:
         with poisoned():
             return triton_backend.train(batch, device, heads=True)

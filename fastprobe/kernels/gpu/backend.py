@@ -1,7 +1,8 @@
 """`backend="triton"`: probes trained and ranked by fused kernels, in batches that fit the device.
 
 Which trainer: at most 128 train classes and d <= 128 -> one program, one probe, all steps: `gram` where rows never
-change and that is shorter, else `resident`, whatever the feature widths and however many sound rows; everything larger ->
+change and that is shorter (`onchip`, the same algebra, where the device and the precision allow it), else `resident`,
+whatever the feature widths and however many sound rows; everything larger ->
 `tiled`, and so is what a device whose blocks have little shared memory (consumer cards) cannot hold. The choice
 depends on shapes, options and device model, and no arithmetic depends on how many probes run side by side, so the same
 job gives the same bits in any batch.
@@ -19,6 +20,7 @@ from ...errors import BackendUnavailableError, OutOfMemoryError
 from ..batch import BatchResult, ProbeBatch
 from ..torch_backend import resolve_device
 from . import gram as triton_gram
+from . import onchip as triton_onchip
 from . import resident as triton_resident
 from . import tiled as triton_tiled
 from .common import (
@@ -41,6 +43,7 @@ MAX_PROBES = 16384
 QUERY_BLOCK = 16384
 QUERY_BYTES = 1 << 30
 TRAINERS: dict[str, Callable[..., torch.Tensor]] = {
+    "onchip": triton_onchip.train_onchip,
     "gram": triton_gram.train_gram,
     "resident": triton_resident.train_resident,
     "tiled": triton_tiled.train_tiled,
@@ -104,8 +107,8 @@ def _train(batch: ProbeBatch, device: torch.device, heads: bool) -> BatchResult:
     return BatchResult.of_parts(parts)
 
 
-def trainers(batch: ProbeBatch) -> list[str]:
-    """Names of the trainers that can do a batch, the best first (see the module's rule)."""
+def trainers(batch: ProbeBatch, architecture: str = "") -> list[str]:
+    """Names of the trainers that can do a batch on an architecture, the best first (see the module's rule)."""
     c, m = batch.config, len(batch.train_classes)
     shape = m, padded_width(c.dim), c.precision
     r_text, r_audio = (round_up(a.shape[1], FEATURE_ALIGN) for a in (batch.text, batch.audio))
@@ -115,7 +118,8 @@ def trainers(batch: ProbeBatch) -> list[str]:
         and triton_gram.fits(*shape)
         and triton_gram.pays(m, len(batch.text), r_text, r_audio, c.steps)
     )
-    return ["gram"] * gram + ["resident"] * triton_resident.fits(*shape) + ["tiled"]
+    onchip = gram and not c.symmetric and triton_onchip.fits(*shape, architecture)
+    return ["onchip"] * onchip + ["gram"] * gram + ["resident"] * triton_resident.fits(*shape) + ["tiled"]
 
 
 def probe_bytes(batch: ProbeBatch) -> int:
@@ -187,7 +191,7 @@ class Shared:
         ]
         self.schedule = put(schedule_table(config), np.float32)
         self.architecture = architecture(device)
-        self.trainers = trainers(batch)
+        self.trainers = trainers(batch, self.architecture)
 
     def train(self, permutations: np.ndarray, heads: bool) -> tuple[np.ndarray | None, ...]:
         """loss, ranks and (with `heads`) both heads of the probes with these permutations."""
@@ -227,11 +231,20 @@ class Shared:
         tensors = self.text, text_rows, self.sounds, self.sound_rows, w, v, self.schedule
         while True:
             try:
-                return w, v, TRAINERS[self.trainers[0]](*tensors, **arguments)
+                loss = TRAINERS[self.trainers[0]](*tensors, **arguments)
             except OutOfResources:  # raised before anything ran
                 if len(self.trainers) == 1:
                     raise
                 self.trainers = self.trainers[1:]
+                continue
+            # Float16 overflowed in these probes: they are trained again by a trainer with the range of float32.
+            lost = torch.nonzero(~torch.isfinite(loss + w.sum((1, 2)) + v.sum((1, 2))))[:, 0] if self.trainers[0] == "onchip" else ()
+            if len(lost):
+                heads = [start.repeat(len(lost), 1, 1) for start in self.starts]
+                again = self.text, text_rows[lost].contiguous(), self.sounds, self.sound_rows, *heads, self.schedule
+                loss[lost] = TRAINERS["gram"](*again, **arguments)
+                w[lost], v[lost] = heads
+            return w, v, loss
 
     def _rank(self, w: torch.Tensor, v: torch.Tensor, permutations: torch.Tensor) -> torch.Tensor:
         precision, n_queries = self.batch.config.precision, len(self.queries)
