@@ -12,15 +12,12 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
-import numpy as np
-
 from ..errors import InputError
 from ..kernels import device_name
 from ..protocol.controls import CONTROLS
 from ..protocol.metrics import chance, column_of
 from ..protocol.plan import Unit, Work, train_count
 from ..protocol.probes import is_similarity
-from ..statistics.sequential import SequentialFamily, StopRule
 from ..statistics.significance import PermutationTestResult, analyse_pairs
 from .engines import Finished, Pace, Task, local
 from .experiment import Experiment, prepare
@@ -30,8 +27,9 @@ from .observed import write_observed
 from .progress import Heartbeat
 from .request import RunRequest
 from .specification import Specification
+from .stopping import Watch, replay
 from .store import ResultStore
-from .summary import extend, replay
+from .summary import extend
 
 __all__ = [
     "Experiment",
@@ -175,7 +173,7 @@ def _execute(
     work = Work(plan.gaps(store.done(plan), wanted))
     total = plan.count(wanted)
     resumed = done = total - plan.count(plan.gaps(store.done(plan), wanted))
-    watch = None if experiment.stop is None else _Watch(experiment.stop, experiment, store)
+    watch = None if experiment.stop is None else Watch(experiment.stop, experiment, store)
     if watch is not None and watch.done:
         work = Work([])
     heartbeat = Heartbeat(store, plan, done, total)
@@ -207,49 +205,6 @@ def _execute(
             "stopped": watch.family.done if watch.family else False,
         }
     store.write_manifest(final)
-
-
-class _Watch:
-    """Applies the stopping rule to the permutations that are complete for all pairs, in order of their numbers."""
-
-    def __init__(self, rule: StopRule, experiment: Experiment, store: ResultStore) -> None:
-        self.column = column_of(experiment.statistic, experiment.ks)
-        self.specification = experiment
-        self.rule, self.limit = rule, experiment.plan.n_permutations
-        self.t = experiment.oriented(store.replicates([self.column], experiment.plan)[0][self.column])
-        self.family: SequentialFamily | None = None
-        self.fed = 0
-        self._feed()
-
-    @property
-    def done(self) -> bool:
-        """Whether the family has stopped."""
-        return self.family is not None and self.family.done
-
-    @property
-    def used(self) -> int:
-        """Permutations that count."""
-        return self.family.seen if self.family is not None and self.family.done else self.limit
-
-    def take(self, unit: Unit, columns: dict[str, np.ndarray]) -> bool:
-        """One more unit; True when the run may end."""
-        stop = min(unit.stop, self.t.shape[1])
-        column = "similarity" if "similarity" in columns else self.column
-        values = columns[column].astype(np.float64).reshape(unit.stop - unit.start, -1).mean(axis=1)
-        sign = -1.0 if self.specification.lower_is_better[unit.cell] else 1.0
-        self.t[unit.cell, unit.start : stop] = sign * values[: stop - unit.start]
-        self._feed()
-        return self.done
-
-    def _feed(self) -> None:
-        complete = np.asarray(np.isfinite(self.t[:, self.fed :]).all(axis=0))
-        upto = self.fed + (len(complete) if complete.all() else int(np.argmin(complete)))
-        if upto == self.fed:
-            return
-        if self.family is None:
-            self.family = SequentialFamily(self.rule, self.t[:, 0], self.limit)
-        self.family.update(self.t[:, max(self.fed, 1) : upto])
-        self.fed = upto
 
 
 def is_complete(experiment: Specification, store: ResultStore) -> bool:

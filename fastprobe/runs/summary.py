@@ -15,18 +15,10 @@ from ..protocol.probes import is_similarity, is_trained
 from ..randomness import SIMULATION, generator
 from ..statistics.multiplicity import best_of, family, max_t, min_p, step_down, weak_max_t
 from ..statistics.selection import best_configuration
-from ..statistics.sequential import SequentialFamily, StopRule
+from ..statistics.sequential import StopRule
 from ..statistics.significance import PermutationTestResult
 from ..statistics.tail import tail_pvalue
 from .store import ResultStore
-
-
-def replay(rule: StopRule, t: np.ndarray) -> SequentialFamily:
-    """Apply a stopping rule to stored replicates, float (pairs, B+1), larger is better; NaN where nothing is stored."""
-    outcome = SequentialFamily(rule, t[:, 0], t.shape[1] - 1)
-    missing = np.flatnonzero(~np.isfinite(t).all(axis=0))
-    outcome.update(t[:, 1 : missing[0] if len(missing) else t.shape[1]])
-    return outcome
 
 
 def layers(inputs: list[dict[str, Any]]) -> dict[str, tuple[str, int]]:
