@@ -156,6 +156,8 @@ def training(
         for method in METHODS:
             if shape_name in wanted and method.name not in wanted[shape_name]:
                 continue
+            if method.sampling not in (None, shape[4]):
+                continue
             method = method if probes is None else method.scaled(probes)
             if shape_name == "large" or shape_name == "audioset":
                 method = method.scaled(256)

@@ -16,10 +16,9 @@ import torch
 
 from fastprobe.kernels import reference
 from fastprobe.kernels.gpu import backend
-from fastprobe.kernels.gpu.common import schedule_table
 
 from .gpu import GATE, RESULTS, Clock, relative_error, versions
-from .gpu_peers import bmm_batch, fused, problem, put
+from .gpu_peers import bmm_batch, compiled_gram, fused, problem
 
 SHAPES = {
     "A": (100, 144, 144, 64, "centroid"),
@@ -28,62 +27,6 @@ SHAPES = {
     "128 classes": (128, 182, 182, 64, "centroid"),
 }
 STEPS, PROBES, ROUNDS = 100, 4224, 5
-
-
-def gram_compiled(batch, device, graph=True):
-    """All probes at once through their Gram matrices: torch.compile's step, replayed as a CUDA graph; tf32 products."""
-    t, c = put(batch, device), batch.config
-    x, n, count = t.sounds(0), len(batch.train_classes), len(t.text)
-    k_a, k_b = t.text @ t.text.mT, (x @ x.T).contiguous()
-    za, zb = t.text @ t.w, (x @ t.v).expand(count, -1, -1)
-    schedule = torch.from_numpy(schedule_table(c)).to(device)
-    state = [torch.empty(count, n, c.dim, device=device) for _ in range(8)] + [torch.empty(count, 1, 1, device=device) for _ in range(2)]
-    at = torch.zeros(1, dtype=torch.int64, device=device)
-    eye = torch.eye(n, device=device)
-
-    def step(za, zb, ma, mb, ua, ub, na, nb, sa, sb, at):
-        la, lb = (torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(1e-12) for z in (za, zb))
-        a, b = za / la, zb / lb
-        g = (torch.softmax(b @ a.mT / c.temperature, dim=-1) - eye) / (n * c.temperature)
-        da, db = g.mT @ b, g @ a
-        da = (da - a * (a * da).sum(-1, keepdim=True)) / la
-        db = (db - b * (b * db).sum(-1, keepdim=True)) / lb
-        rate, second = schedule[at, 0], schedule[at, 1]
-        for z, m, u, moment, s, k, dz in ((za, ma, ua, na, sa, k_a, da), (zb, mb, ub, nb, sb, k_b, db)):
-            kd = k @ dz
-            s.mul_(0.99).add_((dz * kd).sum(dim=(1, 2), keepdim=True) / c.dim, alpha=0.01)
-            m.mul_(0.9).add_(kd, alpha=0.1)
-            moment.mul_(0.9).add_(dz, alpha=0.1)
-            size = rate / (s * second).sqrt().clamp_min(1e-30)
-            z.sub_(size * m)
-            u.add_(size * moment)
-        at.add_(1)
-
-    def reset():
-        state[0].copy_(za)
-        state[1].copy_(zb)
-        for tensor in (*state[2:], at):
-            tensor.zero_()
-
-    torch._dynamo.reset()
-    compiled = torch.compile(step, fullgraph=True, dynamic=False)
-    with torch.inference_mode():
-        for _ in range(3):
-            reset()
-            compiled(*state, at)
-        torch.cuda.synchronize()
-        replayed = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(replayed):
-            compiled(*state, at)
-
-    def run():
-        with torch.inference_mode():
-            reset()
-            for _ in range(c.steps):
-                replayed.replay()
-            return t.w - t.text.mT @ state[4], t.v - x.T @ state[5]
-
-    return run
 
 
 def decisions(shape: tuple, trainer: str, device: torch.device) -> float:
@@ -100,14 +43,17 @@ def decisions(shape: tuple, trainer: str, device: torch.device) -> float:
 
 def main() -> int:
     """See the module."""
+    if not torch.cuda.is_available() or torch.cuda.get_device_capability(0)[0] != 9:
+        print("benchmarks.gpu_onchip needs an NVIDIA GPU of compute capability 9.0, and PyTorch sees none.", file=sys.stderr)
+        return 2
     device = torch.device("cuda:0")
-    clock, report = Clock(device), {"versions": versions(torch.device("cuda:0")), "steps": STEPS, "shapes": {}}
+    clock, report = Clock(device), {"versions": versions(device), "steps": STEPS, "shapes": {}}
     stem = "gpu-onchip-" + "-".join(report["versions"]["device"].lower().split())
     for name, shape in SHAPES.items():
         ways = {
             "on-chip": (PROBES, lambda b: fused(b, device, "onchip")),
             "gram": (PROBES, lambda b: fused(b, device, "gram")),
-            "torch.compile, same algebra": (1056, lambda b: gram_compiled(b, device)),
+            "torch.compile, same algebra": (1056, lambda b: compiled_gram(b, device)),
             "PyTorch bmm, heads": (1056, lambda b: bmm_batch(b, device)),
         }
         rows, runs = {}, {}

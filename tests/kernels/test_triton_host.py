@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import subprocess
+import sys
 import types
 import weakref
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -24,6 +28,7 @@ from fastprobe.kernels.gpu import tiled as triton_tiled
 from support import triton_cases as cases
 
 CPU = torch.device("cpu")
+TESTS = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.parametrize(
@@ -221,3 +226,25 @@ def test_a_failed_attempt_lets_go_of_its_memory_before_the_next(monkeypatch):
     result = triton_backend._train(cases.make(9, 6, 20, 5, 7, probes=4, steps=1, dim=4), CPU, False)
     assert [size for size, _ in attempts] == [4, 2, 2] and len(result.loss) == 4
     assert freed == [True]
+
+
+@pytest.mark.parametrize(("version", "first"), [("3.1.0", "gram"), ("3.6.0", "onchip"), ("3.7.0", "gram")])
+def test_the_onchip_trainer_is_taken_with_the_triton_it_was_measured_with(version, first):
+    code = f"""
+import sys, triton
+triton.__version__ = {version!r}
+if {version!r} == "3.1.0":
+    sys.modules["triton.experimental"] = None  # Gluon came later
+from fastprobe.kernels.gpu import backend
+from support import triton_cases
+batch = triton_cases.make(20, 9, 60, 128, 128, sampling="centroid", steps=100, precision="tf32")
+print(backend.trainers(batch, "sm90")[0], backend.trainers(batch, "sm80")[0])
+"""
+    run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(TESTS)}, capture_output=True, text=True)
+    assert run.stdout.split() == [first, "gram"], run.stderr
+
+
+@pytest.mark.parametrize("option", [{"symmetric": True}, {"precision": "ieee"}, {"dim": 65}, {"optimizer": "adam"}, {"sampling": "clip"}])
+def test_what_the_onchip_trainer_does_not_honour_goes_to_another(option):
+    config = {"sampling": "centroid", "steps": 100, "precision": "tf32", **option}
+    assert "onchip" not in triton_backend.trainers(cases.make(20, 9, 60, 128, 128, **config), "sm90")

@@ -37,8 +37,15 @@ def built() -> Path:
 _warps = 0
 
 
-def last_warps() -> int:
-    """Warps of a block of the kernel launched last."""
+def start_counting() -> None:
+    """Set every count to zero."""
+    global _warps
+    _warps = 0
+    lib.clear_perf()
+
+
+def most_warps() -> int:
+    """Warps of a block of the largest kernel launched since counting began: a trainer's, not those of what follows it."""
     return _warps
 
 
@@ -434,7 +441,7 @@ class Program:
         bars = ctypes.c_long(0)
         lo, hi = ctas or (0, grid)
         global _warps
-        _warps = self.warps
+        _warps = max(_warps, self.warps)
         rc = lib.run(
             _pointer(self.rows),
             len(self.rows),

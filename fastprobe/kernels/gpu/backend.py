@@ -14,13 +14,13 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
+import triton
 from triton.runtime.errors import OutOfResources
 
 from ...errors import BackendUnavailableError, OutOfMemoryError
 from ..batch import BatchResult, ProbeBatch
 from ..torch_backend import resolve_device
 from . import gram as triton_gram
-from . import onchip as triton_onchip
 from . import resident as triton_resident
 from . import tiled as triton_tiled
 from .common import (
@@ -43,11 +43,16 @@ MAX_PROBES = 16384
 QUERY_BLOCK = 16384
 QUERY_BYTES = 1 << 30
 TRAINERS: dict[str, Callable[..., torch.Tensor]] = {
-    "onchip": triton_onchip.train_onchip,
     "gram": triton_gram.train_gram,
     "resident": triton_resident.train_resident,
     "tiled": triton_tiled.train_tiled,
 }
+# Gluon came with Triton 3.4 and is experimental: the on-chip trainer is used with the release it was executed and measured with.
+HAS_ONCHIP = triton.__version__.startswith("3.6.")
+if HAS_ONCHIP:
+    from . import onchip as triton_onchip
+
+    TRAINERS["onchip"] = triton_onchip.train_onchip
 
 
 def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> BatchResult:
@@ -118,7 +123,7 @@ def trainers(batch: ProbeBatch, architecture: str = "") -> list[str]:
         and triton_gram.fits(*shape)
         and triton_gram.pays(m, len(batch.text), r_text, r_audio, c.steps)
     )
-    onchip = gram and not c.symmetric and triton_onchip.fits(*shape, architecture)
+    onchip = HAS_ONCHIP and gram and not c.symmetric and triton_onchip.fits(*shape, architecture)
     return ["onchip"] * onchip + ["gram"] * gram + ["resident"] * triton_resident.fits(*shape) + ["tiled"]
 
 

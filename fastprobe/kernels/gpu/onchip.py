@@ -8,8 +8,10 @@ has less range than tf32, so tables are scaled by powers of two to rows of lengt
 the heads), and G and dZ by a power of two that follows the size of the gradient from step to step. A step leaves dZ
 behind, in float16; `fold_kernel` makes U of the dZ of all steps, as `gram` says, and the heads come of U.
 
-Written in Gluon for compute capability 9.0 (`wgmma`): Triton's own compiler would put the state in shared memory between
-products.
+The loss is that of sounds against texts alone; under `precision="bf16"` too the factors are float16.
+
+Written in Gluon for compute capability 9.0 (`wgmma`), where a program says itself what lies in registers and what in
+shared memory. Gluon is experimental: `backend` takes this trainer with the Triton that it was executed and measured with.
 """
 
 from __future__ import annotations
@@ -84,7 +86,6 @@ def onchip_kernel(
     N: gl.constexpr,
     D: gl.constexpr,
     MINI: gl.constexpr,
-    SYMMETRIC: gl.constexpr,
     SHIFTED: gl.constexpr,
     SHRINK: gl.constexpr,
     DECAY: gl.constexpr,
@@ -334,7 +335,7 @@ def train_onchip(
 ) -> torch.Tensor:
     """Train every probe in place; the loss of the last step comes back, float32 (P,). See `train_gram`.
 
-    All probes start from the heads of the first.
+    All probes start from the heads of the first. `symmetric` is False, and precisions are those of `fits`.
     """
     (n_probes, _, width), m, steps = w.shape, text_rows.shape[1], len(schedule)
     mini = optimizer == "adam-mini"
@@ -379,7 +380,6 @@ def train_onchip(
             N=64 if m <= 64 else 128,
             D=width,
             MINI=mini,
-            SYMMETRIC=symmetric,
             SHIFTED=temperature >= MIN_SHIFTED,
             **flags,
             num_warps=4 if m <= 64 else 8,
