@@ -47,7 +47,8 @@ TRAINERS: dict[str, Callable[..., torch.Tensor]] = {
     "resident": triton_resident.train_resident,
     "tiled": triton_tiled.train_tiled,
 }
-# Gluon is experimental and younger than the oldest Triton that is supported: the on-chip trainer is used with the release it was executed and measured with.
+# Gluon is experimental and younger than the oldest Triton that is supported: the on-chip trainer is used with the release that
+# it was executed and measured with.
 HAS_ONCHIP = triton.__version__.startswith("3.6.")
 if HAS_ONCHIP:
     from . import onchip as triton_onchip
