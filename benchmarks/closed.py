@@ -50,8 +50,8 @@ def ridge_problem(jobs: int) -> tuple[ClosedForm, np.ndarray]:
 
 def with_bmm(form: ClosedForm, permutations: np.ndarray) -> Callable[[], np.ndarray]:
     """The same ranks by a batched product: K gathered, torch.matmul, one comparison; 32 jobs at once."""
-    left = torch.from_numpy(form._smoother[0].astype(np.float32))
-    kernel = torch.from_numpy((form.text @ form.unit.T).astype(np.float32))
+    left = torch.from_numpy(form.form.smoother[0].astype(np.float32))
+    kernel = torch.from_numpy((form.form.text @ form.form.unit.T).astype(np.float32))
     pi, labels = torch.from_numpy(permutations), torch.from_numpy(form.labels)
     train = torch.from_numpy(form.train)
 

@@ -19,7 +19,7 @@ import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BackendUnavailableError, InputError
 from .batch import BatchResult, ProbeBatch, check_cpu, make_batch
@@ -55,6 +55,14 @@ class Backend:
         Values of ``ProbeConfig.precision`` it honours; any other is an error, never ignored.
     optimizers : tuple of str
         Values of ``ProbeConfig.optimizer`` it honours, likewise.
+    closed : str
+        Which of `kernels.closed.BACKENDS` computes closed forms for a run of it.
+    places : {"cpu", "any", "gpu"}
+        Where it trains: on the CPU alone, on any device of PyTorch, on GPUs alone.
+    arithmetic : str
+        What it computes in whatever the precision, for the methods paragraph; empty where `precision` says it, and ieee is float32.
+    unit_flops : float
+        A worker's first unit, before its rate is measured, has about this much arithmetic: a few seconds.
     """
 
     name: str
@@ -62,6 +70,10 @@ class Backend:
     why_not: Callable[[], str | None]
     precisions: tuple[str, ...] = ("ieee",)
     optimizers: tuple[str, ...] = ("adam-mini", "sgd", "adam")
+    closed: str = "reference"
+    places: Literal["cpu", "any", "gpu"] = "cpu"
+    arithmetic: str = ""
+    unit_flops: float = 4e9
 
     def load(self) -> Callable[..., BatchResult]:
         """Its `train`, which refuses what the backend does not honour."""
@@ -131,10 +143,18 @@ def _triton_missing() -> str | None:
 BACKENDS = {
     b.name: b
     for b in (
-        Backend("reference", "reference", lambda: None, ("ieee", "tf32x3", "tf32", "bf16")),
-        Backend("torch", "torch_backend", _torch_missing, ("ieee", "tf32")),
-        Backend("cpp", "cpp_backend", _cpp_missing, ("ieee", "bf16")),
-        Backend("triton", "gpu.backend", _triton_missing, ("ieee", "tf32x3", "tf32", "bf16")),
+        Backend("reference", "reference", lambda: None, ("ieee", "tf32x3", "tf32", "bf16"), arithmetic="float64"),
+        Backend("torch", "torch_backend", _torch_missing, ("ieee", "tf32"), closed="torch", places="any", unit_flops=1e11),
+        Backend("cpp", "cpp_backend", _cpp_missing, ("ieee", "bf16"), closed="cpp", unit_flops=4e11),
+        Backend(
+            "triton",
+            "gpu.backend",
+            _triton_missing,
+            ("ieee", "tf32x3", "tf32", "bf16"),
+            closed="torch",
+            places="gpu",
+            unit_flops=1e14,
+        ),
     )
 }
 
@@ -200,11 +220,10 @@ def device_name(backend: str, device: str | None = None, precision: str = "ieee"
     BackendUnavailableError
         It cannot train on that device, or not there with that precision.
     """
-    if backend in ("reference", "cpp"):
+    if BACKENDS[backend].places == "cpu":
         check_cpu(backend, device)
-    if backend == "reference":
-        return "cpu"
-    if backend == "cpp":
+        if backend != "cpp":
+            return "cpu"
         from .cpp_backend import instruction_set
 
         return f"cpu ({instruction_set(precision)})"

@@ -1,33 +1,23 @@
 """Closed-form probes: everything that no permutation changes is made once per split, the rest is one product and a count.
 
-    ridge        B = H T_pi(train)      H = X_q (X'X + alpha n I)^-1 X'
-    procrustes   B = X_q U_d            U S V' = svd(X' T_pi(train)),  texts in the shared space: T V_d for T
-    cca          the same between whitened spaces
-
     s(c, i) = <b_i, t_pi(c) / |t_pi(c)|>      rank_i = 1 + #{c != y_i : s(c, i) >= s(y_i, i)}
 
-`ClosedForm.scores` with `ranks_of` is the definition, in float64; the backends are tested against it.
+Where clips b_i and texts t_c lie under a permutation is the business of `forms`. `ClosedForm.scores` with `ranks_of` is the
+definition, in float64; the backends are tested against it.
 """
 
 from __future__ import annotations
 
 import numpy as np
-import scipy.linalg
 
 from ..errors import InputError
-from ..protocol.probes import CCA, ClosedProbe, Ridge
+from ..protocol.probes import ClosedProbe
 from .batch import check_cpu
-from .gathered import gathered_sums
+from .forms import SplitData, form_of
 
 BACKENDS = ("cpp", "reference", "torch")
-EPS = 1e-12
 # Replicates of one native or batched call: a fixed number, so that bits do not depend on how many are asked for.
 CHUNK = 32
-
-
-def unit_rows(x: np.ndarray) -> np.ndarray:
-    """Rows divided by their lengths."""
-    return x / np.maximum(np.linalg.norm(x, axis=1, keepdims=True), EPS)
 
 
 def csls_scores(scores: np.ndarray, k: int) -> np.ndarray:
@@ -86,7 +76,7 @@ class ClosedForm:
 
     Parameters
     ----------
-    probe : Ridge, Procrustes or CCA
+    probe : ClosedProbe
     text : float64 (C, r_text)
         Features of all texts, not permuted: class c of replicate p has row ``permutations[p, c]``.
     audio : float64 (N, r_audio)
@@ -129,90 +119,12 @@ class ClosedForm:
         rest = np.setdiff1d(np.arange(len(text)), self.test)
         self._order = np.concatenate([self.test, rest])
         self._truth = np.searchsorted(self.test, self.labels)
-        centroids = np.stack([audio[labels == c].mean(axis=0) for c in self.train])
-        if isinstance(probe, Ridge):
-            self.text = text
-            self._fit_ridge(probe, centroids, audio, labels, audio[queries])
-        else:
-            shrinkage = probe.shrinkage if isinstance(probe, CCA) else None
-            self._fit_rotation(probe.dim, shrinkage, text, centroids, audio[queries])
-        self.unit = unit_rows(self.text)
-
-    def _fit_ridge(self, probe: Ridge, centroids: np.ndarray, audio: np.ndarray, labels: np.ndarray, query: np.ndarray) -> None:
-        """H of each alpha, and the quadratic form whose value is the leave-one-class-out error.
-
-            H_loo = (H - h) / (1 - h)      error = |(I - H_loo) T_pi|_F^2 = <M, (T T')_pi>
-
-        With several rows of a class 1 - h is the block of I - H of these rows.
-        """
-        if probe.fit_on == "centroid":
-            x, groups = centroids, np.arange(len(self.train))
-        else:
-            rows = np.flatnonzero(np.isin(labels, self.train))
-            x, groups = audio[rows], np.searchsorted(self.train, labels[rows])
-        member = np.eye(len(self.train))[groups]
-        values, vectors = scipy.linalg.eigh(x @ x.T)
-        values = np.maximum(values, 0.0)
-        smoother, forms = [], []
-        for alpha in probe.alphas:
-            inverse = (vectors / (values + alpha * len(x))) @ vectors.T
-            smoother.append(query @ (x.T @ (inverse @ member)))
-            # I - H is alpha n times the inverse, and its residual of a class is divided by the block of the class.
-            residual = alpha * len(x) * (inverse @ member)
-            for c in range(len(self.train)):
-                mine = groups == c
-                residual[mine] = np.linalg.solve(alpha * len(x) * inverse[np.ix_(mine, mine)], residual[mine])
-            forms.append(residual.T @ residual)
-        self._smoother, self._forms, self._gram = np.stack(smoother), np.stack(forms), self.text @ self.text.T
-
-    def _fit_rotation(self, dim: int | None, shrinkage: float | None, text: np.ndarray, centroids: np.ndarray, query: np.ndarray) -> None:
-        """X, T and queries, centred and (with `shrinkage`) whitened; X reduced to its row space."""
-        x, query = centroids - centroids.mean(axis=0), query - centroids.mean(axis=0)
-        self.text = text - text.mean(axis=0)
-        if shrinkage is not None:
-            of_audio, of_text = _whitening(x, shrinkage), _whitening(self.text, shrinkage)
-            x, query, self.text = x @ of_audio, query @ of_audio, self.text @ of_text
-        u, s, vt = np.linalg.svd(x, full_matrices=False)
-        kept = s > max(x.shape) * np.finfo(np.float64).eps * s[0]
-        self._left, self._query = (u[:, kept] * s[kept]).T, query @ vt[kept].T
-        rank = min(len(self._left), np.linalg.matrix_rank(self.text))
-        if dim is not None and dim > rank:
-            raise InputError(f"`dim` must be at most the rank of the train classes, {rank}; got {dim}. Lower it or add classes.")
-        self._dim = rank if dim is None else dim
-
-    def choose(self, permutations: np.ndarray) -> np.ndarray:
-        """Position of the alpha with the least leave-one-class-out error in each replicate, int64 (P,)."""
-        if len(self._forms) == 1:
-            return np.zeros(len(permutations), np.int64)
-        pi = permutations[:, self.train]
-        backend = "cpp" if self.backend == "cpp" else "reference"
-        return gathered_sums(self._forms, self._gram, pi, backend, lower=True).argmin(axis=1)
-
-    def predict(self, permutation: np.ndarray) -> np.ndarray:
-        """B of one replicate: what is expected of the text, float64 (Q, r_text)."""
-        target = self.text[permutation[self.train]]
-        if isinstance(self.probe, Ridge):
-            return self._smoother[self.choose(permutation[None])[0]] @ target
-        u, v = self._rotation(permutation)
-        return (self._query @ u) @ v.T
-
-    def _rotation(self, permutation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """U_d and V_d of one replicate: the axes of the shared space on either side."""
-        u, _, vt = np.linalg.svd(self._left @ self.text[permutation[self.train]], full_matrices=False)
-        return u[:, : self._dim], vt[: self._dim].T
-
-    def _shared(self, permutation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Queries (Q, w) and texts of unit length (C, w) of one replicate, texts in the order of their rows."""
-        if isinstance(self.probe, Ridge):
-            return self.predict(permutation), self.unit
-        # Texts are measured where they can be reached, in the shared space: by their length in the whole space, those of
-        # the train classes would score higher for lying in it.
-        u, v = self._rotation(permutation)
-        return self._query @ u, unit_rows(self.text @ v)
+        # Where this split puts clips and texts under a permutation.
+        self.form = form_of(probe, SplitData(text, audio, labels, self.train, queries), backend == "cpp")
 
     def scores(self, permutation: np.ndarray) -> np.ndarray:
         """s(c, i) of one replicate, float64 (Q, C): one row per query, one column per class."""
-        queries, texts = self._shared(permutation)
+        queries, texts = self.form.place(permutation)
         return csls_scores(queries @ texts[permutation].T, self.probe.csls)
 
     def ranks(self, permutations: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -241,33 +153,17 @@ class ClosedForm:
             scores = self.scores(permutation)
             ranks[p], unseen[p] = ranks_of(scores, self.labels), ranks_of(scores, self.labels, self.test)
 
-    def _factors(self, permutations: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """H in float32 (L, Q, n), which of them each replicate takes, K' (C, w), and the columns of it it meets."""
-        if isinstance(self.probe, Ridge):
-            if not hasattr(self, "_fixed"):
-                self._fixed = self._smoother.astype(np.float32), (self.unit @ self.text.T).astype(np.float32)
-            left, right = self._fixed
-            return left, self.choose(permutations), right, np.ascontiguousarray(permutations[:, self.train])
-        left, right = (np.stack(side).astype(np.float32) for side in zip(*(self._shared(row) for row in permutations)))
-        columns = np.tile(np.arange(left.shape[2]), (len(permutations), 1))
-        return left, np.arange(len(permutations)), right.reshape(-1, right.shape[2]), columns
-
-    def _rows(self, permutations: np.ndarray) -> np.ndarray:
-        """Which row of `right` each class meets: rotations have texts of their own for every replicate."""
-        rows = np.ascontiguousarray(permutations[:, self._order])
-        return rows if isinstance(self.probe, Ridge) else rows + len(self.text) * np.arange(len(rows))[:, None]
-
     def _cpp(self, permutations: np.ndarray, ranks: np.ndarray, unseen: np.ndarray) -> None:
         from .. import _cpp
         from .cpp_backend import instruction_set
 
-        left, left_of, right, columns = self._factors(permutations)
+        found = self.form.factors(permutations)
         _cpp.gathered_ranks(
-            left=left,
-            left_of=left_of,
-            right=right,
-            rows=self._rows(permutations),
-            columns=columns,
+            left=found.left,
+            left_of=found.left_of,
+            right=found.right,
+            rows=np.ascontiguousarray(found.rows[:, self._order]),
+            columns=found.columns,
             truth=self._truth,
             unseen=len(self.test),
             neighbours=self.probe.csls,
@@ -282,8 +178,8 @@ class ClosedForm:
         n = len(permutations)
         # The last call is filled up with replicates of its first, so that every product has the same shape.
         filled = np.concatenate([permutations, np.repeat(permutations[:1], CHUNK - n, axis=0)])
-        left, left_of, right, columns = (torch.as_tensor(x, device=self.device) for x in self._factors(filled))
-        rows = torch.as_tensor(self._rows(filled), device=self.device)
+        left, left_of, right, rows, columns = (torch.as_tensor(x, device=self.device) for x in self.form.factors(filled))
+        rows = rows[:, torch.as_tensor(self._order, device=self.device)]
         truth = torch.as_tensor(self._truth, device=self.device)
         scores = torch.bmm(left[left_of], right[rows[:, :, None], columns[:, None, :]].transpose(1, 2))
         if self.probe.csls:
@@ -292,11 +188,3 @@ class ClosedForm:
         below = scores < true
         for out, classes in ((ranks, len(self._order)), (unseen, len(self.test))):
             out[:] = (classes - below[:n, :, :classes].sum(dim=2)).to(torch.int32).cpu().numpy()
-
-
-def _whitening(x: np.ndarray, shrinkage: float) -> np.ndarray:
-    """S^-1/2 of the shrunk covariance S = (1 - l) X'X/n + l tr(X'X/n)/r I, of centred rows."""
-    covariance = x.T @ x / len(x)
-    mean_variance = np.trace(covariance) / len(covariance)
-    values, vectors = scipy.linalg.eigh((1 - shrinkage) * covariance + shrinkage * mean_variance * np.eye(len(covariance)))
-    return (vectors / np.sqrt(values)) @ vectors.T

@@ -10,12 +10,14 @@ The first three are sums over pairs of classes, sum_ij W_ij G_(pi_i, pi_j), whos
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 from scipy.stats import rankdata
 
 from ..errors import InputError
 from ..protocol.probes import Similarity
-from .closed import unit_rows
+from .forms import unit_rows
 from .gathered import gathered_sums
 
 BACKENDS = ("cpp", "reference")
@@ -85,22 +87,31 @@ def similarity(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutati
         raise InputError(f"`backend` of {probe.name} must be one of {', '.join(BACKENDS)}; got {backend!r}.")
     if n < 4:
         raise InputError(f"`similarity` {probe.name} needs at least 4 classes; got {n}. Add classes.")
-    if probe.kind == "knn" and probe.k >= n:
-        raise InputError(f"`k` of knn must be below the number of classes; got {probe.k} of {n}. Lower it.")
+    if probe.kind not in MEASURES:
+        raise InputError(f"`similarity` {probe.kind} cannot be computed here; known are {', '.join(MEASURES)}.")
     text, audio = np.asarray(text, np.float64), np.asarray(audio, np.float64)
-    if probe.kind == "protest":
-        return _protest(text, audio, permutations)
-    if probe.kind == "knn":
-        return gathered_sums(neighbours(audio, probe.k)[None], neighbours(text, probe.k), permutations, backend)[:, 0] / (n * probe.k)
-    if probe.kind == "rsa":
-        weight, gram, scale = distance_ranks(audio), distance_ranks(text), 2.0
-    else:
-        weight, gram = u_centred(audio), u_centred(text)
-        scale = np.linalg.norm(weight) * np.linalg.norm(gram)
+    return MEASURES[probe.kind](probe, text, audio, permutations, backend)
+
+
+def _cka(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str) -> np.ndarray:
+    weight, gram = u_centred(audio), u_centred(text)
+    scale = np.linalg.norm(weight) * np.linalg.norm(gram)
     return gathered_sums(weight[None], gram, permutations, backend, lower=True)[:, 0] / scale
 
 
-def _protest(text: np.ndarray, audio: np.ndarray, permutations: np.ndarray) -> np.ndarray:
+def _rsa(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str) -> np.ndarray:
+    # Over i < j the ranks have unit length, so over all pairs the sum is twice the correlation.
+    return gathered_sums(distance_ranks(audio)[None], distance_ranks(text), permutations, backend, lower=True)[:, 0] / 2.0
+
+
+def _knn(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str) -> np.ndarray:
+    if probe.k >= len(text):
+        raise InputError(f"`k` of knn must be below the number of classes; got {probe.k} of {len(text)}. Lower it.")
+    near_audio, near_text = neighbours(audio, probe.k), neighbours(text, probe.k)
+    return gathered_sums(near_audio[None], near_text, permutations, backend)[:, 0] / (len(text) * probe.k)
+
+
+def _protest(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str) -> np.ndarray:
     """1 - m2 by the singular values of each replicate, in the row spaces of both sides."""
     left, right = (_principal(x) for x in (audio, text))
     out = np.empty(len(permutations))
@@ -115,3 +126,12 @@ def _principal(x: np.ndarray) -> np.ndarray:
     """Centred rows of unit Frobenius norm in their principal axes: all distances and angles stay."""
     u, s, _ = np.linalg.svd(x - x.mean(axis=0), full_matrices=False)
     return u * (s / np.linalg.norm(s))
+
+
+# By the kind of the similarity.
+MEASURES: dict[str, Callable[[Similarity, np.ndarray, np.ndarray, np.ndarray, str], np.ndarray]] = {
+    "cka": _cka,
+    "rsa": _rsa,
+    "knn": _knn,
+    "protest": _protest,
+}

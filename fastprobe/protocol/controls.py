@@ -1,7 +1,7 @@
 """Controls: the kinds of null. What each destroys, in one record that the shell and the reports read.
 
-A *control* is the kind of null; a *permutation* is one draw from it. To add one: a record in `CONTROLS`, its outcome in
-`runs.outcomes` if it does not train again on permuted texts, and a test.
+A *control* is the kind of null; a *permutation* is one draw from it. To add one: a record in `CONTROLS`, with its `draw` if
+that is not any permutation of all texts; its outcome in `runs.outcomes` if it does not train again on permuted texts; a test.
 """
 
 from __future__ import annotations
@@ -46,8 +46,13 @@ class Control:
         Whether it replaces something else than text rows, so that closed forms and similarities have no such null.
     one_split : bool
         Whether it is valid for a single split only.
+    trained_once : bool
+        Whether one probe serves all permutations, so that a unit may hold many.
     caveat : str
         What it does not rule out, or the condition of its validity; may be empty.
+    draw : callable (seed, number, n_classes, groups) -> int64 (C,)
+        Relabelling `number`, the identity for 0; a function of its arguments alone. For p to be valid the draws are uniform over
+        a group of relabellings, identity included. By default over all of them, or over those within `groups`.
     """
 
     name: str
@@ -59,7 +64,9 @@ class Control:
     grouped: bool = False
     one_split: bool = False
     trained_only: bool = False
+    trained_once: bool = False
     caveat: str = ""
+    draw: Callable[[int, int, int, np.ndarray | None], np.ndarray] = plan.permutation
 
 
 _AGAIN = "so that only luck leads from a sound to its text"
@@ -96,6 +103,7 @@ CONTROLS: dict[str, Control] = {
             "permuted",
             one_split=True,
             trained_only=True,
+            trained_once=True,
         ),
         Control(
             "gaussian",
@@ -277,8 +285,16 @@ def permutation_source(control: str, seed: int, n_classes: int, n_permutations: 
         table = enumerate_distinct(n_classes, groups)
         return PermutationSource(control, distinct, True, distinct - 1, lambda start, stop: table[start:stop])
     return PermutationSource(
-        control, distinct, False, n_permutations, lambda start, stop: plan.permutations(seed, start, stop, n_classes, groups)
+        control, distinct, False, n_permutations, lambda start, stop: relabellings(control, seed, start, stop, n_classes, groups)
     )
+
+
+def relabellings(control: str, seed: int, start: int, stop: int, n_classes: int, groups: np.ndarray | None = None) -> np.ndarray:
+    """Relabellings `start` ... `stop`-1 as the control draws them, int64 (stop - start, C)."""
+    out = np.empty((stop - start, n_classes), np.int64)
+    for number in range(start, stop):
+        out[number - start] = CONTROLS[control].draw(seed, number, n_classes, groups)
+    return out
 
 
 def frozen_permutation(seed: int, split: int, number: int, test_classes: np.ndarray) -> np.ndarray:

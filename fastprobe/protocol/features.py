@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 import numpy as np
-import scipy.linalg
 
 from ..errors import InputError
 from ..tables.embeddings import EmbeddingTable, check_labels
@@ -70,6 +69,9 @@ def fit_preprocessing(vectors: np.ndarray, basis: str, energy: float | None, bia
     energy : float, optional
         Share of the variance to keep (lossy); None is lossless.
     """
+    # Imported here, so that `fastprobe --help` does not load SciPy.
+    import scipy.linalg
+
     x = vectors.astype(np.float64)
     mean = x.mean(axis=0)
     x -= mean

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -51,8 +52,26 @@ def _text(value: Any) -> str:
     return str(value)
 
 
+class ClosedProbe(_Named):
+    """What all closed forms have: fitted on the train classes without a step of training.
+
+    Attributes
+    ----------
+    kind : str
+        What its name begins with.
+    words : str
+        For help and for the methods paragraph, options in parentheses.
+    csls : int
+        Neighbours of the correction for hubs; 0 for none.
+    """
+
+    kind: ClassVar[str]
+    words: ClassVar[str]
+    csls: int
+
+
 @dataclass(frozen=True, kw_only=True)
-class Ridge(_Named):
+class Ridge(ClosedProbe):
     """Ridge regression of the text embeddings on the sounds.
 
     Attributes
@@ -71,6 +90,7 @@ class Ridge(_Named):
     """
 
     kind: ClassVar[str] = "ridge"
+    words: ClassVar[str] = "ridge regression from sounds to texts (alpha, csls, fit_on)"
     alpha: float | tuple[float, ...] = 1.0
     csls: int = 0
     fit_on: Literal["centroid", "clip"] = "centroid"
@@ -98,7 +118,7 @@ class Ridge(_Named):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Procrustes(_Named):
+class Procrustes(ClosedProbe):
     """The rotation that brings the sounds of the train classes closest to their texts.
 
     Attributes
@@ -110,6 +130,7 @@ class Procrustes(_Named):
     """
 
     kind: ClassVar[str] = "procrustes"
+    words: ClassVar[str] = "orthogonal Procrustes from sounds to texts (dim, csls)"
     dim: int | None = None
     csls: int = 0
 
@@ -119,7 +140,7 @@ class Procrustes(_Named):
 
 
 @dataclass(frozen=True, kw_only=True)
-class CCA(_Named):
+class CCA(ClosedProbe):
     """Canonical correlation: Procrustes between whitened spaces.
 
     Attributes
@@ -133,6 +154,7 @@ class CCA(_Named):
     """
 
     kind: ClassVar[str] = "cca"
+    words: ClassVar[str] = "canonical correlation with shrinkage (dim, shrinkage, csls)"
     dim: int = 16
     shrinkage: float = 0.5
     csls: int = 0
@@ -168,33 +190,34 @@ class Similarity(_Named):
             raise InputError(f"`k` is an option of knn alone; got k={self.k} for {self.kind}. Leave it out.")
 
 
-# Each kind in words, for help and for the methods paragraph.
-PROBES = {
-    "ridge": "ridge regression from sounds to texts (alpha, csls, fit_on)",
-    "procrustes": "orthogonal Procrustes from sounds to texts (dim, csls)",
-    "cca": "canonical correlation with shrinkage (dim, shrinkage, csls)",
-}
+# The closed forms by their kind, and each similarity in words.
+CLOSED: dict[str, type[ClosedProbe]] = {cls.kind: cls for cls in (Ridge, Procrustes, CCA)}
+PROBES = {kind: cls.words for kind, cls in CLOSED.items()}
 SIMILARITIES = {
     "cka": "debiased linear centred kernel alignment",
     "rsa": "Spearman correlation of the two matrices of cosine distances",
     "knn": "share of common nearest neighbours by cosine (k)",
     "protest": "Procrustes correlation squared, 1 - m2",
 }
-_TYPES = {cls.kind: cls for cls in (Ridge, Procrustes, CCA)}
-ClosedProbe = Ridge | Procrustes | CCA
 Probe = ProbeConfig | ClosedProbe | Similarity
 
 
-def _number(option: str, value: str) -> Any:
-    if option == "fit_on":
+def _number(cls: type, option: str, value: str) -> Any:
+    """The value of an option as its annotation has it: a word, a whole number or a number; text where there is no such option."""
+    kinds = _plain_types(typing.get_type_hints(cls).get(option))
+    if not kinds & {int, float}:
         return value
     try:
-        return int(value) if option in ("dim", "csls", "k") else float(value)
+        return float(value) if float in kinds else int(value)
     except ValueError:
         raise InputError(f"`{option}` must be a number; got {value!r}.") from None
 
 
-def _parse(what: str, text: str, known: Any) -> tuple[str, dict[str, Any]]:
+def _plain_types(hint: Any) -> set[Any]:
+    return {hint}.union(*map(_plain_types, typing.get_args(hint)))
+
+
+def _parse(what: str, text: str, known: dict[str, Any], of: type | None = None) -> tuple[str, dict[str, Any]]:
     kind, *parts = text.split(":")
     if kind not in known:
         raise InputError(f"`{what}` must be one of {', '.join(known)}; got {kind!r}.")
@@ -205,7 +228,7 @@ def _parse(what: str, text: str, known: Any) -> tuple[str, dict[str, Any]]:
             raise InputError(f"`{what}` takes options as name=value after a colon; got {part!r} in {text!r}.")
         if option in options:
             raise InputError(f"`{what}` names the option {option!r} twice in {text!r}. Give it once.")
-        values = tuple(_number(option, v) for v in value.split(","))
+        values = tuple(_number(of or known[kind], option, v) for v in value.split(","))
         options[option] = values if len(values) > 1 else values[0]
     return kind, options
 
@@ -225,8 +248,8 @@ def parse_probe(text: str) -> ClosedProbe:
     InputError
         Unknown kinds and options (the known ones are listed), and values out of range.
     """
-    kind, options = _parse("probe", text, PROBES)
-    cls = _TYPES[kind]
+    kind, options = _parse("probe", text, CLOSED)
+    cls = CLOSED[kind]
     return _build("probe", kind, cls, options, [f.name for f in dataclasses.fields(cls)])
 
 
@@ -238,7 +261,7 @@ def parse_similarity(text: str) -> Similarity:
     InputError
         Unknown kinds and options (the known ones are listed), and values out of range.
     """
-    kind, options = _parse("similarity", text, SIMILARITIES)
+    kind, options = _parse("similarity", text, SIMILARITIES, Similarity)
     known = ["k"] if kind == "knn" else []
     return _build("similarity", kind, lambda **o: Similarity(kind=kind, **o), options, known)
 
@@ -257,7 +280,7 @@ def probe_from_dict(values: dict[str, Any]) -> ClosedProbe | Similarity:
         return _build("similarity", kind, lambda **o: Similarity(kind=kind, **o), options, ["k"])
     if kind not in PROBES:
         raise InputError(f"`kind` must be one of {', '.join([*PROBES, *SIMILARITIES])}; got {kind!r}.")
-    cls = _TYPES[kind]
+    cls = CLOSED[kind]
     return _build("probe", kind, cls, options, [f.name for f in dataclasses.fields(cls)])
 
 
@@ -269,7 +292,7 @@ def as_probe(value: Any) -> ProbeConfig | ClosedProbe:
     InputError
         Anything else; the message lists the kinds.
     """
-    if isinstance(value, (ProbeConfig, Ridge, Procrustes, CCA)):
+    if isinstance(value, (ProbeConfig, ClosedProbe)):
         return value
     if isinstance(value, str):
         if value.split(":")[0] not in ("contrastive", *PROBES):

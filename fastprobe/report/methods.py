@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 
+from ..kernels import BACKENDS
 from ..protocol.controls import CONTROLS
 from ..protocol.metrics import metric_of, statistic_ks
 from ..protocol.optimizers import OPTIMIZERS
@@ -211,9 +212,10 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
             "was tested by permuting the text rows (PROTEST; Jackson 1995; Peres-Neto & Jackson 2001)."
         )
     precision = run.manifest.get("precision", "ieee")
+    own = BACKENDS[identity["backend"]].arithmetic if identity["backend"] in BACKENDS else ""
     out.append(
         f"Probes were trained by the {identity['backend']} backend ("
-        f"{'float64' if identity['backend'] == 'reference' else 'float32' if precision == 'ieee' else precision}; seed "
+        f"{own or ('float32' if precision == 'ieee' else precision)}; seed "
         f"{identity['seed']})."
     )
     return " ".join(out)

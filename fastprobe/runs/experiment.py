@@ -11,13 +11,13 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import InputError
-from ..kernels import ProbeBatch, make_batch, select_backend
+from ..kernels import BACKENDS, ProbeBatch, make_batch, select_backend
 from ..protocol.cells import probe_names, shape_of
 from ..protocol.config import ProbeConfig
-from ..protocol.controls import group_of, listed, permutation_source, say_count
+from ..protocol.controls import CONTROLS, group_of, listed, permutation_source, relabellings, say_count
 from ..protocol.features import PairData, TableFeatures, make_pair, table_features
 from ..protocol.metrics import check_ks, column_of, statistic_ks, summarise
-from ..protocol.plan import JobPlan, Split, Unit, permutations, split_classes, train_count
+from ..protocol.plan import JobPlan, Split, Unit, split_classes, train_count
 from ..protocol.probes import Probe, Similarity
 from ..storage import absolute
 from ..tables.embeddings import EmbeddingTable, check_labels, keep_common
@@ -29,8 +29,6 @@ from .specification import Specification
 __all__ = ["Experiment", "prepare"]
 
 DEFAULT_KS = (1, 3, 5, 10)
-# The first unit of a worker, before its rate is measured: about this much arithmetic, a few seconds.
-UNIT_FLOPS = {"reference": 4e9, "torch": 1e11, "cpp": 4e11, "triton": 1e14}
 UNIT_BYTES = 128 << 20
 MAX_UNIT = 16384
 FIRST_UNIT = 256  # small: the arithmetic says little about tiny probes, and the pace grows fourfold each time
@@ -64,7 +62,7 @@ class Experiment(Specification):
         """Permutations `start` ... `stop`-1 of the text rows, int64 (stop - start, C)."""
         if self.enumerated and self.groups is not None:
             return listed(self.groups)[start:stop]
-        return _permutations(self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
+        return _relabellings(self.control, self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
 
     def batch(self, cell: int, split: int, repeat: int, start: int, stop: int) -> ProbeBatch:
         """Permutations `start` ... `stop`-1 at one (cell, split, repeat) of a trained probe."""
@@ -154,14 +152,15 @@ class Experiment(Specification):
 
     def unit_size(self) -> int:
         """Permutations of the first unit: a few seconds of work by the arithmetic alone."""
-        by_time = MAX_UNIT if self.control == "frozen" else UNIT_FLOPS.get(self.backend, 4e9) / self.flops_per_permutation()
+        by_arithmetic = BACKENDS[self.backend].unit_flops / self.flops_per_permutation()
+        by_time = MAX_UNIT if CONTROLS[self.control].trained_once else by_arithmetic
         return int(np.clip(by_time, 1, min(FIRST_UNIT, self.largest_unit())))
 
 
 @lru_cache(maxsize=1)
-def _permutations(seed: int, start: int, stop: int, n_classes: int, groups: tuple[str, ...] | None) -> np.ndarray:
+def _relabellings(control: str, seed: int, start: int, stop: int, n_classes: int, groups: tuple[str, ...] | None) -> np.ndarray:
     """The relabellings of a unit, drawn once for all its splits and seeds (and for the next pair's)."""
-    return permutations(seed, start, stop, n_classes, None if groups is None else np.array(groups))
+    return relabellings(control, seed, start, stop, n_classes, None if groups is None else np.array(groups))
 
 
 def _as_list(value: Any) -> list[Any]:

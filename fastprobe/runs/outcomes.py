@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..kernels import BACKENDS
+from ..kernels import BACKENDS, select_backend
 from ..kernels.closed import ClosedForm
 from ..kernels.reference import norm
 from ..kernels.similarity import similarity
@@ -18,9 +18,6 @@ from ..randomness import CONTROL, generator
 
 if TYPE_CHECKING:
     from .experiment import Experiment
-
-# Backends for closed forms and similarities, by that of the run: their kernels are fewer.
-CLOSED = {"triton": "torch"}
 
 
 class Outcome(NamedTuple):
@@ -70,7 +67,7 @@ def closed_form(run: Experiment, probe: ClosedProbe, cell: int, split: int, back
     """A closed-form probe of one (cell, split), ready for any permutations."""
     pair, (train, test) = run.pairs[cell], run.split(split)
     queries = np.flatnonzero(np.isin(pair.labels, test))
-    backend = CLOSED.get(backend, backend)
+    backend = select_backend(backend).closed
     device = run.device if backend == "torch" else None
     return ClosedForm(probe, pair.text, pair.audio, pair.labels, train, queries, backend, device)
 

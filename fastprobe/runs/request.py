@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 
 from ..errors import InputError
+from ..kernels import BACKENDS
 from ..protocol.cells import probe_names
 from ..protocol.config import ProbeConfig, option
 from ..protocol.controls import CONTROLS
@@ -17,7 +18,7 @@ from ..randomness import check_seed
 
 CLASSES = ("strict", "common")
 RETRIEVALS = ("fused", "faiss")
-BACKEND_NAMES = ("auto", "reference", "torch", "cpp", "triton")
+BACKEND_NAMES = ("auto", *BACKENDS)
 _NULL, _WHERE = "The null", "Where it runs"
 
 
@@ -27,9 +28,9 @@ class RunRequest:
 
     Attributes
     ----------
-    probe : ProbeConfig, Ridge, Procrustes, CCA, their text form, or a list of these, optional
+    probe : ProbeConfig, Ridge or another closed form, their text form, or a list of these, optional
         Several make a cell each for every pair; by default a contrastive probe. "ridge:alpha=0.1,1,10" is a text form.
-    similarity : Similarity, "cka", "rsa", "knn:k=10", "protest", or a list of these
+    similarity : Similarity, its text form, such as "knn:k=10", or a list of these
         Numbers over the class centroids, without split or query; a cell each for every pair.
     permutations : int
         B. Permutation b is the same for every pair and whatever the total.
@@ -43,9 +44,9 @@ class RunRequest:
         Further k to store, by default 1, 3, 5 and 10.
     classes : {"strict", "common"}
         Labels that a table lacks are an error, or are left out.
-    control : {"permute", "permute-within", "frozen", "gaussian"}
-        The null: all text rows shuffled and the probe trained again; shuffled within groups only; the probe
-        trained once and the held-out texts shuffled (one split); texts drawn from a Gaussian of the same covariance.
+    control : str
+        The null, by its name in `fastprobe.protocol.controls.CONTROLS`, where each says what it destroys. By default all text
+        rows are shuffled and the probe is trained again.
     groups : path, mapping or sequence, optional
         For ``permute-within``: a CSV with a column `label` (or "fsd50k"), a mapping from label to group, or the
         groups in ascending order of the labels.
@@ -131,9 +132,8 @@ class RunRequest:
             )
         untrained = [name for name in probe_names(self.probes) if not is_trained(name)]
         if untrained and CONTROLS[self.control].trained_only:
-            raise InputError(
-                f"`control`={self.control!r} is one of trained probes; got {', '.join(untrained)}. Use permute or permute-within."
-            )
+            others = " or ".join(c.name for c in CONTROLS.values() if not c.trained_only)
+            raise InputError(f"`control`={self.control!r} is one of trained probes; got {', '.join(untrained)}. Use {others}.")
 
     @property
     def probes(self) -> tuple[Probe, ...]:

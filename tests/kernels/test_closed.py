@@ -12,7 +12,8 @@ from sklearn.linear_model import Ridge as SklearnRidge
 from sklearn.linear_model import RidgeCV
 
 from fastprobe.errors import InputError
-from fastprobe.kernels.closed import ClosedForm, csls_scores, ranks_of, unit_rows
+from fastprobe.kernels.closed import ClosedForm, csls_scores, ranks_of
+from fastprobe.kernels.forms import unit_rows
 from fastprobe.protocol.probes import CCA, Procrustes, Ridge
 
 PROBES = [
@@ -49,14 +50,14 @@ def test_ridge_predicts_as_scikit_learn_does(fit_on):
             rows = np.isin(labels, train)
             x, y = audio[rows], text[permutation[labels[rows]]]
         oracle = SklearnRidge(alpha=0.2 * len(x), fit_intercept=False).fit(x, y)
-        np.testing.assert_allclose(probe.predict(permutation), oracle.predict(audio[queries]), atol=1e-12)
+        np.testing.assert_allclose(probe.form.predict(permutation), oracle.predict(audio[queries]), atol=1e-12)
 
 
 def test_alpha_is_the_one_that_leave_one_out_of_scikit_learn_takes():
     text, audio, labels, train, queries, permutations = data()
     alphas = (0.001, 0.1, 1.0, 30.0)
     x = np.stack([audio[labels == c].mean(axis=0) for c in train])
-    chosen = ClosedForm(Ridge(alpha=alphas), text, audio, labels, train, queries, "reference").choose(permutations)
+    chosen = ClosedForm(Ridge(alpha=alphas), text, audio, labels, train, queries, "reference").form.choose(permutations)
     for permutation, choice in zip(permutations, chosen):
         oracle = RidgeCV(alphas=[a * len(x) for a in alphas], fit_intercept=False).fit(x, text[permutation[train]])
         assert oracle.alpha_ == alphas[choice] * len(x)
@@ -72,7 +73,7 @@ def test_with_clips_a_whole_class_is_left_out():
         kept, n = rows & (labels != c), rows.sum()
         fit = SklearnRidge(alpha=0.1 * n, fit_intercept=False).fit(audio[kept], text[labels[kept]])
         error += np.sum((fit.predict(audio[labels == c]) - text[c]) ** 2)
-    assert np.sum(probe._forms[0] * (text @ text.T)[np.ix_(train, train)]) == pytest.approx(error, rel=1e-9)
+    assert np.sum(probe.form.errors[0] * (text @ text.T)[np.ix_(train, train)]) == pytest.approx(error, rel=1e-9)
 
 
 def test_procrustes_rotates_as_scipy_does():
@@ -81,7 +82,7 @@ def test_procrustes_rotates_as_scipy_does():
     x = np.stack([audio[labels == c].mean(axis=0) for c in train])
     for permutation in permutations[:3]:
         rotation, _ = scipy.linalg.orthogonal_procrustes(x - x.mean(axis=0), text[permutation[train]])
-        np.testing.assert_allclose(probe.predict(permutation), (audio[queries] - x.mean(axis=0)) @ rotation, atol=1e-10)
+        np.testing.assert_allclose(probe.form.predict(permutation), (audio[queries] - x.mean(axis=0)) @ rotation, atol=1e-10)
 
 
 def test_cca_is_procrustes_of_what_is_already_white_and_ignores_linear_maps_without_shrinkage():

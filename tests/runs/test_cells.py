@@ -11,6 +11,7 @@ import fastprobe as fp
 from fastprobe.errors import InputError
 from fastprobe.protocol.cells import probe_names
 from fastprobe.protocol.config import ProbeConfig
+from fastprobe.protocol.probes import PROBES, SIMILARITIES
 from fastprobe.runs.audit import examine, verify
 from fastprobe.runs.store import ResultStore
 from support.strategies import tables
@@ -99,7 +100,10 @@ def test_the_shell_takes_several_values(shell, tmp_path):
         assert wrong.returncode == 2 and rule in wrong.stderr.replace("\n", " ") and "Traceback" not in wrong.stderr
 
 
-ALL = {"probe": ["contrastive", "ridge:alpha=0.1,1", "procrustes:csls=2", "cca:dim=2"], "similarity": ["cka", "rsa", "knn:k=2", "protest"]}
+# Every kind there is, with these options.
+OPTIONS = {"ridge": "ridge:alpha=0.1,1", "procrustes": "procrustes:csls=2", "cca": "cca:dim=2", "knn": "knn:k=2"}
+ALL = {"probe": ["contrastive", *(OPTIONS.get(k, k) for k in PROBES)], "similarity": [OPTIONS.get(k, k) for k in SIMILARITIES]}
+FIRST = len(ALL["probe"])  # cell of the first similarity
 
 
 @pytest.fixture(scope="module")
@@ -116,9 +120,9 @@ def test_every_kind_of_probe_stands_in_one_family(every):
     folder, results, _ = every
     summary = json.loads((folder / "run" / "summary.json").read_text())
     assert [r["probe"] for r in summary["pairs"]] == [*ALL["probe"], *ALL["similarity"]] == [r.probe for r in results]
-    assert summary["families"][0]["n_tests"] == 8
+    assert summary["families"][0]["n_tests"] == FIRST + len(ALL["similarity"])
     assert all(r.pvalue <= r.pvalue_max_t for r in results)
-    assert [r["metric"] for r in summary["pairs"]][4:] == ALL["similarity"]
+    assert [r["metric"] for r in summary["pairs"]][FIRST:] == ALL["similarity"]
 
 
 def test_similarities_and_closed_forms_are_stored_once_per_permutation(every):
@@ -128,7 +132,8 @@ def test_similarities_and_closed_forms_are_stored_once_per_permutation(every):
     for unit in store.done():
         name = store.cells[unit.cell].probe
         rows[name] = rows.get(name, 0) + len(store.read(unit)["permutation"])
-    assert rows == {name: 20 * (4 if name == "contrastive" else 2 if name in ALL["probe"] else 1) for name in rows} and len(rows) == 8
+    assert rows == {name: 20 * (4 if name == "contrastive" else 2 if name in ALL["probe"] else 1) for name in rows}
+    assert len(rows) == FIRST + len(ALL["similarity"])
 
 
 def test_a_similarity_is_that_of_the_class_centroids(every):
@@ -136,7 +141,7 @@ def test_a_similarity_is_that_of_the_class_centroids(every):
 
     folder, results, options = every
     run = prepare(folder / "t.npz", folder / "a.npz", **options)
-    pair = run.pairs[4]
+    pair = run.pairs[FIRST]
     centroids = np.stack([pair.audio[pair.labels == c].mean(axis=0) for c in range(12)])
 
     def gram(x):
@@ -150,10 +155,10 @@ def test_a_similarity_is_that_of_the_class_centroids(every):
         return total / (n * (n - 3))
 
     k, m = gram(pair.text), gram(centroids)
-    assert results[4].statistic == pytest.approx(hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m)))
+    assert results[FIRST].statistic == pytest.approx(hsic(k, m) / np.sqrt(hsic(k, k) * hsic(m, m)))
     order = run.relabellings(1, 20)
     expected = [hsic(k[np.ix_(pi, pi)], m) / np.sqrt(hsic(k, k) * hsic(m, m)) for pi in order]
-    np.testing.assert_allclose(results[4].null_distribution, expected, atol=1e-10)
+    np.testing.assert_allclose(results[FIRST].null_distribution, expected, atol=1e-10)
 
 
 def test_every_command_knows_all_probes(every, shell):
@@ -170,15 +175,15 @@ def test_every_command_knows_all_probes(every, shell):
 def test_a_lower_statistic_leaves_similarities_the_right_way_round(every):
     folder, results, options = every
     again = fp.permutation_test(folder / "t.npz", folder / "a.npz", **{**options, "statistic": "mean_rank"})
-    for before, after in zip(results[4:], again[4:]):
+    for before, after in zip(results[FIRST:], again[FIRST:]):
         assert before.pvalue == after.pvalue and before.statistic == after.statistic
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"probe": "rigde"}, "contrastive, ridge, procrustes, cca"),
-        ({"similarity": "ckaa"}, "cka, rsa, knn, protest"),
+        ({"probe": "rigde"}, f"contrastive, {', '.join(PROBES)}"),
+        ({"similarity": "ckaa"}, ", ".join(SIMILARITIES)),
         ({"probe": "cca:dim=300"}, "`dim` must be at most the rank"),
         ({"probe": "ridge:csls=99"}, "`csls` must be at most"),
         ({"similarity": "knn:k=99"}, "`k` of knn must be below"),

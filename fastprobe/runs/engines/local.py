@@ -24,6 +24,7 @@ from typing import Any
 import numpy as np
 
 from ...errors import InputError
+from ...kernels import BACKENDS
 from ...protocol.plan import Unit, Work
 from . import Finished, Pace, Task, WorkerError
 
@@ -65,7 +66,7 @@ def device_names(chosen: str | None, backend: str, device: str | None = None) ->
         A device that is not there; the message lists those that are.
     """
     if chosen is None:
-        if device not in (None, "cuda") or backend not in ("triton", "torch"):
+        if device not in (None, "cuda") or BACKENDS[backend].places == "cpu":
             return []
         import torch
 

@@ -14,6 +14,7 @@ from collections.abc import Generator
 from typing import Any
 
 from ...errors import InputError
+from ...kernels import BACKENDS
 from ...protocol.plan import Unit, Work
 from . import Finished, Pace, Task
 
@@ -42,7 +43,7 @@ def execute(
         A unit that fails by itself, or was lost `ATTEMPTS` times.
     """
     ray, own = _connect(address)
-    on_gpu = task.experiment.backend == "triton" or (task.experiment.device or "").startswith("cuda")
+    on_gpu = BACKENDS[task.experiment.backend].places == "gpu" or (task.experiment.device or "").startswith("cuda")
     cpus = num_cpus if num_cpus is not None else 1
     gpus = num_gpus if num_gpus is not None else (1 if on_gpu else 0)
     lost = (
