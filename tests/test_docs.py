@@ -35,9 +35,15 @@ def test_the_gallery_has_at_least_six():
 def test_the_charts_name_what_exists():
     page = (ROOT / "docs" / "choosing.md").read_text("utf-8")
     keys = set(re.findall(r'class="key"[^>]*>([^<]+)<', page))
-    assert set(CONTROLS) <= keys
+    nulls = set(re.findall(r'class="key"[^>]*>([^<]+)<', page.split("</svg>")[0])) - {"fastprobe report A B"}
+    assert "permute" in nulls and nulls <= set(CONTROLS)
     for statistic in ("mean_log_rank", "mrr", "acc@3_micro"):
         assert statistic in keys and column_of(statistic, (3,))
+
+
+def test_every_control_has_its_row():
+    page = (ROOT / "docs" / "statistics.md").read_text("utf-8")
+    assert not [name for name in CONTROLS if f"\n| `{name}`" not in page]
 
 
 def test_every_command_and_option_has_its_row():
