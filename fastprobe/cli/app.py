@@ -21,7 +21,7 @@ from ..storage import is_url
 from . import query as cli_query
 from . import runs as cli_runs
 from .embed import app as _embed
-from .options import choice, listed_parameters, option_parameters, plain, read_several, with_options
+from .options import choice, listed_parameters, on_this_machine, option_parameters, plain, read_several, with_options
 
 app = typer.Typer(
     name="fastprobe",
@@ -130,7 +130,8 @@ def run(
     out: Annotated[str | None, typer.Option(help="Run directory, or its URL (s3://, gs://, ...).", show_default="runs/DATE-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     config: Annotated[
-        Path | None, typer.Option(help="TOML file with the names of these options, its paths relative to it; the shell wins.")
+        Path | None,
+        typer.Option(help="TOML file with the names of these options, its paths relative to it; the shell wins.", callback=on_this_machine),
     ] = None,
     engine: Annotated[Engine, typer.Option(help="Who executes: this machine, or a Ray cluster.", rich_help_panel=_SCALE)] = "local",
     address: Annotated[
@@ -195,7 +196,7 @@ def run(
 
 @app.command()
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/demo-DATE-TIME")] = None,
+    out: Annotated[str | None, typer.Option(help="Run directory, or its URL.", show_default="runs/demo-DATE-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     permutations: Annotated[int, typer.Option(help="Shuffled repetitions beside the observed run.")] = 200,
     splits: Annotated[int, typer.Option(help="Partitions of the classes.")] = 5,
@@ -216,12 +217,12 @@ def demo(
     null = simulate_pair(names, alignment=0.0, seed=seed, number=2)[1]
     for table, name in ((text, "simulated"), (planted, "planted"), (null, "null")):
         table.meta["name"] = name
-    out = out or Path(time.strftime("runs/demo-%Y%m%d-%H%M%S"))
+    out = out or time.strftime("runs/demo-%Y%m%d-%H%M%S")
     cli_runs.carry_out(
         [text],
         [planted, null],
         RunRequest(permutations=permutations, splits=splits, backend=plain(backend), seed=seed),
-        str(out),
+        out,
         resume=resume,
         quiet=quiet,
     )
@@ -306,9 +307,9 @@ def plan(
 
 @app.command()
 def report(
-    runs: Annotated[list[Path], typer.Argument(metavar="RUN", help="Run directory; two are compared.")],
-    out: Annotated[Path | None, typer.Option(help="The page.", show_default="RUN/report.html")] = None,
-    categories: Annotated[Path | None, typer.Option(help="CSV with columns label, category.")] = None,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directory, or its URL; two are compared.")],
+    out: Annotated[str | None, typer.Option(help="The page, a file or a URL.", show_default="RUN/report.html")] = None,
+    categories: Annotated[str | None, typer.Option(help="CSV with columns label, category.")] = None,
 ) -> None:
     """One page that answers in a sentence per pair, with figures (SVG, PDF) and tables (CSV, LaTeX) beside it."""
     from ..report import write_report

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..extract.models import family_names
-from .options import choice, plain
+from .options import choice, on_this_machine, plain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -33,15 +33,19 @@ else:
     Leaves, Multi = choice("Leaves", ("ground-truth", "ontology")), choice("Multi", ("drop", "repeat"))
 
 
-def _check_out(out: Path) -> None:
+def _check_out(out: str) -> None:
     """Refuse a place the table cannot go to before hours are spent on it."""
     from ..errors import InputError
+    from ..storage import is_url, local_path, suffix_of
     from ..tables.embeddings import SUFFIXES
 
-    if out.suffix.lower() not in SUFFIXES:
-        raise InputError(f"`out` must end in {', '.join(SUFFIXES)}; got {str(out)!r}.")
-    if out.is_dir() or not (out.parent.is_dir() or not out.parent.exists()):
-        raise InputError(f"`out` {out} cannot be a file: {out if out.is_dir() else out.parent} is in the way.")
+    if suffix_of(out) not in SUFFIXES:
+        raise InputError(f"`out` must end in {', '.join(SUFFIXES)}; got {out!r}.")
+    if is_url(out):
+        return
+    path = local_path(out)
+    if path.is_dir() or not (path.parent.is_dir() or not path.parent.exists()):
+        raise InputError(f"`out` {out} cannot be a file: {path if path.is_dir() else path.parent} is in the way.")
 
 
 @app.command()
@@ -52,14 +56,14 @@ def text(
         typer.Option(help="A name on the Hugging Face hub, a model's folder, or a text file of word vectors (GloVe, word2vec; .gz too)."),
     ],
     classes: Annotated[
-        Path,
+        str,
         typer.Option(
             help="One label per line; a .csv with a column `label` (and perhaps `name`, the words to "
             "embed); or an audio table, whose labels are taken."
         ),
     ],
     out: Annotated[
-        Path,
+        str,
         typer.Option(
             help="The table: .npz, .safetensors or .parquet. Several layers: one table each, with -layer00 ... before the suffix."
         ),
@@ -88,6 +92,7 @@ def text(
     from ..extract.names import read_classes
     from ..extract.spec import TextSpec
     from ..extract.text import embed_classes
+    from ..storage import beside, name_of
 
     spec = TextSpec(
         model=model,
@@ -102,11 +107,12 @@ def text(
     started = time.perf_counter()
     tables = embed_classes(names, spec, layers, device=device, batch_size=batch_size)
     several = len(tables) > 1
-    places = {layer: out.with_name(f"{out.stem}-layer{layer:02d}{out.suffix}") if several else out for layer in tables}
+    name = name_of(out)
+    places = {layer: str(beside(out, f"{name.stem}-layer{layer:02d}{name.suffix}")) if several else out for layer in tables}
     if several and len(set(places.values())) < len(places):
         raise InputError(f"`out` {out}: two layers would go to one file.")
     for layer, table in tables.items():
-        table.meta["name"] = places[layer].stem
+        table.meta["name"] = name_of(places[layer]).stem
         table.save(places[layer])
         typer.echo(
             f"{places[layer]}: {len(table)} classes, {table.width} wide, layer {layer} of {table.meta['n_layers']}"
@@ -124,13 +130,17 @@ def audio(
             help=f"{family_names()} (hear: anything with the HEAR API). A variant after a colon: passt:passt_20sec, ast:NAME, ..."
         ),
     ],
-    out: Annotated[Path, typer.Option(help="The table: .npz, .safetensors or .parquet.")],
-    manifest: Annotated[Path | None, typer.Option(help="CSV with columns path,label[,id].")] = None,
-    folder: Annotated[Path | None, typer.Option(help="A folder with one subfolder per class.")] = None,
+    out: Annotated[str, typer.Option(help="The table: .npz, .safetensors or .parquet.")],
+    manifest: Annotated[Path | None, typer.Option(help="CSV with columns path,label[,id].", callback=on_this_machine)] = None,
+    folder: Annotated[Path | None, typer.Option(help="A folder with one subfolder per class.", callback=on_this_machine)] = None,
     dataset: Annotated[
-        tuple[str, Path] | None, typer.Option(metavar="NAME DIR", help="fsd50k, esc50 or urbansound8k, and where it lies.")
+        tuple[str, Path] | None,
+        typer.Option(metavar="NAME DIR", help="fsd50k, esc50 or urbansound8k, and where it lies.", callback=on_this_machine),
     ] = None,
-    checkpoint: Annotated[Path | None, typer.Option(help="Local weights; without it the published ones are fetched by name.")] = None,
+    checkpoint: Annotated[
+        Path | None,
+        typer.Option(help="Local weights; without it the published ones are fetched by name.", callback=on_this_machine),
+    ] = None,
     revision: Annotated[str | None, typer.Option(help=f"Branch, tag or commit on the hub ({family_names('on_hub')}).")] = None,
     random_init: Annotated[bool, typer.Option("--random-init", help="Untrained weights: a control. The table says so.")] = False,
     seed: Annotated[int, typer.Option(help="Of --random-init.")] = 0,
@@ -155,7 +165,10 @@ def audio(
     batch_size: Annotated[int, typer.Option(help="Windows per forward pass.")] = 8,
     workers: Annotated[int | None, typer.Option(help="Decoding threads.", show_default="CPUs, at most 8")] = None,
     cache: Annotated[
-        Path | None, typer.Option(help="Where finished clips are kept.", show_default="$FASTPROBE_CACHE or ~/.cache/fastprobe")
+        Path | None,
+        typer.Option(
+            help="Where finished clips are kept.", show_default="$FASTPROBE_CACHE or ~/.cache/fastprobe", callback=on_this_machine
+        ),
     ] = None,
     no_cache: Annotated[bool, typer.Option("--no-cache", help="Keep nothing, and embed all again.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
@@ -175,6 +188,7 @@ def audio(
     from ..extract.cache import default_folder
     from ..extract.datasets import from_folder, from_manifest, load_dataset
     from ..extract.spec import AudioSpec
+    from ..storage import name_of
     from ..tables.embeddings import first_few
     from .console import follow
 
@@ -211,7 +225,7 @@ def audio(
     table = build_table(
         corpus.clips, embedder, done, skip_bad=skip_bad, allow_label_leak=allow_label_leak, dataset=corpus.name, about=corpus.about
     )
-    table.meta["name"] = out.stem
+    table.meta["name"] = name_of(out).stem
     table.save(out)
     skipped, cached = table.meta["skipped"], table.meta["n_cached"]
     for line in skipped["files"]:

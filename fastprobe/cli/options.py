@@ -9,12 +9,14 @@ import inspect
 import typing
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
+from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any
 
 import typer
 
 from ..errors import InputError
+from ..storage import local_path
 
 
 def choice(name: str, values: Iterable[str]) -> Any:
@@ -25,6 +27,25 @@ def choice(name: str, values: Iterable[str]) -> Any:
 def plain(value: Any) -> Any:
     """The word behind a choice; anything else as it is."""
     return value.value if isinstance(value, Enum) else value
+
+
+def on_this_machine(ctx: Any, parameter: Any, value: Any) -> Any:
+    """A callback of options whose file must lie here: a URL is refused by name, not taken for a path.
+
+    Raises
+    ------
+    InputError
+        A URL, or its form after pathlib folded its slashes.
+    """
+    for path in value if isinstance(value, (list, tuple)) else [value]:
+        if isinstance(path, Path):
+            try:
+                local_path(path)
+            except InputError:
+                raise InputError(
+                    f"`{parameter.name}` must be a path on this machine; got {str(path).replace(':/', '://', 1)!r}. Copy it here first."
+                ) from None
+    return value
 
 
 def _shell_type(field: dataclasses.Field[Any], hint: Any) -> Any:

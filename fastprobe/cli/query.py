@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import InputError
+from ..storage import open_folder
 from .options import choice, plain
 
 app = typer.Typer(no_args_is_help=True, help="Large text collections: build an index once, search it often.")
@@ -20,10 +20,10 @@ else:
 
 
 def query(
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Sound files, or audio tables (every row a query).")],
-    probe: Annotated[Path, typer.Option(help="A saved probe.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Sound files, or audio tables (every row a query).")],
+    probe: Annotated[str, typer.Option(help="A saved probe.")],
     gallery: Annotated[
-        Path | None, typer.Option(help="Text table, text file (one per line), or index.", show_default="the probe's own classes")
+        str | None, typer.Option(help="Text table, text file (one per line), or index.", show_default="the probe's own classes")
     ] = None,
     k: Annotated[int, typer.Option("-k", "--k", help="Texts per query.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="A list of {query, texts, scores}.")] = False,
@@ -56,13 +56,13 @@ def _show_found(found: list, as_json: bool) -> None:
 
 @app.command("build")
 def index_build(
-    table: Annotated[Path, typer.Argument(metavar="TABLE", help="Text table of any size (.npz, .safetensors, .parquet).")],
-    out: Annotated[Path, typer.Option(help="The index, a new folder.")],
-    probe: Annotated[Path | None, typer.Option(help="Project the texts by this probe, so that sounds can be looked up.")] = None,
+    table: Annotated[str, typer.Argument(metavar="TABLE", help="Text table of any size (.npz, .safetensors, .parquet).")],
+    out: Annotated[str, typer.Option(help="The index, a new folder.")],
+    probe: Annotated[str | None, typer.Option(help="Project the texts by this probe, so that sounds can be looked up.")] = None,
     kind: Annotated[IndexKind, typer.Option(help="auto: exact below a million rows, then ivfpq.")] = "auto",
     recall: Annotated[float, typer.Option(help="recall@10 that hnsw and ivfpq must reach.")] = 0.95,
     queries: Annotated[
-        Path | None, typer.Option(help="Audio table to measure recall on (needs --probe).", show_default="noisy rows")
+        str | None, typer.Option(help="Audio table to measure recall on (needs --probe).", show_default="noisy rows")
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
     any_model: Annotated[bool, typer.Option("--any-model", help="Accept a table of another model than the probe's.")] = False,
@@ -90,7 +90,7 @@ def index_build(
         if not quiet and time.monotonic() - shown > 10:
             shown = time.monotonic()
             typer.echo(f"read {done:,} of {plan.rows:,} texts", err=True)
-    meta = json.loads((out / "meta.json").read_text("utf-8"))
+    meta = json.loads(open_folder(out).read("meta.json"))
     told = "" if plan.kind == "exact" else f"; {meta['factory']}, recall@10 {meta['recall']:.3f} on {meta['recall_on']}"
     typer.echo(f"{out}: {plan.rows:,} texts{told}")
     if plan.kind != "exact" and meta["recall"] < recall:
@@ -103,8 +103,8 @@ def index_build(
 
 @app.command("search")
 def index_search(
-    index: Annotated[Path, typer.Argument(metavar="INDEX", help="Folder of an index.")],
-    inputs: Annotated[list[Path], typer.Argument(metavar="INPUT", help="Sound files or audio tables; without a probe: tables.")],
+    index: Annotated[str, typer.Argument(metavar="INDEX", help="Folder of an index.")],
+    inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Sound files or audio tables; without a probe: tables.")],
     k: Annotated[int, typer.Option("-k", "--k", help="Texts per query.")] = 5,
     as_json: Annotated[bool, typer.Option("--json", help="A list of {query, texts, scores}.")] = False,
     exact: Annotated[bool, typer.Option("--exact", help="Score every text, whatever the kind.")] = False,

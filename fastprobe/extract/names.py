@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import os
 from functools import cache
-from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import InputError
+from ..storage import is_url, local_copy, local_path, suffix_of
 from ..tables.embeddings import SUFFIXES, EmbeddingTable, first_few
 from ..tables.vocabulary import read_csv
 
@@ -56,22 +56,22 @@ def read_classes(path: str | os.PathLike) -> list[ClassName]:
     InputError
         No file, no class, a label twice, no column ``label``, an empty label, bytes that are not UTF-8.
     """
-    path = Path(path)
-    if not path.is_file():
+    if not is_url(path) and not local_path(path).is_file():
         raise InputError(
             f"`classes`: {path}: no such file. Give a text file with one label per line, a .csv with a column "
             "`label`, or an embedding table."
         )
-    if path.suffix.lower() in SUFFIXES:
+    if suffix_of(path) in SUFFIXES:
         labels = sorted(set(EmbeddingTable.load(path).labels.tolist()))
         return [ClassName(label, natural_name(label)) for label in labels]
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        with local_copy(path) as source:
+            text = source.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise InputError(f"`classes`: {path}: not UTF-8 text (byte {error.start}). Save the list as UTF-8.") from None
     rows = (
         _csv_rows(path, text)
-        if path.suffix.lower() == ".csv"
+        if suffix_of(path) == ".csv"
         else [
             ClassName(line.strip(), natural_name(line)) for line in text.splitlines() if line.strip() and not line.lstrip().startswith("#")
         ]
@@ -89,13 +89,16 @@ def read_classes(path: str | os.PathLike) -> list[ClassName]:
     return rows
 
 
-def _csv_rows(path: Path, text: str) -> list[ClassName]:
-    reader = csv.DictReader(text.splitlines())
-    fields = reader.fieldnames or []
+def _csv_rows(path: str | os.PathLike, text: str) -> list[ClassName]:
+    try:
+        reader = csv.DictReader(text.splitlines())
+        fields, lines = reader.fieldnames or [], list(reader)
+    except csv.Error as error:
+        raise InputError(f"`classes`: {path}: cannot be read as CSV ({error}).") from None
     if "label" not in fields:
         raise InputError(f"`classes`: {path}: must have a column `label`; found {', '.join(fields) or 'nothing'}.")
     rows = []
-    for number, row in enumerate(reader, start=2):
+    for number, row in enumerate(lines, start=2):
         label = (row["label"] or "").strip()
         if not label:
             raise InputError(f"`classes`: {path}: line {number} has an empty `label`. Fill it in or drop the line.")

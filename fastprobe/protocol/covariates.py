@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from ..errors import InputError
+from ..storage import local_copy
 
 # Residuals in fewer dimensions than this have too few distinct arrangements to split into train and test classes.
 RESIDUAL_DIMENSIONS = 4
@@ -133,10 +134,10 @@ def read_covariates(path: str | Path, labels: Sequence[str]) -> Design:
         No such file, no column `label`, no covariate, a label missing or given twice, and what `design` refuses.
     """
     try:
-        with open(path, newline="", encoding="utf-8-sig") as file:
+        with local_copy(path) as source, open(source, newline="", encoding="utf-8-sig") as file:
             reader = csv.DictReader(file)
             rows, fields = list(reader), list(reader.fieldnames or ())
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
+    except (OSError, InputError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"`covariates` must be a CSV that can be read; got {str(path)!r}: {error}.") from error
     columns = [f for f in fields if f != "label"]
     if "label" not in fields or not columns:

@@ -11,20 +11,21 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ..errors import InputError
+from ..storage import within
 
 __all__ = ["write_report"]
 
 
 def write_report(
     run_dirs: Sequence[str | os.PathLike], out: str | os.PathLike | None = None, categories: str | os.PathLike | None = None
-) -> Path:
+) -> Path | str:
     """Write the report of a run, or the comparison of two.
 
     Parameters
     ----------
-    run_dirs : sequence of path-like
+    run_dirs : sequence of path-like or URL
         One run directory, or two.
-    out : path-like, optional
+    out : path-like or URL, optional
         The page; by default ``report.html`` in the run directory (``comparison.html`` in the first of two). Figures go
         into ``figures/`` beside it (SVG and PDF), tables into ``tables/`` (CSV and LaTeX).
     categories : path-like, optional
@@ -32,20 +33,20 @@ def write_report(
 
     Returns
     -------
-    Path
-        The page.
+    Path or str
+        The page; a URL is a str.
 
     Raises
     ------
     InputError
         No run there, an unfinished one, more than two, a file of categories without its columns.
     """
-    paths = [Path(p) for p in run_dirs]
-    if len(paths) not in (1, 2):
-        raise InputError(f"`report` takes one run directory, or two to compare; got {len(paths)}.")
+    if isinstance(run_dirs, (str, os.PathLike)):
+        run_dirs = [run_dirs]
+    if len(run_dirs) not in (1, 2):
+        raise InputError(f"`report` takes one run directory, or two to compare; got {len(run_dirs)}.")
     from ._write import write_comparison, write_single
 
-    category_file = None if categories is None else Path(categories)
-    if len(paths) == 1:
-        return write_single(paths[0], Path(out) if out else paths[0] / "report.html", category_file)
-    return write_comparison(paths[0], paths[1], Path(out) if out else paths[0] / "comparison.html", category_file)
+    if len(run_dirs) == 1:
+        return write_single(run_dirs[0], out or within(run_dirs[0], "report.html"), categories)
+    return write_comparison(run_dirs[0], run_dirs[1], out or within(run_dirs[0], "comparison.html"), categories)

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
 
 from ..randomness import BOOTSTRAP, generator
 from ..statistics.comparison import Comparison, compare_many
-from ..storage import write_atomically
+from ..storage import beside, is_url, local_path, write_atomically
 from . import compare_page, page, tables
 from .data import RunData, load_run, n_classes_of, procrustes_of
 
 # One map for each audio model, and no more: each needs the tables themselves and 999 decompositions.
 MAX_MAPS = 4
+Location = str | os.PathLike
 
 
-def write_single(run_dir: Path, out: Path, categories: Path | None) -> Path:
+def write_single(run_dir: Location, out: Location, categories: Location | None) -> Path | str:
     """See `fastprobe.report.write_report`."""
     run = load_run(run_dir, categories)
     found = tables.comparisons(run)
@@ -44,7 +46,7 @@ def write_single(run_dir: Path, out: Path, categories: Path | None) -> Path:
     return _write(made, out, texts)
 
 
-def write_comparison(first_dir: Path, second_dir: Path, out: Path, categories: Path | None) -> Path:
+def write_comparison(first_dir: Location, second_dir: Location, out: Location, categories: Location | None) -> Path | str:
     """See `fastprobe.report.write_report`."""
     first, second = (load_run(path, categories) for path in (first_dir, second_dir))
     matched = match_pairs(first, second)
@@ -113,12 +115,13 @@ def not_paired(first: RunData, second: RunData, matched: list[tuple[int, int]]) 
     return None
 
 
-def _write(made: page.Page, out: Path, texts: dict[str, str], prefix: str = "") -> Path:
-    for folder in ("figures", "tables"):
-        (out.parent / folder).mkdir(parents=True, exist_ok=True)
+def _write(made: page.Page, out: Location, texts: dict[str, str], prefix: str = "") -> Path | str:
+    if not is_url(out):
+        for folder in ("figures", "tables"):
+            Path(beside(out, folder)).mkdir(parents=True, exist_ok=True)
     for name, data in made.files.items():
-        write_atomically(out.parent / "figures" / f"{prefix}{name}", data)
+        write_atomically(beside(out, "figures", f"{prefix}{name}"), data)
     for name, text in texts.items():
-        write_atomically(out.parent / "tables" / f"{prefix}{name}", text.encode())
+        write_atomically(beside(out, "tables", f"{prefix}{name}"), text.encode())
     write_atomically(out, made.html().encode())
-    return out
+    return str(out) if is_url(out) else local_path(out)

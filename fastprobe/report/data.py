@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,7 @@ from ..runs.manifest import cells_of, shapes_of
 from ..runs.store import ResultStore, read_manifest
 from ..runs.summary import layers
 from ..statistics.significance import Interval
+from ..storage import Folder, RemoteFolder, is_url, local_path, name_of, open_folder
 from ..tables.embeddings import EmbeddingTable
 from ..tables.vocabulary import read_csv
 from .procrustes import ProcrustesTest, centroids, protest
@@ -67,7 +69,8 @@ class RunData:
 
     Attributes
     ----------
-    path : Path
+    path : Path or str
+        The run directory; a str where it is a URL.
     manifest, summary : dict
     t : float64 (pairs, B+1)
         Replicates of the statistic; column 0 observed.
@@ -82,7 +85,7 @@ class RunData:
         What could not be shown, and why, in plain sentences.
     """
 
-    path: Path
+    path: Path | str
     manifest: dict[str, Any]
     summary: dict[str, Any]
     t: np.ndarray
@@ -97,7 +100,7 @@ class RunData:
     @property
     def name(self) -> str:
         """The run directory's name."""
-        return self.path.resolve().name
+        return name_of(self.path if isinstance(self.path, str) else self.path.resolve()).name
 
     @property
     def outcomes(self) -> Observed:
@@ -185,22 +188,24 @@ class RunData:
         return out
 
 
-def load_run(path: Path, categories: Path | None = None) -> RunData:
-    """Read a finished run.
+def load_run(path: str | os.PathLike, categories: str | os.PathLike | None = None) -> RunData:
+    """Read a finished run, from a path or a URL.
 
     Raises
     ------
     StoreError
         No run there, or one without a summary yet.
     """
-    path = Path(path)
-    manifest = read_manifest(path)
+    folder = open_folder(path)
+    manifest = read_manifest(folder)
     try:
-        summary = json.loads((path / "summary.json").read_text("utf-8"))
+        summary = json.loads(folder.read("summary.json").decode("utf-8"))
+        if not isinstance(summary, dict) or not isinstance(summary.get("pairs"), list):
+            raise ValueError("not a summary")
     except FileNotFoundError:
-        raise StoreError(f"{path}: the run has no summary.json yet. Finish it with the command that began it and --resume.") from None
-    except (OSError, ValueError) as error:
-        raise StoreError(f"{path}/summary.json: cannot be read ({error}). Run again with --resume to write it anew.") from None
+        raise StoreError(f"{folder}: the run has no summary.json yet. Finish it with the command that began it and --resume.") from None
+    except (OSError, ValueError, RecursionError) as error:
+        raise StoreError(f"{folder}/summary.json: cannot be read ({error}). Run again with --resume to write it anew.") from None
     identity: dict[str, Any] = manifest["identity"]
     notes: list[str] = []
     ks = tuple(identity["k"])
@@ -208,15 +213,15 @@ def load_run(path: Path, categories: Path | None = None) -> RunData:
     plan = JobPlan(len(cells), identity["splits"], identity["seeds"], manifest["permutations"], shapes_of(identity))
     _tell_probes_apart(summary, identity)
     columns = list(dict.fromkeys([column_of(summary["statistic"], ks), *(f"acc@{k}_macro" for k in ks)]))
-    replicates, per_split = ResultStore.open(path).replicates(columns, plan)
+    replicates, per_split = ResultStore.open(folder).replicates(columns, plan)
     if not np.isfinite(replicates[columns[0]]).all():
-        raise StoreError(f"{path}: some permutations are not stored yet. Finish the run with --resume, then report it.")
+        raise StoreError(f"{folder}: some permutations are not stored yet. Finish the run with --resume, then report it.")
     curve = _curve(ks, replicates)
     k = (statistic_ks(summary["statistic"]) or ((3,) if 3 in ks else ks[:1]))[0]
-    observed = _observed(path, identity, k, notes)
+    observed = _observed(folder, identity, k, notes)
     intervals = [] if observed is None else _intervals(observed, identity["seed"])
     return RunData(
-        path,
+        str(path) if is_url(path) else local_path(path),
         manifest,
         summary,
         replicates[columns[0]],
@@ -224,7 +229,7 @@ def load_run(path: Path, categories: Path | None = None) -> RunData:
         curve,
         observed,
         intervals,
-        _confusions(path, identity, notes),
+        _confusions(folder, identity, notes),
         read_categories(categories, notes),
         notes,
     )
@@ -240,18 +245,17 @@ def _curve(ks: tuple[int, ...], t: dict[str, np.ndarray]) -> Curve:
     return Curve(ks, observed, np.stack([v[:, 1:].mean(axis=1) for v in stack], axis=1), low, high)
 
 
-def _read_parquet(file: Path, columns: list[str], strings: list[str], notes: list[str], what: str):
+def _read_parquet(folder: Folder | RemoteFolder, file: str, columns: list[str], strings: list[str], notes: list[str], what: str):
     """Columns of a table of the run, strings as (codes, values); None with a note when that is impossible."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    if not file.exists():
-        notes.append(f"{what} cannot be shown: this run has no {file.name}.")
-        return None
     try:
-        present = set(pq.read_schema(file).names)
+        source = pa.BufferReader(folder.read(file))
+        present = set(pq.read_schema(source).names)
         columns, strings = ([c for c in names if c != "probe" or c in present] for names in (columns, strings))
-        table = pq.read_table(file, columns=columns, read_dictionary=strings)
+        source.seek(0)
+        table = pq.read_table(source, columns=columns, read_dictionary=strings)
         out = {}
         for name in columns:
             column = table[name].combine_chunks()
@@ -261,8 +265,11 @@ def _read_parquet(file: Path, columns: list[str], strings: list[str], notes: lis
             else:
                 out[name] = column.to_numpy(zero_copy_only=False)
         return out
-    except (OSError, KeyError, pa.ArrowException) as error:
-        notes.append(f"{what} cannot be shown: {file.name} is not readable ({str(error).splitlines()[0]}).")
+    except FileNotFoundError:
+        notes.append(f"{what} cannot be shown: this run has no {file}.")
+        return None
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        notes.append(f"{what} cannot be shown: {file} is not readable ({(str(error).splitlines() or [type(error).__name__])[0]}).")
         return None
 
 
@@ -283,9 +290,10 @@ def _cell_numbers(data: dict[str, Any], identity: dict[str, Any]) -> np.ndarray:
     return lookup[text, audio, probe]
 
 
-def _observed(path: Path, identity: dict[str, Any], k: int, notes: list[str]) -> Observed | None:
+def _observed(folder: Folder | RemoteFolder, identity: dict[str, Any], k: int, notes: list[str]) -> Observed | None:
     data = _read_parquet(
-        path / "observed.parquet",
+        folder,
+        "observed.parquet",
         ["text", "audio", "probe", "split", "label", "rank"],
         ["text", "audio", "probe", "label"],
         notes,
@@ -313,9 +321,12 @@ def _intervals(observed: Observed, seed: int) -> list[Interval]:
     return [next(found) if has else Interval(float("nan"), float("nan")) for has in ranked]
 
 
-def _confusions(path: Path, identity: dict[str, Any], notes: list[str], top: int = 12) -> dict[int, list[tuple[str, str, float]]]:
+def _confusions(
+    folder: Folder | RemoteFolder, identity: dict[str, Any], notes: list[str], top: int = 12
+) -> dict[int, list[tuple[str, str, float]]]:
     data = _read_parquet(
-        path / "retrieved.parquet",
+        folder,
+        "retrieved.parquet",
         ["text", "audio", "probe", "label", "retrieved", "position"],
         ["text", "audio", "probe", "label", "retrieved"],
         notes,
@@ -340,7 +351,7 @@ def _confusions(path: Path, identity: dict[str, Any], notes: list[str], top: int
     return out
 
 
-def read_categories(path: Path | None, notes: list[str]) -> dict[str, str]:
+def read_categories(path: str | os.PathLike | None, notes: list[str]) -> dict[str, str]:
     """label -> category from a CSV with the columns `label` and `category`."""
     if path is None:
         notes.append("Accuracy by category is not shown: no file of categories was given (--categories).")
@@ -372,11 +383,11 @@ def procrustes_of(run: RunData, pair: int, permutations: int = 999) -> tuple[Pro
         try:
             table = EmbeddingTable.load(path)
         except InputError:
-            return f"The Procrustes map is not shown: {Path(path).name} is no longer where the run found it."
+            return f"The Procrustes map is not shown: {name_of(path).name} is no longer where the run found it."
         known = next(t for t in run.identity["inputs"] if t["side"] == side and t["name"] == name)
         if table.digest != known["digest"]:
             return (
-                f"The Procrustes map is not shown: {Path(path).name} is not the table that was run (its digest differs): it "
+                f"The Procrustes map is not shown: {name_of(path).name} is not the table that was run (its digest differs): it "
                 "has changed, or labels were left out with --classes common."
             )
         tables.append(table)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -19,8 +20,10 @@ import numpy as np
 from .. import __version__
 from ..errors import InputError
 from ..kernels.topk import load_faiss
+from ..storage import is_url, local_path, open_folder, put_files
 from ..tables.streams import TableStream
 from .gallery import (
+    FILES,
     FORMAT,
     KINDS,
     SMALLEST_APPROXIMATE,
@@ -101,8 +104,8 @@ def build_index(
 
     Parameters
     ----------
-    out : path
-        The new folder.
+    out : path or URL
+        The new folder. Behind a URL its ``meta.json`` comes last: what lacks it is no index.
     recall : float
         recall@10 that an approximate kind must reach.
     queries : float (n, d), optional
@@ -115,7 +118,10 @@ def build_index(
     InputError
         Something else in the place, a full disk, a damaged table.
     """
-    out = Path(out)
+    if is_url(out):
+        yield from _build_and_store(plan, str(out).rstrip("/"), probe, recall, queries, overwrite)
+        return
+    out = local_path(out)
     if out.exists() and not (overwrite and (out / "meta.json").is_file()):
         raise InputError(
             f"{out} exists. Choose another place"
@@ -149,6 +155,25 @@ def build_index(
         raise InputError(f"{out}: cannot be written: {error.strerror or error}. Free space or choose another place.") from None
     finally:
         shutil.rmtree(work, ignore_errors=True)
+
+
+def _build_and_store(
+    plan: IndexPlan, url: str, probe: ContrastiveProbe | None, recall: float, queries: np.ndarray | None, overwrite: bool
+) -> Iterator[int]:
+    """Build on this machine, then store file by file."""
+    target = open_folder(url)
+    there = target.names()
+    if there and not (overwrite and "meta.json" in there):
+        raise InputError(
+            f"{url} exists. Choose another place"
+            + (", or give --overwrite to replace this index." if "meta.json" in there else "; it is not an index.")
+        )
+    with tempfile.TemporaryDirectory(prefix="fastprobe-") as folder:
+        made = Path(folder) / "index"
+        yield from build_index(plan, made, probe, recall=recall, queries=queries)
+        for name in reversed([n for n in FILES if n in there]):  # meta.json first: no index while it is being replaced
+            target.remove(name)
+        put_files(made, url, [n for n in FILES if (made / n).is_file()])
 
 
 def _write_rows(plan: IndexPlan, work: Path, probe: ContrastiveProbe | None) -> Iterator[int]:

@@ -14,6 +14,7 @@ with the index.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,13 @@ import numpy as np
 
 from ..errors import InputError
 from ..kernels.topk import check_shapes, load_faiss, merge_top_k, top_k
+from ..storage import FetchedFolder, is_url, local_path
 
 __all__ = ["KINDS", "GalleryIndex", "memory_estimate", "top_k"]
 
 KINDS = ("exact", "hnsw", "ivfpq")
 FORMAT = 1
+FILES = ("vectors.npy", "texts.arrow", "index.faiss", "probe.safetensors", "meta.json")  # meta.json last: with it the index is whole
 APPROXIMATE_FROM = 1_000_000  # rows, for kind "auto"
 SMALLEST_APPROXIMATE = 5000
 RECALL_AT = 10
@@ -121,6 +124,10 @@ class GalleryIndex:
     InputError
         An empty gallery, labels that do not fit, an approximate kind without FAISS or for fewer than 5,000 rows.
     """
+
+    # Where it was opened from, and the copy of what lies behind a URL.
+    _home: Path | None = None
+    _fetched: FetchedFolder | None = None
 
     def __init__(
         self,
@@ -250,6 +257,12 @@ class GalleryIndex:
             return found[back].reshape(rows.shape)
         return np.asarray(self._texts, dtype=str)[rows]
 
+    @property
+    def probe_file(self) -> Path | None:
+        """The probe that an index on disk carries; None when it carries none, or was made in memory."""
+        file = None if self._home is None else self._home / "probe.safetensors"
+        return file if file is not None and file.is_file() else None
+
     # ---- the probe it was made with ---------------------------------------------------------------
 
     def check_probe(self, digest: str) -> None:
@@ -274,17 +287,20 @@ class GalleryIndex:
     # ---- files -----------------------------------------------------------------------------------
 
     @classmethod
-    def load(cls, path: str | Path) -> GalleryIndex:
+    def load(cls, path: str | os.PathLike) -> GalleryIndex:
         """Open an index that `fastprobe.retrieval.build.build_index` wrote. Vectors and texts stay on disk, mapped.
+
+        One behind a URL is fetched, and its copy removed with the object.
 
         Raises
         ------
         InputError
             No index there, a damaged one, one from a newer version, an approximate one without FAISS.
         """
-        path = Path(path)
+        fetched = FetchedFolder(path, FILES) if is_url(path) else None
+        home = local_path(path) if fetched is None else fetched.path
         try:
-            meta = json.loads((path / "meta.json").read_text("utf-8"))
+            meta = json.loads((home / "meta.json").read_text("utf-8"))
             whole = [meta["version"], meta["rows"], meta["width"], *(meta["effort"] if meta["kind"] != "exact" else (1, 1))]
             if (
                 meta["format"] != "fastprobe-index"
@@ -295,24 +311,24 @@ class GalleryIndex:
                 raise ValueError("a meta.json of something else")
         except FileNotFoundError:
             raise InputError(f"{path}: no index (no meta.json in it). `fastprobe index build` makes one.") from None
-        except (OSError, ValueError, KeyError, TypeError) as error:
+        except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
             raise InputError(f"{path}: not an index, or a damaged one ({error}).") from None
         if meta["version"] > FORMAT:
             raise InputError(f"{path}: written by a newer fastprobe. Upgrade fastprobe.")
         import pyarrow as pa
 
         index = cls.__new__(cls)
-        index.meta, index._faiss, index._shards = meta, None, None
+        index.meta, index._faiss, index._shards, index._home, index._fetched = meta, None, None, home, fetched
         try:
-            index.vectors = np.load(path / "vectors.npy", mmap_mode="r", allow_pickle=False)
-            with pa.memory_map(str(path / "texts.arrow")) as file:
+            index.vectors = np.load(home / "vectors.npy", mmap_mode="r", allow_pickle=False)
+            with pa.memory_map(str(home / "texts.arrow")) as file:
                 index._texts = pa.ipc.open_file(file).read_all()["text"]
             if index.vectors.shape != (meta["rows"], meta["width"]) or len(index._texts) != meta["rows"]:
                 raise ValueError(
                     f"vectors of shape {index.vectors.shape} and {len(index._texts)} texts, not {meta['rows']} x {meta['width']}"
                 )
             if meta["kind"] != "exact":
-                index._faiss = _read_faiss(path / "index.faiss", meta)
+                index._faiss = _read_faiss(home / "index.faiss", meta)
         except (OSError, ValueError, KeyError, pa.ArrowException) as error:
             if isinstance(error, InputError):
                 raise

@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -17,7 +16,7 @@ from ..kernels.reference import norm, ranks
 from ..protocol.config import ProbeConfig
 from ..protocol.features import PairData, Preprocessing, make_pair
 from ..protocol.plan import Split
-from ..storage import local_copy, new_file
+from ..storage import local_copy, name_of, new_file
 from ..tables.embeddings import EmbeddingTable, first_few
 
 __all__ = ["ContrastiveProbe", "ProbeConfig"]
@@ -299,8 +298,8 @@ def check_probe_file(path: str | os.PathLike) -> None:
     InputError
         A suffix other than .safetensors.
     """
-    if Path(path).suffix != ".safetensors":
-        raise InputError(f"{path}: a probe is saved as .safetensors; got the suffix {Path(path).suffix!r}.")
+    if name_of(path).suffix != ".safetensors":
+        raise InputError(f"{path}: a probe is saved as .safetensors; got the suffix {name_of(path).suffix!r}.")
 
 
 # What makes two tables' vectors comparable, as `fastprobe embed` records it.

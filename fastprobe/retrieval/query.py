@@ -8,12 +8,14 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ..errors import InputError
+from ..storage import Fetched, is_url, local_copy, local_path, open_folder, suffix_of
 from ..tables.embeddings import SUFFIXES, EmbeddingTable, first_few
 from .gallery import GalleryIndex
 from .probe import ContrastiveProbe, check_model, model_difference
@@ -109,16 +111,15 @@ def search_index(
     InputError
         As `query`.
     """
-    path = Path(path)
     index = GalleryIndex.load(path)
-    if (path / "probe.safetensors").is_file():
-        probe = ContrastiveProbe.load(path / "probe.safetensors")
+    if index.probe_file is not None:
+        probe = ContrastiveProbe.load(index.probe_file)
         index.check_probe(probe.digest)
         queries = project_inputs(probe, inputs, device=device, any_model=any_model)
     else:
         names, vectors = [], []
-        for file in map(Path, inputs):
-            if file.suffix.lower() not in SUFFIXES:
+        for file in inputs:
+            if suffix_of(file) not in SUFFIXES:
                 raise InputError(
                     f"{file}: this index was built without a probe, so only tables can be looked up in it. Build "
                     "it with --probe to look up sounds."
@@ -136,6 +137,8 @@ def search_index(
                 )
             names += table.ids.tolist()
             vectors.append(table.vectors)
+        if not vectors:
+            raise InputError("`inputs` must name at least one table; got none.")
         queries = Queries(names, np.concatenate(vectors))
     return lookup(index, queries, k, exact)
 
@@ -151,22 +154,22 @@ def open_gallery(
     """The gallery of a query, projected by the probe and ready to be searched; see `query`."""
     if gallery is None:
         return GalleryIndex(probe.gallery_, probe.classes_, "exact")
-    path = Path(gallery)
-    if path.is_dir():
-        index = GalleryIndex.load(path)
+    if suffix_of(gallery) in SUFFIXES and (is_url(gallery) or not local_path(gallery).is_dir()):
+        table = EmbeddingTable.load(gallery)
+        check_model(probe, "text", table.meta, table.width, str(gallery), any_model)
+        return GalleryIndex(probe.project_text(table), table.labels, "exact")
+    # Behind a URL a folder is what holds an index: object stores know no others.
+    if "meta.json" in open_folder(gallery).names() if is_url(gallery) else local_path(gallery).is_dir():
+        index = GalleryIndex.load(gallery)
         index.check_probe(probe.digest)
         return index
-    if path.suffix.lower() in SUFFIXES:
-        table = EmbeddingTable.load(path)
-        check_model(probe, "text", table.meta, table.width, str(path), any_model)
-        return GalleryIndex(probe.project_text(table), table.labels, "exact")
-    texts = read_texts(path)
+    texts = read_texts(gallery)
     vectors = _embed_texts(texts, _made_by(probe, "text"), text_model, device)
-    check_model(probe, "text", {}, vectors.shape[1], str(path))
+    check_model(probe, "text", {}, vectors.shape[1], str(gallery))
     return GalleryIndex(probe.project_text(vectors), texts, "exact")
 
 
-def read_texts(path: Path) -> list[str]:
+def read_texts(path: str | os.PathLike) -> list[str]:
     """The texts of a file, one per line; empty lines are skipped.
 
     Raises
@@ -175,7 +178,11 @@ def read_texts(path: Path) -> list[str]:
         No such file, not UTF-8, no text in it.
     """
     try:
-        lines = path.read_text("utf-8-sig").splitlines()
+        if is_url(path):
+            with local_copy(path) as source:
+                lines = source.read_text("utf-8-sig").splitlines()
+        else:
+            lines = local_path(path).read_text("utf-8-sig").splitlines()
     except OSError as error:
         raise InputError(
             f"`gallery` {path}: cannot be read: {error.strerror}. Give a text table ({', '.join(SUFFIXES)}), a text "
@@ -201,20 +208,24 @@ def project_inputs(
     audio_checkpoint: str | None = None,
 ) -> Queries:
     """Sound files and audio tables, in their order, in the probe's space; see `query`."""
-    paths = [Path(p) for p in inputs]
-    if not paths:
+    if isinstance(inputs, (str, os.PathLike)):
+        inputs = [inputs]
+    if not inputs:
         raise InputError("`inputs` must name at least one sound file or audio table; got none.")
-    if missing := [str(p) for p in paths if not p.is_file()]:
+    if missing := [str(p) for p in inputs if not is_url(p) and not local_path(p).is_file()]:
         raise InputError(f"`inputs`: {len(missing)} are not there: {first_few(missing)}.")
-    parts: list[tuple[list[str], np.ndarray]] = [([], np.empty(0))] * len(paths)
-    sounds = [i for i, p in enumerate(paths) if p.suffix.lower() not in SUFFIXES]
-    for i in sorted(set(range(len(paths))) - set(sounds)):
-        table = EmbeddingTable.load(paths[i])
-        check_model(probe, "audio", table.meta, table.width, str(paths[i]), any_model)
+    parts: list[tuple[list[str], np.ndarray]] = [([], np.empty(0))] * len(inputs)
+    sounds = [i for i, p in enumerate(inputs) if suffix_of(p) not in SUFFIXES]
+    for i in sorted(set(range(len(inputs))) - set(sounds)):
+        table = EmbeddingTable.load(inputs[i])
+        check_model(probe, "audio", table.meta, table.width, str(inputs[i]), any_model)
         parts[i] = table.ids.tolist(), probe.project_audio(table)
     if sounds:
-        vectors = _embed_files([paths[i] for i in sounds], _made_by(probe, "audio"), audio_checkpoint, device)
-        check_model(probe, "audio", {}, vectors.shape[1], str(paths[sounds[0]]))
+        made_by = _made_by(probe, "audio")
+        with ExitStack() as copies:
+            files = [copies.enter_context(Fetched(p)) if is_url(p) else local_path(p) for p in (inputs[i] for i in sounds)]
+            vectors = _embed_files(files, made_by, audio_checkpoint, device)
+        check_model(probe, "audio", {}, vectors.shape[1], str(inputs[sounds[0]]))
         for i, row in zip(sounds, probe.project_audio(vectors)):
             parts[i] = [str(inputs[i])], row[None]
     return Queries([n for names, _ in parts for n in names], np.concatenate([v for _, v in parts]))

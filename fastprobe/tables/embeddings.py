@@ -18,7 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..storage import is_url, local_copy, local_path, new_file
+from ..storage import is_url, local_copy, local_path, name_of, new_file
 
 SUFFIXES = (".npz", ".safetensors", ".parquet")
 
@@ -195,7 +195,7 @@ class EmbeddingTable:
             A missing, truncated or foreign file, a missing array, pickled objects.
         """
         shown = str(path) if is_url(path) else str(local_path(path))
-        name = Path(shown.split("?", 1)[0] if is_url(path) else shown)
+        name = name_of(path)
         read = _FORMATS[_suffix(name, shown)].read
         with local_copy(path) as file:
             vectors, labels, ids, meta = read(file, shown)
@@ -205,7 +205,7 @@ class EmbeddingTable:
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the table, local or by URL, whole or not at all; the format follows the suffix."""
-        write = _FORMATS[_suffix(Path(path), str(path))].write
+        write = _FORMATS[_suffix(name_of(path), str(path))].write
         with new_file(path) as file:
             write(self, file)
 

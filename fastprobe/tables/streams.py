@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
+from ..storage import Fetched, is_url, local_path, name_of, suffix_of
 from .embeddings import SUFFIXES, check_vector_type, read_bfloat16, read_meta
 
 
@@ -33,16 +34,18 @@ class TableStream:
 
     Attributes
     ----------
-    path : Path
+    path : Path or str
+        A str where it is a URL; the file is fetched, and its copy removed with the object.
     rows, width : int
         Known before any row is read.
     meta : dict
     """
 
-    path: Path
+    path: Path | str
     rows: int
     width: int
     meta: dict[str, Any] = field(default_factory=dict)
+    _source: Fetched | Path | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> TableStream:
@@ -53,16 +56,18 @@ class TableStream:
         InputError
             A missing, foreign or truncated file, no vectors or labels in it, no row.
         """
-        path = Path(path)
-        if path.suffix.lower() not in SUFFIXES:
-            raise InputError(f"{path}: the suffix {path.suffix!r} is not one of {', '.join(SUFFIXES)}. Save the table as one of these.")
-        if not path.is_file():
-            raise InputError(f"{path}: no such file." if not path.is_dir() else f"{path}: a directory, not a file.")
-        with _readable(path):
-            rows, width, meta = _HEADS[path.suffix.lower()](path)
+        if suffix_of(path) not in SUFFIXES:
+            raise InputError(f"{path}: the suffix {suffix_of(path)!r} is not one of {', '.join(SUFFIXES)}. Save the table as one of these.")
+        source = Fetched(path) if is_url(path) else local_path(path)
+        shown = str(path) if is_url(path) else local_path(path)
+        file = source.path if isinstance(source, Fetched) else source
+        if not file.is_file():
+            raise InputError(f"{shown}: no such file." if not file.is_dir() else f"{shown}: a directory, not a file.")
+        with _readable(shown):
+            rows, width, meta = _HEADS[suffix_of(path)](_Source(file, str(shown)))
         if rows == 0 or width == 0:
-            raise InputError(f"{path}: an empty table, {rows} rows of width {width}. Embed some texts.")
-        return cls(path, rows, width, {"name": path.stem, **meta})
+            raise InputError(f"{shown}: an empty table, {rows} rows of width {width}. Embed some texts.")
+        return cls(shown, rows, width, {"name": name_of(path).stem, **meta}, source)
 
     def blocks(self, rows: int) -> Iterator[Block]:
         """All rows in order, at most `rows` at a time.
@@ -73,8 +78,9 @@ class TableStream:
             NaN, infinite or zero vectors, an empty label, a damaged file; with the row.
         """
         start = 0
+        file = self._source.path if isinstance(self._source, Fetched) else local_path(self.path)
         with _readable(self.path):
-            for vectors, labels in _BLOCKS[self.path.suffix.lower()](self.path, rows):
+            for vectors, labels in _BLOCKS[suffix_of(self.path)](_Source(file, str(self.path)), rows):
                 vectors = np.ascontiguousarray(vectors, np.float32)
                 self._check(start, vectors, labels)
                 yield Block(start, vectors, labels)
@@ -102,10 +108,20 @@ class TableStream:
                 raise InputError(f"`labels` of {self.path} has an empty label in row {start + row}. Name it or drop the row.")
 
 
+class _Source(NamedTuple):
+    """A file on this machine, and what messages call it."""
+
+    file: Path
+    shown: str
+
+    def __str__(self) -> str:
+        return self.shown
+
+
 class _readable:
     """Turn what a damaged file provokes in its reader into one message."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | str) -> None:
         self.path = path
 
     def __enter__(self) -> None:
@@ -120,7 +136,7 @@ class _readable:
         ):
             why = str(error).splitlines()[0] if str(error) else name
             raise InputError(
-                f"{self.path}: not a readable {self.path.suffix[1:]} table ({why}). It is truncated, or something "
+                f"{self.path}: not a readable {suffix_of(self.path)[1:]} table ({why}). It is truncated, or something "
                 "else with this suffix: write it again."
             ) from None
 
@@ -128,7 +144,7 @@ class _readable:
 # ---- .npz: the members are read as streams, compressed or not -----------------------------------------
 
 
-def _npy_header(file: Any, path: Path, name: str) -> tuple[tuple[int, ...], np.dtype]:
+def _npy_header(file: Any, path: _Source, name: str) -> tuple[tuple[int, ...], np.dtype]:
     version = np.lib.format.read_magic(file)
     read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
     shape, fortran, dtype = read(file)
@@ -139,8 +155,8 @@ def _npy_header(file: Any, path: Path, name: str) -> tuple[tuple[int, ...], np.d
     return shape, dtype
 
 
-def _npz_head(path: Path) -> tuple[int, int, dict[str, Any]]:
-    with zipfile.ZipFile(path) as archive:
+def _npz_head(path: _Source) -> tuple[int, int, dict[str, Any]]:
+    with zipfile.ZipFile(path.file) as archive:
         names = {n.removesuffix(".npy") for n in archive.namelist()}
         for name in ("vectors", "labels"):
             if name not in names:
@@ -157,8 +173,8 @@ def _npz_head(path: Path) -> tuple[int, int, dict[str, Any]]:
     return shape[0], shape[1], meta
 
 
-def _npz_blocks(path: Path, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]:
-    with zipfile.ZipFile(path) as archive, archive.open("vectors.npy") as vectors, archive.open("labels.npy") as labels:
+def _npz_blocks(path: _Source, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]:
+    with zipfile.ZipFile(path.file) as archive, archive.open("vectors.npy") as vectors, archive.open("labels.npy") as labels:
         (n, width), kind = _npy_header(vectors, path, "vectors")
         shape, text = _npy_header(labels, path, "labels")
         if shape != (n,) or text.kind not in "USiu":
@@ -180,10 +196,10 @@ def _exactly(file: Any, size: int) -> bytes:
 # ---- .safetensors: slices of the mapped file ----------------------------------------------------------
 
 
-def _safetensors_head(path: Path) -> tuple[int, int, dict[str, Any]]:
+def _safetensors_head(path: _Source) -> tuple[int, int, dict[str, Any]]:
     from safetensors import safe_open
 
-    with safe_open(path, framework="numpy") as file:
+    with safe_open(path.file, framework="numpy") as file:
         header = file.metadata() or {}
         if "vectors" not in file.keys() or "labels" not in header:  # noqa: SIM118 (not a dict)
             raise InputError(
@@ -195,27 +211,27 @@ def _safetensors_head(path: Path) -> tuple[int, int, dict[str, Any]]:
     return shape[0], shape[1], read_meta(path, header.get("meta"))
 
 
-def _safetensors_blocks(path: Path, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]:
+def _safetensors_blocks(path: _Source, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]:
     from safetensors import safe_open
 
-    with safe_open(path, framework="numpy") as file:
+    with safe_open(path.file, framework="numpy") as file:
         labels = [str(label) for label in json.loads(file.metadata()["labels"])]
         vectors = file.get_slice("vectors")
         if len(labels) != vectors.get_shape()[0]:
             raise InputError(f"{path}: {len(labels)} labels for {vectors.get_shape()[0]} vectors.")
         for start in range(0, len(labels), rows):
             stop = min(start + rows, len(labels))
-            block = read_bfloat16(path, start, stop) if vectors.get_dtype() == "BF16" else vectors[start:stop]
+            block = read_bfloat16(path.file, start, stop) if vectors.get_dtype() == "BF16" else vectors[start:stop]
             yield block, labels[start:stop]
 
 
 # ---- .parquet: row groups -----------------------------------------------------------------------------
 
 
-def _parquet_head(path: Path) -> tuple[int, int, dict[str, Any]]:
+def _parquet_head(path: _Source) -> tuple[int, int, dict[str, Any]]:
     import pyarrow.parquet as pq
 
-    with pq.ParquetFile(path) as file:
+    with pq.ParquetFile(path.file) as file:
         names = file.schema_arrow.names
         for name in ("label", "vector"):
             if name not in names:
@@ -227,12 +243,12 @@ def _parquet_head(path: Path) -> tuple[int, int, dict[str, Any]]:
         return file.metadata.num_rows, width, meta
 
 
-def _parquet_blocks(path: Path, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]:
+def _parquet_blocks(path: _Source, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]:
     import pyarrow.parquet as pq
 
     # Read through a small buffer, one row group after the other: by default whole row groups are fetched ahead,
     # and a file of eight of them was held complete.
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 20) as file:
+    with pq.ParquetFile(path.file, pre_buffer=False, buffer_size=1 << 20) as file:
         for group in range(file.num_row_groups):
             for batch in file.iter_batches(rows, row_groups=[group], columns=["label", "vector"], use_threads=False):
                 column = batch.column(batch.schema.get_field_index("vector"))

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import io
 import os
 from collections.abc import Iterable
 from pathlib import Path
 
 from ..errors import InputError
-from ..storage import local_path
+from ..storage import local_copy
 
 _FSD50K = Path(__file__).parent / "data" / "fsd50k_classes.csv"
 
@@ -21,14 +22,14 @@ def read_csv(path: str | os.PathLike, argument: str, columns: Iterable[str]) -> 
     InputError
         Not a readable CSV, or without one of the `columns`; the message names `argument`.
     """
-    source = _FSD50K if str(path) == "fsd50k" else local_path(path)
-    try:
-        with open(source, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, names = list(reader), reader.fieldnames or []
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise InputError(f"`{argument}`: {path} cannot be read as CSV ({why}).") from None
+    with local_copy(_FSD50K if str(path) == "fsd50k" else path) as source:
+        try:
+            text = source.read_text("utf-8-sig")
+            reader = csv.DictReader(io.StringIO(text, newline=""))
+            rows, names = list(reader), [name or "" for name in reader.fieldnames or []]
+        except (OSError, UnicodeDecodeError, csv.Error) as error:
+            why = error.strerror if isinstance(error, OSError) else error
+            raise InputError(f"`{argument}`: {path} cannot be read as CSV ({why}).") from None
     for column in columns:
         if column not in names:
             raise InputError(f"`{argument}`: {path} has no column {column!r}; it has {', '.join(names) or 'none'}.")

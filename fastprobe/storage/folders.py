@@ -1,43 +1,22 @@
-"""Files that are whole or absent: in a folder of this machine, or behind a URL (s3://, gs://, memory://, ...).
+"""Run directories: `Folder` on this machine, `RemoteFolder` behind a URL, with the same methods.
 
-    a folder        temporary name in the same folder, fsync, rename, fsync of the folder
-    an object store one put, which is atomic there
-    anything else   temporary name, then a move (what sftp:// or smb:// can do)
-
-`Disk` holds the few operations the first line is made of, so that a test can fail each of them.
+`Disk` holds the few operations that a folder of this machine is made of, so that a test can fail each of them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import io
+import errno
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, BinaryIO
-from urllib.parse import unquote, urlsplit
+from typing import Any
 
-from .errors import InputError, StoreError
+from ..errors import StoreError
+from .credentials import explain
+from .places import connect, is_url, local_path
 
 # Protocols whose put shows either the old object or the whole new one.
 ATOMIC_PUT = frozenset({"memory", "s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "adl", "oss", "oci", "hf"})
-
-
-def is_url(location: str | os.PathLike) -> bool:
-    """Whether a location is a URL that fsspec must open; ``file://`` is a path."""
-    return "://" in str(location) and not str(location).startswith("file://")
-
-
-def local_path(location: str | os.PathLike) -> Path:
-    """The path of a location on this machine; understands ``file://``."""
-    text = os.fspath(location)
-    return Path(unquote(urlsplit(text).path)) if text.startswith("file://") else Path(text)
-
-
-def absolute(location: str | os.PathLike) -> str:
-    """The location as another process or a later shell can use it."""
-    return str(location) if is_url(location) else str(local_path(location).absolute())
 
 
 class Disk:
@@ -195,7 +174,7 @@ class RemoteFolder:
     def __init__(self, url: str, filesystem: Any = None) -> None:
         self.url = str(url).rstrip("/")
         self.protocol = self.url.split("://", 1)[0]
-        self.fs, self.root = (filesystem, self.url.split("://", 1)[1]) if filesystem is not None else _connect(self.url)
+        self.fs, self.root = (filesystem, self.url.split("://", 1)[1]) if filesystem is not None else connect(self.url)
         self.root = self.root.rstrip("/")
 
     @property
@@ -243,9 +222,24 @@ class RemoteFolder:
                 self.fs.pipe_file(self._full(name), data)
                 return self.read(name) == data
         except FileExistsError:
-            return False
+            # A put whose answer was lost is sent again by the filesystem package, and then finds its own object there.
+            return self._holds(name, data)
         except Exception as error:
+            if getattr(error, "errno", None) == errno.EINVAL and self._there(name):  # how s3fs tells of some stores' 412
+                return self._holds(name, data)
             raise self._refused(name, error) from None
+
+    def _there(self, name: str) -> bool:
+        try:
+            return bool(self.fs.exists(self._full(name)))
+        except Exception:  # then the first error is the one to tell
+            return False
+
+    def _holds(self, name: str, data: bytes) -> bool:
+        try:
+            return self.read(name) == data
+        except OSError:
+            return False
 
     def read(self, name: str) -> bytes:
         """All of an object; FileNotFoundError when absent."""
@@ -254,7 +248,7 @@ class RemoteFolder:
         except FileNotFoundError:
             raise
         except Exception as error:
-            raise OSError(f"{type(error).__name__}: {error}") from None
+            raise OSError(explain(error)) from None
 
     def names(self, below: str = "") -> list[str]:
         """Names directly in the folder, or in one below it."""
@@ -264,7 +258,7 @@ class RemoteFolder:
         except FileNotFoundError:
             return []
         except Exception as error:
-            raise StoreError(f"{self.url}/{below}: cannot be listed: {type(error).__name__}: {error}.") from None
+            raise StoreError(f"{self.url}/{below}: cannot be listed: {explain(error)}.") from None
 
     def remove(self, name: str) -> None:
         """Remove an object; absent is fine."""
@@ -276,11 +270,13 @@ class RemoteFolder:
             raise self._refused(name, error) from None
 
     def make(self, below: str = "") -> None:
-        """Create the folder where folders exist."""
+        """Create the folder where folders exist; an object store has none, and s3fs would create a bucket that is not there."""
+        if self.protocol in ATOMIC_PUT - {"memory"}:
+            return
         try:
             self.fs.makedirs(self._full(below), exist_ok=True)
         except Exception as error:
-            raise StoreError(f"{self.url}: cannot be created: {type(error).__name__}: {error}. Choose another `out`.") from None
+            raise StoreError(f"{self.url}: cannot be created: {explain(error)}. Choose another `out`.") from None
 
     def sweep(self, below: str = "") -> None:
         """Remove what killed writers left under temporary names. Only for who holds the lock."""
@@ -290,22 +286,9 @@ class RemoteFolder:
 
     def _refused(self, name: str, error: Exception) -> StoreError:
         return StoreError(
-            f"{self.url}/{name}: cannot be written: {type(error).__name__}: {error}. Everything stored before "
+            f"{self.url}/{name}: cannot be written: {explain(error)}. Everything stored before "
             "is kept; continue with `--resume` when the store answers again."
         )
-
-
-def _connect(url: str) -> tuple[Any, str]:
-    import fsspec
-
-    try:
-        return fsspec.core.url_to_fs(url)
-    except ImportError as error:
-        raise InputError(
-            f"{url}: needs a filesystem package: {str(error).rstrip('.')}. Install it (s3fs for s3://, gcsfs for gs://, adlfs for az://)."
-        ) from None
-    except Exception as error:
-        raise InputError(f"{url}: cannot be opened: {type(error).__name__}: {error}.") from None
 
 
 def open_folder(location: str | os.PathLike | Folder | RemoteFolder) -> Folder | RemoteFolder:
@@ -313,78 +296,3 @@ def open_folder(location: str | os.PathLike | Folder | RemoteFolder) -> Folder |
     if isinstance(location, (Folder, RemoteFolder)):
         return location
     return RemoteFolder(str(location)) if is_url(location) else Folder(location)
-
-
-@contextlib.contextmanager
-def local_copy(location: str | os.PathLike) -> Iterator[Path]:
-    """The path of a file on this machine; what lies behind a URL is fetched for as long as the block lasts.
-
-    Raises
-    ------
-    InputError
-        No such file, no such filesystem package, no permission.
-    """
-    if not is_url(location):
-        path = local_path(location)
-        if not path.is_file():
-            raise InputError(f"{path}: {'a directory, not a file' if path.is_dir() else 'no such file'}.")
-        if not os.access(path, os.R_OK):
-            raise InputError(f"{path}: cannot be read: permission denied.")
-        yield path
-        return
-    filesystem, key = _connect(str(location))
-    with tempfile.TemporaryDirectory(prefix="fastprobe-") as folder:
-        copy = Path(folder) / "copy"
-        try:
-            copy.write_bytes(filesystem.cat_file(key))
-        except FileNotFoundError:
-            raise InputError(f"{location}: no such file.") from None
-        except Exception as error:
-            raise InputError(f"{location}: cannot be read: {type(error).__name__}: {error}.") from None
-        yield copy
-
-
-@contextlib.contextmanager
-def new_file(location: str | os.PathLike) -> Iterator[BinaryIO]:
-    """A file to be filled, local or by URL, that takes its place whole when the block ends without an error.
-
-    Raises
-    ------
-    InputError
-        It cannot be written; what was there before stays.
-    """
-    if is_url(location):
-        buffer = io.BytesIO()
-        yield buffer
-        write_atomically(location, buffer.getvalue())
-        return
-    path = local_path(location)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise InputError(f"{path}: cannot be written: {error.strerror or error}. Choose another place or free space.") from None
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink(missing_ok=True)
-
-
-def write_atomically(path: str | os.PathLike, data: bytes) -> None:
-    """Write a file, local or by URL, whole or not at all.
-
-    Raises
-    ------
-    StoreError
-        A full disk, a read-only folder; what was there before stays.
-    """
-    if is_url(path):
-        parent, name = str(path).rsplit("/", 1)
-        RemoteFolder(parent).write(name, data)
-    else:
-        path = local_path(path)
-        Folder(path.parent).write(path.name, data)
