@@ -11,9 +11,6 @@ import threading
 import numpy as np
 import pytest
 
-pytest.importorskip("s3fs")
-pytest.importorskip("moto")
-
 from fastprobe.errors import InputError, StoreError
 from fastprobe.report import write_report
 from fastprobe.retrieval.gallery import GalleryIndex
