@@ -18,6 +18,7 @@ from ..protocol.probes import PROBES as KINDS
 from ..protocol.probes import SIMILARITIES
 from ..runs.request import BACKEND_NAMES, RunRequest
 from ..storage import is_url
+from . import demo as cli_demo
 from . import query as cli_query
 from . import runs as cli_runs
 from .embed import app as _embed
@@ -194,40 +195,7 @@ def run(
     cli_runs.carry_out(given["text"], given["audio"], asked, out, **{name: given[name] for name in how})
 
 
-@app.command()
-def demo(
-    out: Annotated[str | None, typer.Option(help="Run directory, or its URL.", show_default="runs/demo-DATE-TIME")] = None,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    permutations: Annotated[int, typer.Option(help="Shuffled repetitions beside the observed run.")] = 200,
-    splits: Annotated[int, typer.Option(help="Partitions of the classes.")] = 5,
-    backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
-    seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
-    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
-) -> None:
-    """Try the whole job on simulated embeddings: one pair with a weak planted alignment, one with none."""
-    from ..tables.simulate import fsd50k_leaf_names, simulate_pair
-
-    names = fsd50k_leaf_names()
-    typer.echo(
-        f"SIMULATED embeddings over the names of {len(names)} FSD50K classes: in 'planted' the sounds follow the texts "
-        "weakly, in 'null' not at all. No model and no recording is involved.\n",
-        err=True,
-    )
-    text, planted = simulate_pair(names, alignment=0.5, seed=seed, number=0)
-    null = simulate_pair(names, alignment=0.0, seed=seed, number=2)[1]
-    for table, name in ((text, "simulated"), (planted, "planted"), (null, "null")):
-        table.meta["name"] = name
-    out = out or time.strftime("runs/demo-%Y%m%d-%H%M%S")
-    cli_runs.carry_out(
-        [text],
-        [planted, null],
-        RunRequest(permutations=permutations, splits=splits, backend=plain(backend), seed=seed),
-        out,
-        resume=resume,
-        quiet=quiet,
-    )
-
-
+app.command()(cli_demo.demo)
 for _command in (cli_runs.status, cli_runs.merge, cli_runs.verify):
     app.command()(_command)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Annotated, Any
@@ -75,8 +75,9 @@ def carry_out(
     devices: str | None = None,
     shard: str | None = None,
     log_json: str | None = None,
+    opening: Callable[[dict[str, Any]], Iterable[str]] | None = None,
 ) -> None:
-    """Prepare, execute, analyse and show one run."""
+    """Prepare, execute, analyse and show one run; `opening` makes of the summary the paragraphs that stand before the table."""
     from ..runs import run as _run
     from ..runs.progress import JsonLog
 
@@ -117,6 +118,8 @@ def carry_out(
             raise
         if log is not None:
             log("done", run=str(out), pairs=[{k: r[k] for k in ("text", "audio", "statistic", "pvalue")} for r in summary["pairs"]])
+    if opening is not None:
+        typer.echo("\n".join(opening(summary)))
     show_summary(summary)
     typer.echo(f"run directory: {out}", err=True)
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, needs
 
 AUDIO_SUFFIXES = (".wav", ".flac", ".ogg", ".oga", ".opus", ".mp3", ".aif", ".aiff", ".au", ".caf", ".w64")
 
@@ -34,8 +34,9 @@ def read_sound(path: str | os.PathLike, rate: int) -> np.ndarray:
     BadSoundError
         The file is missing, not audio, damaged, shorter than its header says, empty, or holds NaN or infinity.
     """
-    import soundfile
-    import soxr
+    with needs("reading recordings", "audio"):
+        import soundfile
+        import soxr
 
     path = Path(path)
     if not path.is_file():

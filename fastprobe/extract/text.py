@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, needs
 from ..tables.embeddings import EmbeddingTable, first_few
 from .hub import complete, fetched
 from .meta import origin
@@ -43,13 +43,9 @@ class _Model(NamedTuple):
 
 def _load(spec: TextSpec, device: str | None) -> _Model:
     """Tokenizer and network (of an encoder-decoder: its encoder), in evaluation mode on the device."""
-    try:
+    with needs(f"`model` {spec.model!r}", "text"):
         import torch
         from transformers import AutoConfig, AutoModel, AutoTokenizer
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f'`model` {spec.model!r} needs the package {error.name!r}. Install the extra: pip install "fastprobe[text]".'
-        ) from None
     folder = Path(spec.model)
     local = folder.is_dir()
     if not local and (folder.is_absolute() or spec.model.startswith((".", "~"))):

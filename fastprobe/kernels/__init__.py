@@ -21,7 +21,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from ..errors import BackendUnavailableError, InputError
+from ..errors import BackendUnavailableError, InputError, install, needs
 from .batch import BatchResult, ProbeBatch, check_cpu, make_batch
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Backend:
 
 
 def _torch_missing() -> str | None:
-    return None if importlib.util.find_spec("torch") else "PyTorch is not installed (pip install torch)"
+    return None if importlib.util.find_spec("torch") else f"PyTorch is not installed ({install('torch')})"
 
 
 def _cpp_missing() -> str | None:
@@ -127,10 +127,9 @@ def _gpu_driver() -> bool:
 
 
 def _triton_missing() -> str | None:
-    if reason := _torch_missing():
-        return reason
-    if not importlib.util.find_spec("triton"):
-        return "Triton is not installed (pip install triton)"
+    for package, name in (("torch", "PyTorch"), ("triton", "Triton")):
+        if not importlib.util.find_spec(package):
+            return f"{name} is not installed ({install('gpu')})"
     if not (_gpu_driver() or _interpreted()):
         return "this machine has no GPU driver (libcuda.so.1)"
     import torch
@@ -195,13 +194,15 @@ def select_backend(name: str = "auto", precision: str = "ieee", device: str | No
             else ("triton", "cpp", "torch")
         )
         order = tuple(n for n in order if not (n == "triton" and _interpreted()))
-        for candidate in order:
-            found = BACKENDS[candidate]
-            if found.why_not() is None and precision in found.precisions and optimizer in found.optimizers:
-                return found
+        absent = []
+        for found in (BACKENDS[candidate] for candidate in order):
+            if precision in found.precisions and optimizer in found.optimizers:
+                if (reason := found.why_not()) is None:
+                    return found
+                absent.append(f" {found.name} would: {reason}.")
         raise BackendUnavailableError(
             f"no backend here trains with `precision`={precision!r} and `optimizer`={optimizer!r}"
-            f"{f' on {device!r}' if device else ''}. {_listing()}"
+            f"{f' on {device!r}' if device else ''}.{''.join(absent)} {_listing()}"
         )
     if name not in BACKENDS:
         raise InputError(f"`backend` must be auto, {', '.join(BACKENDS)}; got {name!r}.")
@@ -269,6 +270,11 @@ def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tens
     float (...)
         One loss per probe.
 
+    Raises
+    ------
+    MissingPackageError
+        PyTorch is not installed; the message names the extra that brings it.
+
     Examples
     --------
     >>> import torch
@@ -276,6 +282,8 @@ def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tens
     >>> contrastive_loss(text, audio, torch.arange(3), temperature=1.0)  # log(e + 2) - 1
     tensor(0.5514)
     """
+    with needs("`contrastive_loss`", "torch"):
+        import torch  # noqa: F401 (without it there are no tensors to compute with)
     if text.is_cuda or _interpreted():
         from .gpu import loss
 

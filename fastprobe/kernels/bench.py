@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, needs
 from ..protocol.config import ProbeConfig
 from .batch import ProbeBatch
 
@@ -404,6 +404,8 @@ def main(shapes: Sequence[str] = ("A", "B"), optimizers: Sequence[str] = ("adam-
         An unknown shape.
     """
     chosen = [_shape(s) for s in shapes]
+    with needs("`bench`, whose yardstick is torch.mm,", "torch"):
+        import torch  # noqa: F401 (asked for before anything is measured)
     from . import available_backends
 
     here = available_backends()

@@ -7,7 +7,7 @@
              groups are then scored again: every member of the top k lies in one of the k best groups
     torch    a product and `torch.topk`
     numpy    a product and `numpy.argpartition`, for arrays; it alone does without torch, whose import takes seconds, and
-             is never chosen by itself
+             is chosen by itself only where torch is not installed
 
 The rule (`choose_path`) comes from benchmarks/retrieval.py; its results lie beside it.
 """
@@ -15,12 +15,13 @@ The rule (`choose_path`) comes from benchmarks/retrieval.py; its results lie bes
 from __future__ import annotations
 
 import importlib.util
+import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, needs
 
 if TYPE_CHECKING:
     import torch
@@ -39,6 +40,17 @@ _SPARE = 8  # groups beyond k, so that a near tie at the edge is seen and settle
 _TILE_ROWS, _TILE_QUERIES = 2048, 256  # one tile of scores: 2 MiB, a core's cache
 _CHUNK_ROWS = 131072
 _BLOCK_FLOATS = {"cpu": 8 << 20, "cuda": 256 << 20, "mps": 64 << 20}
+
+
+def torch_installed() -> bool:
+    """Whether the module `torch` can be found (it is not imported)."""
+    return importlib.util.find_spec("torch") is not None
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether it is a torch tensor; who has one has imported torch, so nothing is imported to find out."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(value, torch.Tensor)
 
 
 def faiss_installed() -> bool:
@@ -106,7 +118,7 @@ def top_k(queries: Any, gallery: Any, k: int, *, path: str = "auto", device: str
     k : int
         1 ... N.
     path : {"auto", "faiss", "groups", "torch", "numpy"}
-        ``auto`` follows `choose_path`.
+        ``auto`` follows `choose_path`, and is "numpy" where torch is not installed.
     device : str, optional
         For two arrays: "cpu" (default) or "cuda:1", to which they are copied. Otherwise the tensor's device is taken (the
         queries', when both are tensors).
@@ -126,9 +138,10 @@ def top_k(queries: Any, gallery: Any, k: int, *, path: str = "auto", device: str
     """
     if path != "auto" and path not in PATHS:
         raise InputError(f"`path` must be auto, {', '.join(PATHS)}; got {path!r}.")
-    if path == "numpy":
+    if path == "numpy" or (path == "auto" and device in (None, "cpu") and not torch_installed()):
         return _numpy(_as_array(queries, "queries"), _as_array(gallery, "gallery"), k)
-    import torch
+    with needs(f"`path`={path!r}" if device is None else f"`device`={device!r}", "torch"):
+        import torch
 
     tensors = isinstance(queries, torch.Tensor)
     where = next((a.device for a in (queries, gallery) if isinstance(a, torch.Tensor)), torch.device(device or "cpu"))

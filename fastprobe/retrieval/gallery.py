@@ -21,8 +21,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import InputError
-from ..kernels.topk import check_shapes, load_faiss, merge_top_k, top_k
+from ..errors import InputError, needs
+from ..kernels.topk import check_shapes, is_tensor, load_faiss, merge_top_k, top_k
 from ..storage import FetchedFolder, is_url, local_path
 
 __all__ = ["KINDS", "GalleryIndex", "memory_estimate", "top_k"]
@@ -47,6 +47,15 @@ def unit_rows(vectors: np.ndarray) -> np.ndarray:
     """Rows divided by their lengths, float32."""
     vectors = np.asarray(vectors, np.float32)
     return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), np.float32(1e-30))
+
+
+def _unit(vectors: Any) -> Any:
+    """Rows of length 1, float32: an array or a tensor, as they came."""
+    if is_tensor(vectors):
+        import torch
+
+        return torch.nn.functional.normalize(vectors.float(), dim=1)
+    return unit_rows(vectors)
 
 
 def inverted_lists(rows: int) -> int:
@@ -140,8 +149,6 @@ class GalleryIndex:
         devices: Sequence[str] | None = None,
         unit: bool = False,
     ) -> None:
-        import torch
-
         if kind not in (*KINDS, "auto"):
             raise InputError(f"`kind` must be auto, {', '.join(KINDS)}; got {kind!r}.")
         shape = tuple(vectors.shape)
@@ -151,7 +158,7 @@ class GalleryIndex:
         if kind == "auto":
             kind = choose_kind(shape[0])
         if not unit:
-            vectors = torch.nn.functional.normalize(vectors.float(), dim=1) if isinstance(vectors, torch.Tensor) else unit_rows(vectors)
+            vectors = _unit(vectors)
         self.vectors, self._texts, self._faiss, self._shards = vectors, texts, None, None
         self.meta: dict[str, Any] = {"kind": kind, "rows": shape[0], "width": shape[1]}
         if devices is not None:
@@ -194,22 +201,18 @@ class GalleryIndex:
         InputError
             Another width, k above N.
         """
-        import torch
-
         check_shapes(tuple(queries.shape), (len(self), self.meta["width"]), k)
-        if isinstance(queries, torch.Tensor):
-            queries = torch.nn.functional.normalize(queries.float(), dim=1)
-        else:
-            queries = unit_rows(queries)
+        queries = _unit(queries)
         if self._shards is not None:
             return _search_shards(queries, self._shards, k)
         if self._faiss is None or exact:
             return top_k(queries, self.vectors, k)
-        array = queries.cpu().numpy() if isinstance(queries, torch.Tensor) else queries
-        scores, rows = self._search_faiss(self._faiss, array, k)
-        if isinstance(queries, torch.Tensor):
-            return torch.from_numpy(scores).to(queries.device), torch.from_numpy(rows).to(queries.device)
-        return scores, rows
+        if not is_tensor(queries):
+            return self._search_faiss(self._faiss, queries, k)
+        import torch
+
+        scores, rows = self._search_faiss(self._faiss, queries.cpu().numpy(), k)
+        return torch.from_numpy(scores).to(queries.device), torch.from_numpy(rows).to(queries.device)
 
     def _search_faiss(self, index: Any, queries: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
         kind = self.meta["kind"]
@@ -348,7 +351,8 @@ def choose_kind(rows: int) -> str:
 
 def _place(vectors: Any, devices: Sequence[str]) -> list[tuple[int, Any]]:
     """(first row, tensor on its device) of every part."""
-    import torch
+    with needs("`devices`", "torch"):
+        import torch
 
     from ..kernels.torch_backend import resolve_device
 
@@ -367,7 +371,7 @@ def _search_shards(queries: Any, shards: list[tuple[int, Any]], k: int) -> tuple
     """Every part's top k, each on its own device and that device's current stream, then one list of them."""
     import torch
 
-    tensors = isinstance(queries, torch.Tensor)
+    tensors = is_tensor(queries)
     q = queries if tensors else torch.from_numpy(queries)
     # All parts are set going before any result is waited for.
     found = [(first, top_k(q.to(part.device, non_blocking=True), part, min(k, len(part)))) for first, part in shards]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from ..kernels.reference import norm
-from ..kernels.topk import faiss_gpus, load_faiss, top_k
+from ..kernels.topk import faiss_gpus, load_faiss, top_k, torch_installed
 from ..protocol.config import ProbeConfig
 from ..protocol.probes import ClosedProbe, Similarity
 from .outcomes import closed_form
@@ -178,6 +178,8 @@ def write_observed(experiment: Any, store: Any) -> None:
 
 
 def _cuda() -> bool:
+    if not torch_installed():
+        return False
     import torch
 
     return torch.cuda.is_available()

@@ -179,7 +179,7 @@ def test_ray_that_is_missing_is_named(tmp_path, monkeypatch):
     from fastprobe.runs.engines import ray
 
     exp = experiment(5)
-    with pytest.raises(InputError, match=r"needs Ray, which is not installed: pip install \"fastprobe\[ray\]\""):
+    with pytest.raises(InputError, match=r"needs the package .ray., which is not installed: pip install .fastprobe\[ray\]."):
         finish(exp, run.open_store(exp, tmp_path / "r"), ray.execute)
 
 

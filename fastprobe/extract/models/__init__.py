@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import nullcontext
 from typing import TYPE_CHECKING
 
-from ...errors import InputError
+from ...errors import InputError, needs
 from ..provenance import UNTRAINED
 from ..weights import no_network, quiet, state_digest
 from .ast import AST
@@ -38,13 +38,9 @@ def load_model(spec: AudioSpec, device: str | None = None) -> AudioModel:
         A package that is not installed, weights that do not fit or are not those of ``spec.weights``, no network.
     """
     local = bool(spec.checkpoint) or spec.random_init
-    try:
-        with quiet(), seeded(spec.seed), no_network(f"`model` {spec.model}") if local else nullcontext():
-            model = AUDIO_MODELS[spec.family].load(spec)
-    except ModuleNotFoundError as error:
-        raise InputError(
-            f'`model` {spec.model!r} needs the package {error.name!r}. Install the extra: pip install "fastprobe[audio]".'
-        ) from None
+    offline = no_network(f"`model` {spec.model}") if local else nullcontext()
+    with needs(f"`model` {spec.model!r}", "audio"), quiet(), seeded(spec.seed), offline:
+        model = AUDIO_MODELS[spec.family].load(spec)
     if spec.random_init:
         model.provenance = UNTRAINED
     if hasattr(model.module, "eval"):

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 
-from ...errors import InputError
+from ...errors import InputError, needs
 from ...kernels import BACKENDS
 from ...protocol.plan import Unit, Work
 from . import Finished, Pace, Task, WorkerError
@@ -77,7 +77,8 @@ def device_names(chosen: str | None, backend: str, device: str | None = None) ->
     names = [f"cuda:{part}" if part.isdecimal() else part for part in (p.strip() for p in chosen.split(","))]
     gpus = 0
     if any(n.startswith("cuda") for n in names):
-        import torch
+        with needs(f"`devices`={chosen!r}", "gpu"):
+            import torch
 
         gpus = torch.cuda.device_count()
     known = ["cpu", *(f"cuda:{i}" for i in range(gpus))]

@@ -13,7 +13,7 @@ import time
 from collections.abc import Generator
 from typing import Any
 
-from ...errors import InputError
+from ...errors import InputError, needs
 from ...kernels import BACKENDS
 from ...protocol.plan import Unit, Work
 from . import Finished, Pace, Task
@@ -102,10 +102,8 @@ def load_ray() -> Any:
     """The module `ray`; InputError when it is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    try:
+    with needs('`engine`="ray"', "ray"):
         import ray
-    except ImportError:
-        raise InputError('`engine`="ray" needs Ray, which is not installed: pip install "fastprobe[ray]".') from None
     return ray
 
 
