@@ -40,7 +40,7 @@ def demo(
     simulated: Annotated[
         bool, typer.Option("--simulated", help="Simulated embeddings instead: one pair with a weak planted alignment, one with none.")
     ] = False,
-    permutations: Annotated[int, typer.Option(help="Shuffled repetitions beside the observed run.")] = 200,
+    permutations: Annotated[int, typer.Option(help="Shuffled repetitions beside the observed run.")] = 100,
     splits: Annotated[int, typer.Option(help="Partitions of the classes.")] = 5,
     backend: Annotated[Backend, typer.Option(help="What trains the probes.")] = "auto",
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
