@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from fastprobe.extract.ngrams import char_ngrams
-from fastprobe.tables.demo import AUDIO, FOLDER, TEXTS, file_of
+from fastprobe.tables.demo import AUDIO, FOLDER, TEXTS, demo_file
 from fastprobe.tables.embeddings import EmbeddingTable
 
 CLASSES, CLIPS, SEED = 60, 12, 0
@@ -28,6 +28,7 @@ SOURCES = {
     "word2vec": f"GoogleNews-vectors-negative300, Apache-2.0, averaged over the words of a name; {NAMES_OF}",
     "char-ngrams": f"hashed character 2- and 3-grams of the name, made by fastprobe; {NAMES_OF}",
 }
+SOURCES["minilm-shuffled"] = f"rows in random order: {SOURCES['minilm']}"
 
 
 def choose_classes(audio: EmbeddingTable) -> list[str]:
@@ -58,9 +59,14 @@ def of_classes(text: EmbeddingTable, classes: list[str]) -> EmbeddingTable:
     return text.select(np.array([row[name] for name in classes]))
 
 
+def shuffled(text: EmbeddingTable) -> EmbeddingTable:
+    """The same vectors dealt out to other names at random: a pair with it is null by construction."""
+    return EmbeddingTable(np.random.default_rng(SEED).permutation(text.vectors), text.labels, text.ids)
+
+
 def save(table: EmbeddingTable, name: str, folder: Path) -> Path:
     """A compressed .npz of half precision, its provenance in `meta`."""
-    path = folder / file_of(name)
+    path = folder / demo_file(name).name
     meta = {"name": name, "source_and_licence": SOURCES[name]}
     np.savez_compressed(
         path, vectors=table.vectors.astype(np.float16), labels=table.labels, ids=table.ids, meta=json.dumps(meta, sort_keys=True)
@@ -75,6 +81,7 @@ def pack(source: Path, folder: Path) -> list[Path]:
     tables = {AUDIO: choose_clips(audio, classes), "char-ngrams": char_ngrams(classes)}
     for name in ("minilm", "word2vec"):
         tables[name] = of_classes(EmbeddingTable.load(source / f"audioset_text_{name}.npz"), classes)
+    tables["minilm-shuffled"] = shuffled(tables["minilm"])
     return [save(tables[name], name, folder) for name in (AUDIO, *TEXTS)]
 
 

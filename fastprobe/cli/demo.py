@@ -14,8 +14,6 @@ from . import runs as cli_runs
 from .options import choice, plain
 
 if TYPE_CHECKING:  # to mypy a class made while the module loads is no type; what arrives is text
-    from ..tables.embeddings import EmbeddingTable
-
     Backend = str
 else:
     Backend = choice("Backend", BACKEND_NAMES)
@@ -47,10 +45,9 @@ def demo(
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Try the whole job on real recordings: two language models and a spelling baseline, and a pair that is null by construction."""
-    texts, sounds, question = simulated_tables(seed) if simulated else real_tables(seed)
+    texts, sounds, question = simulated_tables(seed) if simulated else real_tables()
     if not quiet:
-        classes = len(set(sounds[0].labels.tolist()))
-        typer.echo(question.format(clips=len(sounds[0]), classes=classes), err=True)
+        typer.echo(question, err=True)
     out = out or Path(time.strftime("runs/demo-%Y%m%d-%H%M%S"))
     request = RunRequest(permutations=permutations, splits=splits, backend=plain(backend), seed=seed)
     opening: Callable[[dict[str, Any]], list[str]] | None = None if simulated else meaning
@@ -59,15 +56,16 @@ def demo(
         typer.echo(f"figures, retrieved names and the methods paragraph: fastprobe report {out}", err=True)
 
 
-def real_tables(seed: int) -> tuple[list[EmbeddingTable], list[EmbeddingTable], str]:
-    """Text tables (the last one shuffled), audio tables, and the words that introduce them."""
-    from ..tables.demo import AUDIO, TEXTS, demo_table, shuffled
+def real_tables() -> tuple[list[Any], list[Any], str]:
+    """Files of text tables (the last one shuffled) and of audio tables, and the words that introduce them."""
+    from ..tables.demo import AUDIO, TEXTS, demo_file, demo_table
 
-    texts = [demo_table(name) for name in TEXTS]
-    return [*texts, shuffled(texts[0], seed)], [demo_table(AUDIO)], QUESTION
+    sounds = demo_table(AUDIO)
+    question = QUESTION.format(clips=len(sounds), classes=len(set(sounds.labels.tolist())))
+    return [str(demo_file(name)) for name in TEXTS], [str(demo_file(AUDIO))], question
 
 
-def simulated_tables(seed: int) -> tuple[list[EmbeddingTable], list[EmbeddingTable], str]:
+def simulated_tables(seed: int) -> tuple[list[Any], list[Any], str]:
     """A text table, an audio table aligned with it and one that is not, and the words that introduce them."""
     from ..tables.simulate import fsd50k_leaf_names, simulate_pair
 
@@ -76,7 +74,7 @@ def simulated_tables(seed: int) -> tuple[list[EmbeddingTable], list[EmbeddingTab
     null = simulate_pair(names, alignment=0.0, seed=seed, number=2)[1]
     for table, name in ((text, "simulated"), (planted, "planted"), (null, "null")):
         table.meta["name"] = name
-    return [text], [planted, null], SIMULATED
+    return [text], [planted, null], SIMULATED.format(classes=len(names))
 
 
 def meaning(summary: dict[str, Any]) -> list[str]:

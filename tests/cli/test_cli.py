@@ -217,7 +217,7 @@ def test_full_disk_keeps_what_is_finished(shell, files, tmp_path):
 
 
 def test_demo_finds_the_planted_pair_only(shell, tmp_path):
-    done = shell("demo", "--out", "d", "--permutations", "40", "--splits", "2")
+    done = shell("demo", "--simulated", "--out", "d", "--permutations", "40", "--splits", "2")
     assert done.returncode == 0, done.stderr
     assert "SIMULATED" in done.stderr
     planted, null = json.loads((tmp_path / "d/summary.json").read_text())["pairs"]
