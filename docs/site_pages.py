@@ -22,6 +22,7 @@ OUTSIDE = {
     "README.md": "index.md",
     "CHANGELOG.md": "CHANGELOG.md",
     "CONTRIBUTING.md": "CONTRIBUTING.md",
+    "fastprobe/tables/data/DEMO.md": "demo-data.md",
     **{f"benchmarks/results/{name}.md": f"benchmarks/results/{name}.md" for name in ("cpu", "retrieval", "aot")},
 }
 WINGS = ("tables", "protocol", "kernels", "statistics", "runs", "retrieval", "extract", "report")

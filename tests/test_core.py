@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import re
 import subprocess
 import sys
+from importlib import metadata
+from pathlib import Path
 
 import pytest
 
+import fastprobe
 from support.core_only import core_environment, core_packages, hidden
 from support.strategies import tables
 
@@ -165,6 +169,9 @@ def test_verify_by_a_backend_that_is_not_there_names_its_extra(core_shell, files
     [
         ("torch", "fp.kernels.contrastive_loss(x, x, x)"),
         ("torch", "fp.kernels.select_backend('torch')"),
+        ("torch", "fp.kernels.BACKENDS['torch'].load()"),
+        ("gpu", "fp.kernels.BACKENDS['triton'].load()"),
+        ("torch", "fp.kernels.device_name('torch')"),
         ("gpu", "fp.kernels.select_backend('triton')"),
         ("torch", "from fastprobe.retrieval.gallery import top_k; top_k(x, x, 1, path='groups')"),
         ("torch", "from fastprobe.retrieval.gallery import top_k; top_k(x, x, 1, device='cuda')"),
@@ -179,3 +186,12 @@ def test_library_calls_that_need_more_name_the_extra(core_python, extra, code):
         "except fp.InputError as error: print(error)\nelse: raise SystemExit('no error')"
     )
     assert f"pip install 'fastprobe[{extra}]'" in out, out
+
+
+def test_every_extra_that_is_named_exists():
+    named = set()
+    for path in Path(fastprobe.__file__).parent.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") in ("needs", "install"):
+                named |= {c.value for c in node.args[-1:] if isinstance(c, ast.Constant)}
+    assert {"torch", "gpu", "text", "audio", "ray"} <= named <= set(metadata.metadata("fastprobe").get_all("Provides-Extra"))

@@ -63,6 +63,8 @@ class Backend:
         What it computes in whatever the precision, for the methods paragraph; empty where `precision` says it, and ieee is float32.
     unit_flops : float
         A worker's first unit, before its rate is measured, has about this much arithmetic: a few seconds.
+    extra : str
+        Of the package, that brings what it imports.
     """
 
     name: str
@@ -74,10 +76,12 @@ class Backend:
     places: Literal["cpu", "any", "gpu"] = "cpu"
     arithmetic: str = ""
     unit_flops: float = 4e9
+    extra: str = "torch"
 
     def load(self) -> Callable[..., BatchResult]:
         """Its `train`, which refuses what the backend does not honour."""
-        train: Callable[..., BatchResult] = importlib.import_module(f".{self.module}", __name__).train
+        with needs(f"`backend`={self.name!r}", self.extra):
+            train: Callable[..., BatchResult] = importlib.import_module(f".{self.module}", __name__).train
 
         @functools.wraps(train)
         def checked(batch: ProbeBatch, *args: Any, **kwargs: Any) -> BatchResult:
@@ -153,6 +157,7 @@ BACKENDS = {
             closed="torch",
             places="gpu",
             unit_flops=1e14,
+            extra="gpu",
         ),
     )
 }
@@ -228,7 +233,8 @@ def device_name(backend: str, device: str | None = None, precision: str = "ieee"
         from .cpp_backend import instruction_set
 
         return f"cpu ({instruction_set(precision)})"
-    import torch
+    with needs(f"`backend`={backend!r}", "torch"):
+        import torch
 
     from .torch_backend import check_precision, resolve_device
 

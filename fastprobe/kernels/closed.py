@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from ..errors import InputError
+from ..errors import InputError, needs
 from ..protocol.probes import ClosedProbe
 from .batch import check_cpu
 from .forms import SplitData, form_of
@@ -112,6 +112,9 @@ class ClosedForm:
             raise InputError(f"`backend` of {probe.name} must be one of {', '.join(BACKENDS)}; got {backend!r}.")
         if backend != "torch":
             check_cpu(backend, device)
+        else:
+            with needs("`backend`='torch'", "torch"):
+                import torch  # noqa: F401 (asked for before anything is computed)
         check_csls(probe.csls, len(queries), len(text))
         self.probe, self.backend, self.device = probe, backend, device
         self.train, self.labels = np.asarray(train_classes), labels[queries]
