@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,7 +32,7 @@ at all. No model and no recording is involved.
 
 
 def demo(
-    out: Annotated[Path | None, typer.Option(help="Run directory.", show_default="runs/demo-DATE-TIME")] = None,
+    out: Annotated[str | None, typer.Option(help="Run directory, or its URL.", show_default="runs/demo-DATE-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
     simulated: Annotated[
         bool, typer.Option("--simulated", help="Simulated embeddings instead: one pair with a weak planted alignment, one with none.")
@@ -48,10 +47,10 @@ def demo(
     texts, sounds, question = simulated_tables(seed) if simulated else real_tables()
     if not quiet:
         typer.echo(question, err=True)
-    out = out or Path(time.strftime("runs/demo-%Y%m%d-%H%M%S"))
+    out = out or time.strftime("runs/demo-%Y%m%d-%H%M%S")
     request = RunRequest(permutations=permutations, splits=splits, backend=plain(backend), seed=seed)
     opening: Callable[[dict[str, Any]], list[str]] | None = None if simulated else meaning
-    cli_runs.carry_out(texts, sounds, request, str(out), resume=resume, quiet=quiet, opening=opening)
+    cli_runs.carry_out(texts, sounds, request, out, resume=resume, quiet=quiet, opening=opening)
     if not quiet:
         typer.echo(f"figures, retrieved names and the methods paragraph: fastprobe report {out}", err=True)
 
