@@ -125,6 +125,8 @@ def launches(shape: Shape, architecture: str) -> Iterator[tuple[JITFunction, tup
             meta(PROBES, gallery, norm_blocks(width)),
             meta(PROBES, gallery, dtype=torch.int32),
             queries[0],
+            meta(PROBES, gallery, dtype=torch.int32),
+            gallery // 3,
             precision=shape.precision,
         )
         if shape.name == "large":

@@ -300,7 +300,7 @@ def ranking(report: dict, clock: Clock, size: tuple[int, int, int, int, int], ro
 
     from fastprobe.kernels.gpu.common import padded_width
     from fastprobe.kernels.gpu.project import project
-    from fastprobe.kernels.gpu.rank import rank
+    from fastprobe.kernels.gpu.rank import rank, unseen_texts
 
     n_probes, n_queries, n_gallery, r, d = size
     device = clock.device
@@ -309,11 +309,13 @@ def ranking(report: dict, clock: Clock, size: tuple[int, int, int, int, int], ro
     rows, all_texts = (torch.arange(k, dtype=torch.int32, device=device)[None] for k in (n_queries, n_gallery))
     classes = torch.randint(0, n_gallery, (n_queries,), device=device, dtype=torch.int32)
     permuted = torch.stack([torch.randperm(n_gallery, device=device) for _ in range(n_probes)]).int()
+    unseen_classes = torch.unique(classes).long()
+    unseen = unseen_texts(permuted, unseen_classes)
 
     def fused(precision):
         gallery, squares = project(text, all_texts, w, precision=precision)
         z, _ = project(x, rows, v, precision=precision, norms=False)
-        return rank(z, gallery, squares, permuted, classes, precision=precision)
+        return rank(z, gallery, squares, permuted, classes, unseen, len(unseen_classes), precision=precision)[0]
 
     def plain(tf32):
         torch.backends.cuda.matmul.allow_tf32 = tf32

@@ -67,10 +67,11 @@ Algebra algebra_of(const std::string& name) {
 }
 
 void train(In<float, 2> text, In<float, 2> audio, std::optional<In<float, 2>> centroids, In<int64_t, 1> train_classes,
-           std::optional<In<int64_t, 2>> clips, int64_t rows, In<int64_t, 1> queries, In<int64_t, 1> query_classes,
-           In<int64_t, 2> permutations, In<float, 2> text_start, In<float, 2> audio_start, In<double, 1> rates,
-           const std::string& optimizer, double temperature, double momentum, double weight_decay, bool symmetric,
-           Out<double, 1> loss, Out<int32_t, 2> ranks, std::optional<Out<float, 3>> text_heads,
+           std::optional<In<int64_t, 2>> clips, int64_t rows, In<int64_t, 1> queries, In<int64_t, 1> order,
+           int64_t unseen, In<int64_t, 1> truth, In<int64_t, 2> permutations, In<float, 2> text_start,
+           In<float, 2> audio_start, In<double, 1> rates, const std::string& optimizer, double temperature,
+           double momentum, double weight_decay, bool symmetric, int64_t neighbours, Out<double, 1> loss,
+           Out<int32_t, 2> ranks, Out<int32_t, 2> unseen_ranks, std::optional<Out<float, 3>> text_heads,
            std::optional<Out<float, 3>> audio_heads, const std::string& isa, int threads, const std::string& algebra) {
   Batch b{};
   b.classes = text.shape(0), b.text_width = text.shape(1);
@@ -83,7 +84,10 @@ void train(In<float, 2> text, In<float, 2> audio, std::optional<In<float, 2>> ce
   require(permutations.shape(1) == text.shape(0), "permutations must have one column per class");
   require(text_start.shape(0) == text.shape(1), "text_start must have one row per text feature");
   require(audio_start.shape(0) == audio.shape(1) && audio_start.shape(1) == d, "audio_start has the wrong shape");
-  require(query_classes.shape(0) == queries.shape(0), "query_classes must match queries");
+  require(truth.shape(0) == queries.shape(0), "truth must match queries");
+  require(order.shape(0) == text.shape(0), "order must have one entry per class");
+  require(unseen >= 0 && unseen <= b.classes, "unseen out of range");
+  require(neighbours >= 0 && neighbours <= b.queries, "neighbours out of range");
   require(centroids.has_value() != clips.has_value(), "either centroids or clips");
   if (centroids)
     require(centroids->shape(0) == train && centroids->shape(1) == audio.shape(1) && b.rows == b.train,
@@ -95,12 +99,15 @@ void train(In<float, 2> text, In<float, 2> audio, std::optional<In<float, 2>> ce
   }
   in_range(train_classes, text.shape(0), "train_classes out of range");
   in_range(queries, audio.shape(0), "queries out of range");
-  in_range(query_classes, text.shape(0), "query_classes out of range");
+  in_range(order, text.shape(0), "order out of range");
+  in_range(truth, unseen, "truth out of range");
   in_range(In<int64_t, 1>(permutations.data(), {permutations.size()}, nb::handle()), text.shape(0),
            "permutations out of range");
   require(loss.shape(0) == permutations.shape(0), "loss must have one entry per probe");
   require(ranks.shape(0) == permutations.shape(0) && ranks.shape(1) == queries.shape(0),
           "ranks must be (probes, queries)");
+  require(unseen_ranks.shape(0) == permutations.shape(0) && unseen_ranks.shape(1) == queries.shape(0),
+          "unseen_ranks must match ranks");
   require(text_heads.has_value() == audio_heads.has_value(), "both heads or none");
   if (text_heads) {
     require(text_heads->shape(0) == permutations.shape(0) && text_heads->shape(1) == text.shape(1) &&
@@ -114,11 +121,12 @@ void train(In<float, 2> text, In<float, 2> audio, std::optional<In<float, 2>> ce
   b.centroids = centroids ? centroids->data() : nullptr;
   b.step_clips = clips ? clips->data() : nullptr;
   b.train_classes = train_classes.data(), b.permutations = permutations.data();
-  b.query_rows = queries.data(), b.query_classes = query_classes.data();
+  b.query_rows = queries.data(), b.order = order.data(), b.truth = truth.data(), b.unseen = unseen;
   b.text_start = text_start.data(), b.audio_start = audio_start.data(), b.rates = rates.data();
   b.optimizer = optimizer_of(optimizer), b.algebra = algebra_of(algebra);
   b.temperature = temperature, b.momentum = momentum, b.weight_decay = weight_decay, b.symmetric = symmetric;
-  b.loss = loss.data(), b.ranks = ranks.data();
+  b.neighbours = neighbours;
+  b.loss = loss.data(), b.ranks = ranks.data(), b.unseen_ranks = unseen_ranks.data();
   b.text_heads = text_heads ? text_heads->data() : nullptr;
   b.audio_heads = audio_heads ? audio_heads->data() : nullptr;
   const Kernels& kernels = find(isa);
@@ -183,12 +191,12 @@ NB_MODULE(_cpp, m) {
   m.def("max_threads", &max_threads, "Probes that OpenMP would train side by side.");
   m.def("compiled_isas", &compiled, "Instruction sets in this build.");
   m.def("train", &train, nb::kw_only(), nb::arg("text"), nb::arg("audio"), nb::arg("centroids").none(),
-        nb::arg("train_classes"), nb::arg("clips").none(), nb::arg("rows"), nb::arg("queries"),
-        nb::arg("query_classes"), nb::arg("permutations"), nb::arg("text_start"), nb::arg("audio_start"),
+        nb::arg("train_classes"), nb::arg("clips").none(), nb::arg("rows"), nb::arg("queries"), nb::arg("order"),
+        nb::arg("unseen"), nb::arg("truth"), nb::arg("permutations"), nb::arg("text_start"), nb::arg("audio_start"),
         nb::arg("rates"), nb::arg("optimizer"), nb::arg("temperature"), nb::arg("momentum"), nb::arg("weight_decay"),
-        nb::arg("symmetric"), nb::arg("loss").noconvert(), nb::arg("ranks").noconvert(),
-        nb::arg("text_heads").noconvert().none(), nb::arg("audio_heads").noconvert().none(), nb::arg("isa"),
-        nb::arg("threads") = 0, nb::arg("algebra") = "auto",
+        nb::arg("symmetric"), nb::arg("neighbours"), nb::arg("loss").noconvert(), nb::arg("ranks").noconvert(),
+        nb::arg("unseen_ranks").noconvert(), nb::arg("text_heads").noconvert().none(),
+        nb::arg("audio_heads").noconvert().none(), nb::arg("isa"), nb::arg("threads") = 0, nb::arg("algebra") = "auto",
         "Train and rank a batch of probes into `loss`, `ranks` and the heads; see csrc/probe.h for the shapes.");
   m.def("exp", &exp_of, nb::arg("x"), nb::arg("out").noconvert(), nb::arg("isa"), "The softmax's exp, for its tests.");
   m.def("gathered_ranks", &gathered_ranks, nb::kw_only(), nb::arg("left"), nb::arg("left_of"), nb::arg("right"),

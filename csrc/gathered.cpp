@@ -1,6 +1,7 @@
 // Gathered products; compiled once per instruction set. A probe's bits depend on nothing but its own inputs.
 #include "gathered.h"
 
+#include "count.h"
 #include "product.h"
 
 #define FP_GATHERED_STRING(x) #x
@@ -9,24 +10,6 @@
 namespace fastprobe::FP_ISA {
 
 static const int64_t QUERY_BLOCK = 2 * MR;
-
-static int32_t not_below(const float* row, const float* hub, int64_t count, int64_t truth) {
-  const auto score = [&](int64_t c) {
-    const vf s = load(row + c);
-    return hub ? s + s - load(hub + c) : s;
-  };
-  const vf target = splat(score(truth / VL * VL)[truth % VL]);
-  vi smaller = {};
-  int32_t below = 0;
-  int64_t c = 0;
-  for (; c + VL <= count; c += VL) smaller -= (vi)(score(c) < target);
-  if (c < count) {
-    const vi last = (vi)(score(c) < target);
-    for (int l = 0; l < count - c; ++l) below -= last[l];
-  }
-  for (int l = 0; l < VL; ++l) below += smaller[l];
-  return static_cast<int32_t>(count) - below;
-}
 
 static void ranks_of(const GatheredRanks& b, int64_t p, Arena& arena) {
   const int64_t ld = padded(b.depth), score_ld = padded(b.classes);
@@ -50,36 +33,23 @@ static void ranks_of(const GatheredRanks& b, int64_t p, Arena& arena) {
 
   const float* left = b.left + b.left_of[p] * b.queries * b.depth;
   int32_t *all = b.ranks + p * b.queries, *unseen = b.unseen_ranks + p * b.queries;
-  const auto count = [&](int64_t q, const float* row) {
-    all[q] = not_below(row, b.neighbours ? hub : nullptr, b.classes, b.truth[q]);
-    unseen[q] = not_below(row, b.neighbours ? hub : nullptr, b.unseen, b.truth[q]);
-  };
-  for (int64_t i = 0; i < b.neighbours * score_ld; i += VL) store(top + i, splat(-__builtin_inff()));
+  clear_top(top, b.neighbours, score_ld);
   for (int64_t q = 0; q < b.queries; q += QUERY_BLOCK) {
     const int64_t block = b.queries - q < QUERY_BLOCK ? b.queries - q : QUERY_BLOCK;
     float* out = b.neighbours ? scores + q * score_ld : scores;
     product<false>(left + q * b.depth, b.depth, panels, b.depth, 0, block, b.depth, b.classes, ToRows{out, score_ld});
     for (int64_t i = 0; i < block; ++i) {
       const float* row = out + i * score_ld;
-      if (!b.neighbours) count(q + i, row);
-      // The k largest scores of each text, sorted: a new one sinks to its place.
-      for (int64_t c = 0; b.neighbours && c < score_ld; c += VL) {
-        vf x = load(row + c);
-        for (int64_t k = 0; k < b.neighbours; ++k) {
-          const vf held = load(top + k * score_ld + c);
-          store(top + k * score_ld + c, x > held ? x : held);
-          x = x > held ? held : x;
-        }
-      }
+      if (b.neighbours)
+        sink(row, top, b.neighbours, score_ld);
+      else
+        rank_row<false>(row, nullptr, b.unseen, b.classes, b.truth[q + i], all + q + i, unseen + q + i);
     }
   }
   if (!b.neighbours) return;
-  for (int64_t c = 0; c < score_ld; c += VL) {
-    vf total = {};
-    for (int64_t k = 0; k < b.neighbours; ++k) total += load(top + k * score_ld + c);
-    store(hub + c, total / splat(static_cast<float>(b.neighbours)));
-  }
-  for (int64_t q = 0; q < b.queries; ++q) count(q, scores + q * score_ld);
+  hub_means(top, b.neighbours, score_ld, hub);
+  for (int64_t q = 0; q < b.queries; ++q)
+    rank_row<true>(scores + q * score_ld, hub, b.unseen, b.classes, b.truth[q], all + q, unseen + q);
 }
 
 static size_t scratch(const GatheredRanks& b) {

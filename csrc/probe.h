@@ -19,7 +19,7 @@ enum class Algebra { automatic, direct, gram };
 
 struct Batch {
   // Shapes.
-  int64_t classes, text_width, clips, audio_width, dim, train, rows, steps, queries, probes;
+  int64_t classes, text_width, clips, audio_width, dim, train, rows, steps, queries, probes, unseen;
   // Inputs.
   const float* text;             // (C, text_width)
   const float* audio;            // (N, audio_width)
@@ -27,7 +27,8 @@ struct Batch {
   const int64_t* train_classes;  // (m)
   const int64_t* step_clips;     // (steps, n) rows of `audio`, or null under centroid sampling
   const int64_t* query_rows;     // (Q) rows of `audio`
-  const int64_t* query_classes;  // (Q)
+  const int64_t* order;          // (C) all classes, the `unseen` ones first: those of the queries
+  const int64_t* truth;          // (Q) position in `order` of a query's class, below `unseen`
   const int64_t* permutations;   // (P, C): class c of probe p has text row permutations[p, c]
   const float* text_start;       // (text_width, d)
   const float* audio_start;      // (audio_width, d)
@@ -37,11 +38,13 @@ struct Batch {
   double temperature, momentum, weight_decay;
   bool symmetric;
   Algebra algebra;
+  int64_t neighbours;  // of the correction for hubs; 0 for none
   // Outputs.
-  double* loss;        // (P)
-  int32_t* ranks;      // (P, Q)
-  float* text_heads;   // (P, text_width, d) or null
-  float* audio_heads;  // (P, audio_width, d) or null
+  double* loss;           // (P)
+  int32_t* ranks;         // (P, Q)
+  int32_t* unseen_ranks;  // (P, Q)
+  float* text_heads;      // (P, text_width, d) or null
+  float* audio_heads;     // (P, audio_width, d) or null
 };
 
 // One instruction set's code. The same source is compiled once for each; on one of them the bits of a probe depend on

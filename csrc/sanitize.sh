@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Build the extension with sanitizers into build/sanitize-NAME and run tests/test_cpp.py on it.
+# Build the extension with sanitizers into build/sanitize-NAME and run tests/kernels/test_cpp.py on it.
 #
 #   csrc/sanitize.sh                AddressSanitizer and UndefinedBehaviorSanitizer
 #   csrc/sanitize.sh thread         ThreadSanitizer, without OpenMP: GNU's runtime is not instrumented, so its barriers
@@ -14,8 +14,8 @@ root=$PWD
 kind=${1:-address,undefined}
 python=${PYTHON:-$root/.venv/bin/python}
 case $kind in
-  address,undefined) runtime=libasan.so; tests=(tests/test_cpp.py -k "not openmp and not plain_float32 and not thousand and not environment") ;;
-  thread) runtime=libtsan.so; tests=(tests/test_cpp.py -k "python_threads") ;;
+  address,undefined) runtime=libasan.so; tests=(tests/kernels/test_cpp.py -k "not openmp and not plain_float32 and not thousand and not environment") ;;
+  thread) runtime=libtsan.so; tests=(tests/kernels/test_cpp.py -k "python_threads") ;;
   *) echo "unknown sanitizer '$kind': address,undefined or thread" >&2; exit 2 ;;
 esac
 build=$root/build/sanitize-${kind%%,*}

@@ -195,7 +195,7 @@ static void prepare(const Batch& b, float* shared, float* scratch) {
 static size_t scratch_floats(const Batch& b) {
   Arena arena{nullptr};
   Workspace workspace(b, arena);
-  rank_queries(b, nullptr, nullptr, nullptr, nullptr, arena);
+  rank_queries(b, nullptr, nullptr, nullptr, nullptr, nullptr, arena);
   const size_t for_prepare = b.centroids && audio_gram(b) ? b.audio_width * padded(b.rows) : 0;
   return arena.used < for_prepare ? for_prepare : arena.used;
 }
@@ -402,7 +402,7 @@ static void probe(const Batch& b, int64_t p, const float* shared, float* scratch
     from_panels(ws.text.w, b.text_width, b.dim, b.text_heads + p * b.text_width * b.dim);
     from_panels(ws.audio.w, b.audio_width, b.dim, b.audio_heads + p * b.audio_width * b.dim);
   }
-  rank_queries(b, permutation, ws.text.w, ws.audio.w, b.ranks + p * b.queries, arena);
+  rank_queries(b, permutation, ws.text.w, ws.audio.w, b.ranks + p * b.queries, b.unseen_ranks + p * b.queries, arena);
 }
 
 static void exp_of(const float* x, float* out, int64_t n) {

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..errors import BackendUnavailableError, InputError, install, needs
 from .batch import BatchResult, ProbeBatch, check_cpu, make_batch
+from .ranking import check_csls
 
 if TYPE_CHECKING:
     import torch
@@ -86,6 +87,7 @@ class Backend:
         @functools.wraps(train)
         def checked(batch: ProbeBatch, *args: Any, **kwargs: Any) -> BatchResult:
             self.check(batch.config.precision, batch.config.optimizer)
+            check_csls(batch.config.csls, len(batch.queries), len(batch.text))
             return train(batch, *args, **kwargs)
 
         return checked

@@ -61,6 +61,11 @@ class ProbeBatch:
         return len(self.train_classes) * (1 if self.clips is None else self.config.clips_per_class)
 
     @cached_property
+    def gallery(self) -> np.ndarray:
+        """The unseen classes, those of the queries, ascending: int64 (G,)."""
+        return np.unique(self.labels[self.queries])
+
+    @cached_property
     def row_classes(self) -> np.ndarray:
         """Position among the train classes of each row of a step, int64 (n,)."""
         return np.arange(self.n_rows) // (self.n_rows // len(self.train_classes))
@@ -95,20 +100,22 @@ class BatchResult:
         Training loss of the last step, before its update (NaN when there was no step).
     ranks : int32 (P, Q)
         Rank of the true class among all C texts, from 1 (best); ties count against it.
+    ranks_unseen : int32 (P, Q)
+        The same among the texts of the unseen classes alone, `ProbeBatch.gallery`.
     text_heads, audio_heads : float (P, r_text, d), (P, r_audio, d) or None
         The trained W and V, when asked for.
     """
 
     loss: np.ndarray
     ranks: np.ndarray
+    ranks_unseen: np.ndarray
     text_heads: np.ndarray | None = None
     audio_heads: np.ndarray | None = None
 
     @classmethod
     def of_parts(cls, parts: Iterable[Sequence[np.ndarray | None]]) -> BatchResult:
         """The result of a batch that was trained in parts: each part's fields, one after the other."""
-        loss, ranks, *heads = zip(*parts)
-        return cls(np.concatenate(loss), np.concatenate(ranks), *(None if h[0] is None else np.concatenate(h) for h in heads))
+        return cls(*(None if field[0] is None else np.concatenate(field) for field in zip(*parts)))  # type: ignore[arg-type]
 
 
 def check_cpu(backend: str, device: str | None) -> None:

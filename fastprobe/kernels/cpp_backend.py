@@ -106,7 +106,7 @@ def train(
     check_cpu("cpp", device)
     c, n_probes, n_queries = batch.config, batch.n_probes, len(batch.queries)
     loss = np.empty(n_probes)
-    ranks = np.empty((n_probes, n_queries), np.int32)
+    ranks, unseen = (np.empty((n_probes, n_queries), np.int32) for _ in range(2))
     shapes = ((n_probes, batch.text.shape[1], c.dim), (n_probes, batch.audio.shape[1], c.dim))
     text_heads, audio_heads = (np.empty(s, np.float32) if heads else None for s in shapes)
     inputs: dict[str, Any] = {
@@ -117,7 +117,10 @@ def train(
         "clips": None if batch.clips is None else _index(batch.clips),
         "train_classes": _index(batch.train_classes),
         "queries": _index(batch.queries),
-        "query_classes": _index(batch.labels[batch.queries]),
+        # Unseen classes first: one pass counts both ranks.
+        "order": _index(np.concatenate([batch.gallery, np.setdiff1d(np.arange(len(batch.text)), batch.gallery)])),
+        "unseen": len(batch.gallery),
+        "truth": _index(np.searchsorted(batch.gallery, batch.labels[batch.queries])),
         "text_start": np.ascontiguousarray(batch.text_start, np.float32),
         "audio_start": np.ascontiguousarray(batch.audio_start, np.float32),
         "rates": np.array([c.learning_rate(t) for t in range(c.steps)], np.float64),
@@ -126,6 +129,7 @@ def train(
         "momentum": c.momentum,
         "weight_decay": c.weight_decay,
         "symmetric": c.symmetric,
+        "neighbours": c.csls,
         "isa": isa or instruction_set(c.precision),
         "threads": threads,
         "algebra": algebra,
@@ -141,6 +145,7 @@ def train(
                 permutations=permutations[part],
                 loss=loss[part],
                 ranks=ranks[part],
+                unseen_ranks=unseen[part],
                 text_heads=None if text_heads is None else text_heads[part],
                 audio_heads=None if audio_heads is None else audio_heads[part],
             )
@@ -149,7 +154,7 @@ def train(
             "the cpp backend could not get the scratch memory of its threads. Set OMP_NUM_THREADS to "
             "a smaller number: each thread holds one probe."
         ) from None
-    return BatchResult(loss, ranks, text_heads, audio_heads)
+    return BatchResult(loss, ranks, unseen, text_heads, audio_heads)
 
 
 def _index(values: np.ndarray) -> np.ndarray:

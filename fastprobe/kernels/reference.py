@@ -3,7 +3,7 @@
     a_c = norm(W' t_pi(c))     b_i = norm(V' x_i)     s(c, i) = <a_c, b_i>     norm(z) = z / max(|z|, eps)
     L = 1/n sum_i [ -s(y_i, i)/tau + log sum_{c in train} exp(s(c, i)/tau) ]
 
-Every other backend is tested against this one.
+`ranking` has what scores become. Every other backend is tested against this one.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from scipy.special import logsumexp
 
 from ..protocol.config import ProbeConfig
 from .batch import BatchResult, ProbeBatch, check_cpu
+from .ranking import csls_scores, ranks_of
 
 EPS = 1e-12
 BETA1, BETA2_MINI, BETA2_ADAM, EPS_ADAM = 0.9, 0.99, 0.999, 1e-8
@@ -101,10 +102,7 @@ def ranks(a: np.ndarray, b: np.ndarray, y: np.ndarray) -> np.ndarray:
     y : int64 (n,)
         True class of each query.
     """
-    s = b @ a.T
-    true = s[np.arange(len(b)), y]
-    # C minus the strictly smaller: the true class counts itself as the 1, and a NaN score comes last.
-    return (len(a) - np.sum(s < true[:, None], axis=1)).astype(np.int32)
+    return ranks_of(b @ a.T, y)
 
 
 def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> BatchResult:
@@ -121,6 +119,7 @@ def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> 
             )
             w, v = (o.step(h, g, c.learning_rate(step)) for o, h, g in ((of_w, w, dw), (of_v, v, dv)))
         a, b = norm(text @ w)[0], norm(batch.audio[batch.queries] @ v)[0]
-        results.append((loss, ranks(a, b, batch.labels[batch.queries]), w, v))
-    losses, rank, text_heads, audio_heads = (np.array(column) for column in zip(*results))
-    return BatchResult(losses, rank, text_heads if heads else None, audio_heads if heads else None)
+        scores, y = csls_scores(b @ a.T, c.csls), batch.labels[batch.queries]
+        results.append((loss, ranks_of(scores, y), ranks_of(scores, y, batch.gallery), w, v))
+    losses, rank, unseen, text_heads, audio_heads = (np.array(column) for column in zip(*results))
+    return BatchResult(losses, rank, unseen, text_heads if heads else None, audio_heads if heads else None)

@@ -73,6 +73,8 @@ def _probe_bytes(batch: ProbeBatch) -> int:
     (classes, r_text), r_audio, d = batch.text.shape, batch.audio.shape[1], batch.config.dim
     n, m, q = batch.n_rows, len(batch.train_classes), min(len(batch.queries), QUERY_BLOCK)
     floats = 4 * (r_text + r_audio) * d + classes * r_text + 6 * (n + m) * d + 4 * n * m + q * (d + 2 * classes)
+    if batch.config.csls:
+        floats += (q + batch.config.csls) * 2 * classes
     return 4 * floats
 
 
@@ -141,6 +143,7 @@ class _Shared:
         self.centroids = put(_padded(batch.centroids, self.n_train, r_audio)) if self.clips is None else None
         self.rows = put(batch.row_classes)
         self.queries, self.query_classes = put(batch.queries), put(batch.labels[batch.queries])
+        self.gallery = put(batch.gallery)
         self.starts = put(_padded(batch.text_start, r_text, d)), put(_padded(batch.audio_start, r_audio, d))
 
     def step_rows(self, step: int) -> torch.Tensor:
@@ -168,16 +171,19 @@ def _train_chunk(shared: _Shared, permutations: np.ndarray, heads: bool) -> tupl
         of_w.step(w, dw, c.learning_rate(step))
         of_v.step(v, dv, c.learning_rate(step))
     gallery = F.normalize(torch.bmm(shared.texts(permutations), w), dim=-1, eps=EPS)
-    ranks = torch.cat(
-        [
-            _ranks(gallery, shared.classes, shared.audio[q].expand(n_probes, -1, -1), v, y)
-            for q, y in zip(shared.queries.split(QUERY_BLOCK), shared.query_classes.split(QUERY_BLOCK))
-        ],
-        dim=1,
-    )
+
+    def scores(rows: torch.Tensor) -> torch.Tensor:
+        z = torch.bmm(shared.audio[rows].expand(n_probes, -1, -1), v)
+        # Without the correction for hubs the length of a query does not change its ranks.
+        return torch.bmm(F.normalize(z, dim=-1, eps=EPS) if c.csls else z, gallery.mT)[:, :, : shared.classes]
+
+    blocks = list(zip(shared.queries.split(QUERY_BLOCK), shared.query_classes.split(QUERY_BLOCK)))
+    hubs = _hubs((scores(q) for q, _ in blocks), c.csls) if c.csls else None
+    found = [_ranks(scores(q), y, shared.gallery, hubs) for q, y in blocks]
+    ranks, unseen = (torch.cat(some, dim=1).to(torch.int32).cpu().numpy() for some in zip(*found))
     d, r_text, r_audio = shared.dims
     kept = (w[:, :r_text, :d].cpu().numpy(), v[:, :r_audio, :d].cpu().numpy()) if heads else (None, None)
-    return loss.double().cpu().numpy(), ranks.to(torch.int32).cpu().numpy(), *kept
+    return loss.double().cpu().numpy(), ranks, unseen, *kept
 
 
 def _norm(z: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -241,11 +247,24 @@ class _Optimizer:
         w.sub_(lr / (1 - BETA1**self.t) * self.m / denominator)
 
 
-def _ranks(gallery: torch.Tensor, classes: int, x: torch.Tensor, v: torch.Tensor, y: torch.Tensor) -> torch.Tensor:
-    """1 + rivals that score at least the true class; (P, n) from gallery (P, C, d) and clips (P, n, r)."""
-    s = torch.bmm(torch.bmm(x, v), gallery.mT)[:, :, :classes]  # the length of a query does not change its ranks
-    true = s.gather(2, y.expand(len(s), -1).unsqueeze(-1))
-    return s.shape[2] - (s < true).sum(2)
+def _hubs(blocks: Iterator[torch.Tensor], k: int) -> torch.Tensor:
+    """Mean of the k largest scores of each text: (P, 1, C) from the scores (P, n, C) of all clips, block by block."""
+    top: torch.Tensor | None = None
+    for s in blocks:
+        s = s if top is None else torch.cat([top, s], dim=1)
+        top = s.topk(min(k, s.shape[1]), dim=1).values
+    assert top is not None  # there are at least k clips
+    return top.mean(dim=1, keepdim=True)
+
+
+def _ranks(s: torch.Tensor, y: torch.Tensor, gallery: torch.Tensor, hubs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """1 + rivals that score at least the true class, among all classes and among `gallery`: (P, n) of scores (P, n, C).
+
+    The mean that `csls_scores` takes of a clip is the same for all its texts, and left out.
+    """
+    s = s if hubs is None else 2 * s - hubs
+    below = s < s.gather(2, y.expand(len(s), -1).unsqueeze(-1))
+    return s.shape[2] - below.sum(2), len(gallery) - below[:, :, gallery].sum(2)
 
 
 def contrastive_loss(text: torch.Tensor, audio: torch.Tensor, labels: torch.Tensor, temperature: float) -> torch.Tensor:

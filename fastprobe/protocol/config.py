@@ -76,6 +76,8 @@ class ProbeConfig:
         Keep only the leading directions that hold this share of the variance. Lossy; needs ``basis="svd"``.
     precision : {"ieee", "tf32x3", "tf32", "bf16"}
         Arithmetic of the matrix products; sums are float32 at least. ``reference`` is always float64.
+    csls : int
+        Neighbours of the correction for hubs (see `fastprobe.kernels.ranking.csls_scores`) when clips are ranked; 0 for none.
 
     Raises
     ------
@@ -112,6 +114,7 @@ class ProbeConfig:
     basis: Literal["svd", "raw"] | None = option(None, "Lossless svd, or raw.", choices=BASES, show_default="svd; adam raw")
     energy: float | None = option(None, "Keep this share of the variance (lossy).")
     precision: Literal["ieee", "tf32x3", "tf32", "bf16"] = option("ieee", "Of the matrix products.", choices=PRECISIONS)
+    csls: int = option(0, "Ranks corrected for hubs by so many neighbours; 0 for not.")
 
     def __post_init__(self) -> None:
         for name, choices in (
@@ -129,7 +132,7 @@ class ProbeConfig:
             object.__setattr__(self, "lr", OPTIMIZERS[self.optimizer].default_lr)
         if self.basis is None:
             object.__setattr__(self, "basis", "svd" if OPTIMIZERS[self.optimizer].rotation_invariant else "raw")
-        for name, low in (("dim", 1), ("steps", 0), ("clips_per_class", 1)):
+        for name, low in (("dim", 1), ("steps", 0), ("clips_per_class", 1), ("csls", 0)):
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
                 raise InputError(f"`{name}` must be a whole number of at least {low}; got {value!r}.")
@@ -187,7 +190,10 @@ class ProbeConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values, in order."""
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        if not self.csls:  # told as before there was this option: runs and probes stored then stay what they are
+            del fields["csls"]
+        return fields
 
     def learning_rate(self, step: int) -> float:
         """lr_t of step t = 0 ... steps-1."""

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from fastprobe import kernels
 from fastprobe.errors import BackendUnavailableError, InputError
 from fastprobe.kernels import reference
+from fastprobe.kernels.ranking import csls_scores
 from fastprobe.protocol.config import ProbeConfig
 from support.strategies import batch_of, configs
 
@@ -44,11 +45,12 @@ def test_agrees_with_the_reference(name, data):
     for p in range(3):
         gallery = reference.norm(batch.text[batch.permutations[p]] @ want.text_heads[p])[0]
         queries = reference.norm(batch.audio[batch.queries] @ want.audio_heads[p])[0]
-        scores = queries @ gallery.T
+        scores = csls_scores(queries @ gallery.T, batch.config.csls)
         margin = scores - np.take_along_axis(scores, batch.labels[batch.queries][:, None], axis=1)
         margin[np.arange(len(margin)), batch.labels[batch.queries]] = np.inf
         clear = np.abs(margin).min(axis=1) > 5e-3
         assert np.array_equal(got.ranks[p][clear], want.ranks[p][clear])
+        assert np.array_equal(got.ranks_unseen[p][clear], want.ranks_unseen[p][clear])
 
 
 @pytest.mark.parametrize("name", HERE)
@@ -60,7 +62,7 @@ def test_a_job_does_not_depend_on_its_batch(name, data):
     whole = train(batch, "cpu", heads=True)
     for probes in ([3], [6, 0, 3], [5, 4, 3, 2]):
         some = train(part(batch, probes), "cpu", heads=True)
-        for field in ("loss", "ranks", "text_heads", "audio_heads"):
+        for field in ("loss", "ranks", "ranks_unseen", "text_heads", "audio_heads"):
             assert np.array_equal(getattr(some, field), getattr(whole, field)[probes], equal_nan=True)
 
 
@@ -70,8 +72,74 @@ def test_duplicate_texts_tie_and_ties_count_against_us(name):
     batch = batch_of(ProbeConfig(dim=4, steps=3), classes=6)
     batch = dataclasses.replace(batch, text=batch.text[np.repeat(np.arange(3), 2)], permutations=np.arange(6)[None])
     assert np.array_equal(batch.text[0], batch.text[1])
-    ranks = kernels.select_backend(name).load()(batch, None if name == "reference" else "cpu").ranks
-    assert ranks.min() >= 2 and set(np.unique(ranks)) <= {2, 4, 6}
+    for csls in (0, 2):
+        batch = dataclasses.replace(batch, config=dataclasses.replace(batch.config, csls=csls))
+        ranks = kernels.select_backend(name).load()(batch, None if name == "reference" else "cpu").ranks
+        assert ranks.min() >= 2 and set(np.unique(ranks)) <= {2, 4, 6}
+
+
+def plain_ranks(batch, result, p, csls):
+    """Both ranks of every query by plain loops over the scores of a probe's own heads, in float64."""
+    a = [x / np.linalg.norm(x) for x in batch.text[batch.permutations[p]] @ result.text_heads[p].astype(np.float64)]
+    b = [x / np.linalg.norm(x) for x in batch.audio[batch.queries] @ result.audio_heads[p].astype(np.float64)]
+    s = [[float(x @ t) for t in a] for x in b]
+    if csls:
+        near_clip = [sum(sorted(row)[-csls:]) / csls for row in s]
+        near_text = [sum(sorted(column)[-csls:]) / csls for column in zip(*s)]
+        s = [[2 * x - near_clip[i] - near_text[c] for c, x in enumerate(row)] for i, row in enumerate(s)]
+    every, unseen, close = [], [], []
+    of_queries = set(batch.labels[batch.queries].tolist())
+    for i, y in enumerate(batch.labels[batch.queries]):
+        rivals = [c for c in range(len(a)) if c != y]
+        every.append(1 + sum(s[i][c] >= s[i][y] for c in rivals))
+        unseen.append(1 + sum(s[i][c] >= s[i][y] for c in rivals if c in of_queries))
+        close.append(min(abs(s[i][c] - s[i][y]) for c in rivals) < 1e-5)
+    return np.array(every), np.array(unseen), ~np.array(close)
+
+
+@pytest.mark.parametrize("csls", [0, 1, 3, 6])
+@pytest.mark.parametrize("name", ["reference", *HERE])
+def test_ranks_are_what_plain_loops_count(name, csls):
+    """Sizes below, at and beside the widths of vectors, of few and of many unseen classes."""
+    for seed, (classes, fraction) in enumerate([(7, 0.5), (16, 0.9), (17, 0.3), (33, 0.5), (50, 0.65), (131, 0.8)]):
+        batch = batch_of(ProbeConfig(dim=5, steps=2, csls=csls), n_probes=2, seed=seed, classes=classes, clips=9, train_fraction=fraction)
+        got = kernels.select_backend(name).load()(batch, "cpu", heads=True)
+        for p in range(2):
+            every, unseen, clear = plain_ranks(batch, got, p, csls)
+            assert clear.mean() > 0.9
+            assert np.array_equal(got.ranks[p][clear], every[clear])
+            assert np.array_equal(got.ranks_unseen[p][clear], unseen[clear])
+
+
+@pytest.mark.parametrize("name", ["reference", *HERE])
+@settings(max_examples=15)
+@given(st.data())
+def test_fewer_rivals_make_no_rank_worse(name, data):
+    batch = batch_of(data.draw(configs()), n_probes=3, seed=data.draw(st.integers(0, 100)))
+    got = kernels.select_backend(name).load()(batch, "cpu")
+    n_unseen = len(batch.gallery)
+    assert n_unseen == len(batch.text) - len(batch.train_classes)
+    assert got.ranks_unseen.min() >= 1 and got.ranks_unseen.max() <= n_unseen
+    assert (got.ranks_unseen <= got.ranks).all()
+    assert (got.ranks - got.ranks_unseen <= len(batch.text) - n_unseen).all()
+
+
+@pytest.mark.parametrize("name", ["reference", *HERE])
+def test_csls_changes_ranks_alone(name):
+    batch = batch_of(ProbeConfig(dim=5, steps=4), classes=30)
+    corrected = dataclasses.replace(batch, config=dataclasses.replace(batch.config, csls=3))
+    train = kernels.select_backend(name).load()
+    plain, other = train(batch, "cpu", heads=True), train(corrected, "cpu", heads=True)
+    for field in ("loss", "text_heads", "audio_heads"):
+        assert np.array_equal(getattr(plain, field), getattr(other, field))
+    assert not np.array_equal(plain.ranks, other.ranks)
+
+
+@pytest.mark.parametrize("name", ["reference", *HERE])
+def test_csls_above_the_gallery_is_refused(name):
+    batch = batch_of(ProbeConfig(dim=2, steps=1, csls=10), classes=9)
+    with pytest.raises(InputError, match="`csls` must be at most the number of texts and of test clips; got 10 with 9 texts"):
+        kernels.select_backend(name).load()(batch, "cpu")
 
 
 @pytest.mark.parametrize("name", HERE)

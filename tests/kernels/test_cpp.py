@@ -23,7 +23,7 @@ from fastprobe.protocol.config import ProbeConfig
 from support.strategies import batch_of, configs
 
 ISAS = _cpp.supported_isas()
-FIELDS = ("loss", "ranks", "text_heads", "audio_heads")
+FIELDS = ("loss", "ranks", "ranks_unseen", "text_heads", "audio_heads")
 
 
 @pytest.fixture(autouse=True)
@@ -45,7 +45,7 @@ def same_bits(a, b, probes=slice(None)):
 
 def head_error(result, truth):
     """Root-mean-square error over both heads."""
-    return np.sqrt(np.mean([np.mean((getattr(result, f) - getattr(truth, f)) ** 2) for f in FIELDS[2:]]))
+    return np.sqrt(np.mean([np.mean((getattr(result, f) - getattr(truth, f)) ** 2) for f in FIELDS[3:]]))
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -158,12 +158,24 @@ def test_a_permutation_is_a_reordered_table(isa, data):
 @given(st.data())
 def test_queries_are_ranked_one_by_one(isa, data):
     """Their order, their number and their neighbours in memory change no rank; a batch without queries has none."""
-    batch = batch_of(data.draw(configs(steps=2)), n_probes=2, classes=data.draw(st.integers(6, 60)), clips=9)
+    batch = batch_of(data.draw(configs(steps=2, csls=0)), n_probes=2, classes=data.draw(st.integers(6, 60)), clips=9)
     whole = train(batch, isa=isa).ranks
     assert whole.min() >= 1 and whole.max() <= len(batch.text)
     order = np.array(data.draw(st.lists(st.integers(0, len(batch.queries) - 1), min_size=0, max_size=40)), np.int64)
     some = train(dataclasses.replace(batch, queries=batch.queries[order]), isa=isa).ranks
     assert np.array_equal(some, whole[:, order])
+
+
+@pytest.mark.parametrize("isa", ISAS)
+@settings(max_examples=10)
+@given(st.data())
+def test_the_order_of_queries_changes_no_corrected_rank(isa, data):
+    config, clips = data.draw(configs(steps=2, csls=data.draw(st.integers(1, 6)))), data.draw(st.sampled_from([4, 9]))
+    batch = batch_of(config, n_probes=2, classes=data.draw(st.integers(30, 60)), clips=clips)
+    whole = train(batch, isa=isa)
+    order = np.random.default_rng(data.draw(st.integers(0, 99))).permutation(len(batch.queries))
+    some = train(dataclasses.replace(batch, queries=batch.queries[order]), isa=isa)
+    assert np.array_equal(some.ranks, whole.ranks[:, order]) and np.array_equal(some.ranks_unseen, whole.ranks_unseen[:, order])
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -175,6 +187,7 @@ def test_a_duplicate_text_ties_exactly(isa):
     once, twice = train(batch, isa=isa), train(copy, isa=isa)
     # Every rival is there twice, and the true class has its own double: 2 (rank - 1) + 2.
     assert np.array_equal(twice.ranks, 2 * once.ranks)
+    assert np.array_equal(twice.ranks_unseen, once.ranks_unseen)  # the doubles are of other classes, none of them unseen
 
 
 def unaligned(array):
@@ -196,10 +209,11 @@ def test_unaligned_inputs_give_the_same_bits(isa):
         assert same_bits(train(shifted, heads=True, isa=isa), train(batch, heads=True, isa=isa))
 
 
+@pytest.mark.parametrize("csls", [0, 4])
 @pytest.mark.parametrize("isa", ISAS)
-def test_every_output_is_written(isa, monkeypatch):
+def test_every_output_is_written(isa, csls, monkeypatch):
     """Outputs start as NaN and -1 here; the guards around them keep their values."""
-    batch = batch_of(ProbeConfig(dim=11, steps=3), classes=30, n_probes=3)
+    batch = batch_of(ProbeConfig(dim=11, steps=3, csls=csls), classes=30, n_probes=3)
     clean, guards = train(batch, heads=True, isa=isa), []
 
     def poisoned(shape, dtype=np.float64):
@@ -212,18 +226,20 @@ def test_every_output_is_written(isa, monkeypatch):
     monkeypatch.setattr(np, "empty", poisoned)
     got = train(batch, heads=True, isa=isa)
     monkeypatch.undo()
-    assert len(guards) == 4 and same_bits(got, clean)
+    assert len(guards) == 5 and same_bits(got, clean)
     for room in guards:
         for guard in (room[0], room[-1]):
             assert np.isnan(guard).all() if room.dtype.kind == "f" else np.all(guard == -1)
 
 
+@pytest.mark.parametrize("csls", [0, 2])
 @pytest.mark.parametrize("isa", ISAS)
-def test_scores_that_are_not_numbers_come_last(isa):
-    batch = batch_of(ProbeConfig(dim=5, steps=4, optimizer="sgd", lr=1e38, schedule="constant"), classes=20)
+def test_scores_that_are_not_numbers_come_last(isa, csls):
+    batch = batch_of(ProbeConfig(dim=5, steps=4, optimizer="sgd", lr=1e38, schedule="constant", csls=csls), classes=20)
     got = train(batch, heads=True, isa=isa)
     lost = np.isnan(got.audio_heads).any(axis=(1, 2)) | np.isnan(got.text_heads).any(axis=(1, 2))
-    assert lost.any() and (got.ranks[lost] == len(batch.text)).all() and np.isnan(got.loss[lost]).all()
+    assert lost.any() and (got.ranks[lost] == len(batch.text)).all() and (got.ranks_unseen[lost] == len(batch.gallery)).all()
+    assert np.isnan(got.loss[lost]).all()
 
 
 def test_python_threads_may_train_at_once():
@@ -392,7 +408,7 @@ def test_indices_out_of_range_are_refused():
 
 def train_raw(broken, sound):
     """As `train`, with the labels of the queries taken from a sound batch."""
-    query_classes = sound.labels[sound.queries]
+    rest = np.setdiff1d(np.arange(len(sound.text)), sound.gallery)
     c = sound.config
     _cpp.train(
         text=sound.text32,
@@ -402,7 +418,9 @@ def train_raw(broken, sound):
         clips=broken.clips,
         rows=sound.n_rows,
         queries=broken.queries,
-        query_classes=query_classes,
+        order=np.concatenate([sound.gallery, rest]),
+        unseen=len(sound.gallery),
+        truth=np.searchsorted(sound.gallery, sound.labels[sound.queries]),
         permutations=broken.permutations,
         text_start=sound.text_start.astype(np.float32),
         audio_start=sound.audio_start.astype(np.float32),
@@ -412,8 +430,10 @@ def train_raw(broken, sound):
         momentum=0.0,
         weight_decay=0.0,
         symmetric=False,
+        neighbours=0,
         loss=np.empty(sound.n_probes),
         ranks=np.empty((sound.n_probes, len(sound.queries)), np.int32),
+        unseen_ranks=np.empty((sound.n_probes, len(sound.queries)), np.int32),
         text_heads=None,
         audio_heads=None,
         isa=ISAS[0],

@@ -41,14 +41,21 @@ def test_a_trainer_agrees_with_reference(log, trainer, precision):
     for key in ("text_heads", "audio_heads", "loss"):
         assert ours[key] <= max(2 * plain[key], (ALLOWED | LONG)[precision]), (key, ours, plain)
     if precision == "ieee":
-        assert ours["ranks"] == 0
+        assert ours["ranks"] == ours["ranks_unseen"] == 0
     ran = {name for name, _ in log}
     assert len(ran) >= 3, ran  # a trainer, projections and ranks
 
 
-def test_ranks_are_those_of_the_definition(log):
-    got, want = cases.rank_case(2, 19, 33, 16, duplicates=True)
+# Of one tile and of several; queries beyond a block; k of one, and of all queries.
+@pytest.mark.parametrize("n_queries, n_gallery, csls", [(19, 33, 0), (67, 150, 0), (19, 33, 19), (67, 150, 1), (35, 33, 10)])
+def test_ranks_are_those_of_the_definition(log, n_queries, n_gallery, csls):
+    got, want = cases.rank_case(2, n_queries, n_gallery, 16, duplicates=True, csls=csls)
     assert (got == want).all()
+
+
+def test_a_probe_ranked_for_hubs_never_sees_its_batch(log):
+    config = {"dim": 20, "sampling": "clip", "steps": 2, "csls": 4, "precision": "tf32"}
+    assert cases.same_bits(SMALL, config, "resident", probes=3, parts=((2,), (2, 0))) == []
 
 
 @pytest.mark.parametrize("shared", [True, False])

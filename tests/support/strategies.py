@@ -28,6 +28,8 @@ def configs(draw, **fixed) -> ProbeConfig:
         "clips_per_class": draw(st.integers(1, 3)),
         "symmetric": draw(st.booleans()),
         "bias": draw(st.booleans()),
+        # No more than the queries that a batch of the default shape has at the least.
+        "csls": draw(st.sampled_from([0, 0, 1, 2])),
     }
     return ProbeConfig(**{**fields, **fixed})
 

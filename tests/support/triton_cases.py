@@ -84,6 +84,7 @@ def errors(got: BatchResult, want: BatchResult) -> dict[str, float]:
         "audio_heads": relative(got.audio_heads, want.audio_heads),
         "loss": relative(got.loss, want.loss),
         "ranks": float(np.mean(got.ranks != want.ranks)),
+        "ranks_unseen": float(np.mean(got.ranks_unseen != want.ranks_unseen)),
     }
 
 
@@ -116,7 +117,7 @@ def same_bits(
     whole, differing = train(batch, trainer, device), []
     for part in parts:
         some = train(dataclasses.replace(batch, permutations=batch.permutations[list(part)]), trainer, device)
-        for field in ("loss", "ranks", "text_heads", "audio_heads"):
+        for field in ("loss", "ranks", "ranks_unseen", "text_heads", "audio_heads"):
             a, b = getattr(whole, field)[list(part)], getattr(some, field)
             if a.tobytes() != b.tobytes():
                 differing.append(f"{field} of {part}")
@@ -132,17 +133,22 @@ def rank_case(
     device: str = "cpu",
     duplicates: bool = False,
     nan: bool = False,
+    csls: int = 0,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Ranks by the kernel and by the definition (float64 scores of the same operands).
+    """Both ranks by the kernel and by the definition (float64 scores of the same operands): (2, P, Q).
 
     With `duplicates` every text has a twin, so each true class ties with a rival. Values lie on a grid on which
-    products and sums are exact in every precision, and all texts have length 1.
+    products and sums are exact in every precision, and all texts have length 1. With `csls`, whose means are not exact, queries
+    are random: only twins tie.
     """
     from fastprobe.kernels.gpu.project import norm_blocks
-    from fastprobe.kernels.gpu.rank import rank
+    from fastprobe.kernels.gpu.rank import rank, rank_csls, score, unseen_texts
+    from fastprobe.kernels.ranking import csls_scores, ranks_of
 
     rng = np.random.default_rng(n_queries + n_gallery)
     z = rng.integers(-8, 9, (n_probes, n_queries, width)).astype(np.float32)
+    if csls:
+        z = rng.standard_normal(z.shape).astype(np.float32)
     gallery = np.zeros((n_probes, n_gallery, width), np.float32)
     ones = rng.integers(0, width, (n_probes, n_gallery, 4))
     signs = rng.choice([-0.5, 0.5], ones.shape)
@@ -154,7 +160,8 @@ def rank_case(
         gallery[:, n_gallery // 2 : n_gallery // 2 * 2] = gallery[:, : n_gallery // 2]
     if nan:
         z[:, 0] = np.nan
-    classes = rng.integers(0, n_gallery, n_queries)
+    gallery_classes = np.sort(rng.permutation(n_gallery)[: -(-n_gallery // 3)])  # the unseen ones
+    classes = rng.choice(gallery_classes, n_queries)
     permuted = np.stack([rng.permutation(n_gallery) for _ in range(n_probes)])
     blocks = norm_blocks(width)
     squares = np.zeros((n_probes, n_gallery, blocks), np.float32)
@@ -163,17 +170,27 @@ def rank_case(
     def put(x, dtype):
         return torch.from_numpy(np.ascontiguousarray(x, dtype)).to(device)
 
+    z_squares = np.zeros((n_probes, n_queries, blocks), np.float32)
+    z_squares[..., 0] = (z**2).sum(-1)
+    texts, lengths = put(gallery, np.float32), put(squares, np.float32)
+    places, of_queries = put(permuted, np.int32), put(classes, np.int32)
     with poisoned():
-        got = rank(
-            put(z, np.float32),
-            put(gallery, np.float32),
-            put(squares, np.float32),
-            put(permuted, np.int32),
-            put(classes, np.int32),
-            precision=precision,
-        )
-    want = np.stack([reference.ranks(g.astype(np.float64), q.astype(np.float64), pi[classes]) for g, q, pi in zip(gallery, z, permuted)])
-    return got.cpu().numpy(), want
+        unseen, n_unseen = unseen_texts(places, put(gallery_classes, np.int64)), len(gallery_classes)
+        if csls:
+            scores = torch.empty(n_probes, n_queries, n_gallery, device=device)
+            half = n_queries // 2  # into slices, as blocks of queries are
+            for q in (slice(0, half), slice(half, n_queries)):
+                score(put(z[:, q], np.float32), put(z_squares[:, q], np.float32), texts, lengths, precision=precision, out=scores[:, q])
+            got = rank_csls(scores, places, of_queries, unseen, n_unseen, csls)
+        else:
+            got = rank(put(z, np.float32), texts, lengths, places, of_queries, unseen, n_unseen, precision=precision)
+    want = []
+    for g, q, pi in zip(gallery.astype(np.float64), z.astype(np.float64), permuted):
+        # The length of a query matters to the correction alone, and would round scores that are exact.
+        b = reference.norm(q)[0] if csls else q
+        s = csls_scores(b @ g[pi].T, csls)
+        want.append((ranks_of(s, classes), ranks_of(s, classes, gallery_classes)))
+    return np.stack([x.cpu().numpy() for x in got]), np.stack(want, axis=1)
 
 
 def loss_case(

@@ -35,7 +35,7 @@ from .common import (
     schedule_table,
 )
 from .project import norm_blocks, project
-from .rank import rank
+from .rank import rank, rank_csls, score, unseen_texts
 
 # Of the free device memory, what one batch of probes may take; the rest is the allocator's and other people's.
 MEMORY_SHARE = 0.6
@@ -136,7 +136,7 @@ def probe_bytes(batch: ProbeBatch) -> int:
     rows = (len(batch.train_classes) + round_up(batch.n_rows, 128)) * (width + 4) * 2
     if "gram" in trainers(batch):
         rows = max(rows, triton_gram.state_size(len(batch.train_classes), width))
-    ranking = len(batch.text) * (width + norm_blocks(width)) + 2 * len(batch.queries)
+    ranking = len(batch.text) * (width + norm_blocks(width) + 1) + 3 * len(batch.queries)
     return 4 * (state + rows + ranking)
 
 
@@ -191,6 +191,7 @@ class Shared:
         self.row_classes = put(batch.row_classes)
         self.train_classes = put(batch.train_classes, np.int64)
         self.queries, self.query_classes = put(batch.queries), put(batch.labels[batch.queries])
+        self.gallery = put(batch.gallery, np.int64)
         self.all_texts = put(np.arange(len(batch.text))[None])
         self.starts = [
             put(_pad_head(start, r, width), np.float32) for start, r in ((batch.text_start, r_text), (batch.audio_start, r_audio))
@@ -200,15 +201,15 @@ class Shared:
         self.trainers = trainers(batch, self.architecture)
 
     def train(self, permutations: np.ndarray, heads: bool) -> tuple[np.ndarray | None, ...]:
-        """loss, ranks and (with `heads`) both heads of the probes with these permutations."""
+        """loss, both ranks and (with `heads`) both heads of the probes with these permutations."""
         batch, c = self.batch, self.batch.config
         of_classes = torch.from_numpy(np.ascontiguousarray(permutations, np.int32)).to(self.device)
         w, v, loss = self.fit(of_classes[:, self.train_classes].contiguous())
-        ranks = self._rank(w, v, of_classes)
+        ranks, unseen = self._rank(w, v, of_classes)
         kept = [
             h[:, : start.shape[0], : c.dim].cpu().numpy() if heads else None for h, start in ((w, batch.text_start), (v, batch.audio_start))
         ]
-        return loss.double().cpu().numpy(), ranks.cpu().numpy(), *kept
+        return loss.double().cpu().numpy(), ranks.cpu().numpy(), unseen.cpu().numpy(), *kept
 
     def fit(self, text_rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Padded heads float32 (P, r, D) of either side and losses (P,), all on the device.
@@ -252,20 +253,32 @@ class Shared:
                 w[lost], v[lost] = heads
             return w, v, loss
 
-    def _rank(self, w: torch.Tensor, v: torch.Tensor, permutations: torch.Tensor) -> torch.Tensor:
-        precision, n_queries = self.batch.config.precision, len(self.queries)
+    def _rank(self, w: torch.Tensor, v: torch.Tensor, permutations: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        precision, csls, n_queries = self.batch.config.precision, self.batch.config.csls, len(self.queries)
         gallery, squares = project(self.text, self.all_texts, w, precision=precision)
-        ranks = empty(len(w), n_queries, device=self.device, dtype=torch.int32)
-        # The projected queries of a few probes at a time.
+        unseen, n_unseen = unseen_texts(permutations, self.gallery), len(self.gallery)
+        ranks = tuple(empty(len(w), n_queries, device=self.device, dtype=torch.int32) for _ in range(2))
+        # The projected queries of a few probes at a time, and with `csls` their scores, of which there are three copies or so.
         block = min(n_queries, QUERY_BLOCK)
-        probes = max(QUERY_BYTES // max(4 * block * w.shape[2], 1), 1)
+        floats = block * w.shape[2] + (3 * n_queries * gallery.shape[1] if csls else 0)
+        probes = max(QUERY_BYTES // max(4 * floats, 1), 1)
         for p in range(0, len(w), probes):
             some = slice(p, p + probes)
+            scores = empty(len(w[some]), n_queries, gallery.shape[1], device=self.device) if csls else None
             for at in range(0, n_queries, QUERY_BLOCK):
                 q = slice(at, at + QUERY_BLOCK)
-                z, _ = project(self.audio, self.queries[None, q], v[some], precision=precision, norms=False)
-                rank(z, gallery[some], squares[some], permutations[some], self.query_classes[q], precision=precision, out=ranks[some, q])
-        return ranks
+                z, z_squares = project(self.audio, self.queries[None, q], v[some], precision=precision, norms=scores is not None)
+                if scores is not None:
+                    score(z, z_squares, gallery[some], squares[some], precision=precision, out=scores[:, q])
+                    continue
+                of_classes, classes = permutations[some], self.query_classes[q]
+                out = ranks[0][some, q], ranks[1][some, q]
+                rank(z, gallery[some], squares[some], of_classes, classes, unseen[some], n_unseen, precision=precision, out=out)
+            if scores is not None:
+                found = rank_csls(scores, permutations[some], self.query_classes, unseen[some], n_unseen, csls)
+                for to, values in zip(ranks, found):
+                    to[some] = values
+        return ranks[0], ranks[1]
 
 
 def _pad_head(start: np.ndarray, r: int, width: int) -> np.ndarray:
