@@ -92,7 +92,7 @@ def carry_out(
     quiet = quiet or log_json == "-"
     with interruptible(out, log, f"the same command and --resume --out {out}"):
         try:
-            experiment = _run.prepare(text, audio, request)
+            experiment = _run.continued(_run.prepare(text, audio, request), out)
             plan = experiment.plan
             if not quiet:
                 whole = "" if part[1] == 1 else f", part {part[0]}/{part[1]} of it"

@@ -6,7 +6,7 @@ import re
 
 from ..kernels import BACKENDS
 from ..protocol.controls import CONTROLS
-from ..protocol.metrics import metric_of, statistic_ks
+from ..protocol.metrics import UNSEEN, is_unseen, metric_of, statistic_ks
 from ..protocol.optimizers import OPTIMIZERS
 from ..protocol.probes import PROBES, SIMILARITIES, is_similarity, is_trained
 from ..statistics.sequential import parse_stop
@@ -91,9 +91,11 @@ def primer(run: RunData) -> str:
     """What was done and how to read a p, for someone who has met neither probes nor permutation tests."""
     n, n_train, n_test = n_classes_of(run)
     measure = metric_of(run.statistic).words.format(k=next(iter(statistic_ks(run.statistic)), ""))
+    alone = is_unseen(run.statistic)
     out = [
         f"A probe learned on {n_train} classes to bring the text of a class and its sounds together. The sounds of the other "
-        f"{n_test} classes, which it never saw, were then looked up among the texts of all {n}: {run.statistic} {measure}."
+        f"{n_test} classes, which it never saw, were then looked up among "
+        f"{'their own texts alone' if alone else f'the texts of all {n}'}: {run.statistic} {measure}."
     ]
     if run.n_permutations:
         several = (
@@ -127,7 +129,11 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
         if probe["energy"]
         else "on the raw embeddings"
     )
-    macro = ", averaged over classes (macro)" if re.fullmatch(r"acc@\d+|mrr|mean_rank|mean_log_rank", run.statistic) else ""
+    macro = (
+        ", averaged over classes (macro)"
+        if re.fullmatch(r"acc@\d+|mrr|mean_rank|mean_log_rank", run.statistic.removesuffix(UNSEEN))
+        else ""
+    )
     names = list(identity.get("probes", ("contrastive",)))
     trained = [name for name in names if is_trained(name)]
     texts, audios = (list(dict.fromkeys(pair[side] for pair in identity["pairs"])) for side in (0, 1))
@@ -152,8 +158,12 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
         words = "; ".join(f"{name}: {PROBES[name.split(':')[0]]}" for name in closed)
         out.append(f"Closed forms were fitted to the train classes in the lossless basis of the embeddings ({words}).")
     if len(trained) + len(closed):
+        csls = probe.get("csls", 0) if len(trained) == 1 else 0
+        hubs = f", with cross-domain similarity local scaling over {csls} neighbours (Conneau et al. 2018)" if csls else ""
         out.append(
-            f"Every clip of the unseen classes was then ranked against the texts of all {n} classes, ties counting against the true one. "
+            f"Every clip of the unseen classes was then ranked against the texts of "
+            f"{f'the {n_test} unseen classes alone' if is_unseen(run.statistic) else f'all {n} classes'}"
+            f"{hubs}, ties counting against the true one. "
             f"The statistic is {run.statistic}{macro}, averaged over {'splits and starts' if r > 1 else 'splits'}."
         )
     if alike := [name for name in names if is_similarity(name)]:

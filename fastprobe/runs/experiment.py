@@ -12,11 +12,12 @@ import numpy as np
 
 from ..errors import InputError
 from ..kernels import BACKENDS, ProbeBatch, make_batch, select_backend
+from ..kernels.ranking import check_csls
 from ..protocol.cells import probe_names, shape_of
 from ..protocol.config import ProbeConfig
 from ..protocol.controls import CONTROLS, group_of, listed, permutation_source, relabellings, say_count
 from ..protocol.features import PairData, TableFeatures, make_pair, table_features
-from ..protocol.metrics import check_ks, column_of, statistic_ks, summarise
+from ..protocol.metrics import check_ks, column_of, is_unseen, metric_names, statistic_ks, summarise, unseen_names
 from ..protocol.plan import JobPlan, Split, Unit, split_classes, train_count
 from ..protocol.probes import Probe, Similarity
 from ..storage import absolute
@@ -107,8 +108,8 @@ class Experiment(Specification):
             for split in range(shape[1]):
                 for repeat in range(shape[2]):
                     found = self.outcomes(unit.cell, split, repeat, unit.start, unit.stop)
-                    values = summarise(found.ranks, found.classes, self.ks, self.n_classes)
-                    for name, column in {"loss": found.loss, **values}.items():
+                    values = summarise(found.ranks, found.classes, self.ks, self.n_classes, found.ranks_unseen)
+                    for name, column in {"loss": found.loss, **{name: values[name] for name in self.columns}}.items():
                         out.setdefault(name, np.empty(shape, column.dtype))[:, split, repeat] = column
         keys = dict(
             zip(
@@ -123,6 +124,18 @@ class Experiment(Specification):
             **out,
         }
         return {name: column.reshape(-1) for name, column in order.items()}
+
+    def check_csls(self, cell: int) -> None:
+        """Whether every split has the clips and texts that a cell's correction for hubs takes.
+
+        Raises
+        ------
+        InputError
+            One has fewer.
+        """
+        if neighbours := getattr(self.probe_of(cell), "csls", 0):
+            for split in range(self.plan.n_splits):
+                check_csls(neighbours, int(self.pairs[cell].count[self.split(split).test].sum()), self.n_classes)
 
     def flops(self, cell: int) -> float:
         """Arithmetic of one replicate of a cell: training and ranking, all splits and repeats."""
@@ -248,6 +261,7 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
         n_classes=n_classes,
         plan=plan,
         ks=ks,
+        columns=(*metric_names(ks), *unseen_names(ks)),
         backend=chosen.name,
         inputs=inputs,
         groups=blocks,
@@ -257,6 +271,7 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
         paths=paths,
     )
     for cell in range(len(experiment.cells)):  # what does not fit the tables is said before anything is created
+        experiment.check_csls(cell)
         if isinstance(experiment.probe_of(cell), Similarity):
             experiment.similarities(cell, 0, 1)
         elif not isinstance(experiment.probe_of(cell), ProbeConfig):
@@ -287,6 +302,12 @@ def _stored_ks(request: RunRequest, n_classes: int) -> tuple[int, ...]:
     wanted = [x for x in DEFAULT_KS if x <= n_classes] if request.k is None else list(request.k)
     ks = check_ks([*wanted, *own], n_classes)
     column_of(request.statistic, ks)
+    n_test = n_classes - train_count(n_classes, request.train_fraction)
+    if is_unseen(request.statistic) and own and own[0] > n_test:
+        raise InputError(
+            f"`statistic`={request.statistic!r} ranks among the {n_test} test classes alone, so its k must be at most {n_test}. "
+            "Lower it, or lower `train_fraction`."
+        )
     if request.statistic.startswith("hits@"):
         raise InputError(f'`statistic`={request.statistic!r} counts clips; test its average, "acc@{own[0]}_micro".')
     return ks

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from ..kernels.ranking import csls_scores
 from ..kernels.reference import norm
 from ..kernels.topk import faiss_gpus, load_faiss, top_k, torch_installed
 from ..protocol.config import ProbeConfig
@@ -142,6 +143,11 @@ def _trained_lists(experiment: Any, cell: int, split: int, repeat: int, k: int, 
     result = experiment.trainer(cell)(batch, experiment.device, heads=True)
     gallery = norm(pair.text @ result.text_heads[0].astype(np.float64))[0].astype(np.float32)
     head = result.audio_heads[0].astype(np.float64)
+    if csls := batch.config.csls:  # corrected for hubs, scores hang on all queries
+        queries, labels = norm(pair.audio[batch.queries] @ head)[0], pair.labels[batch.queries]
+        scores = csls_scores(queries @ gallery.T.astype(np.float64), csls)
+        yield 0, result.ranks[0], *lists_of(scores, labels, result.ranks[0], k)
+        return
     for start in range(0, len(batch.queries), _QUERY_BLOCK):
         rows = batch.queries[start : start + _QUERY_BLOCK]
         ranks = result.ranks[0, start : start + _QUERY_BLOCK].astype(np.int32)
@@ -153,18 +159,22 @@ def _closed_lists(experiment: Any, probe: ClosedProbe, cell: int, split: int, k:
     form = closed_form(experiment, probe, cell, split, experiment.backend)
     identity = experiment.relabellings(0, 1)
     ranks = form.ranks(identity)[0][0]
-    scores = form.scores(identity[0])
+    yield 0, ranks, *lists_of(form.scores(identity[0]), form.labels, ranks, k)
+
+
+def lists_of(scores: np.ndarray, labels: np.ndarray, ranks: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:
+    """What `top_lists` gives, of the scores (n, C) themselves, which are overwritten."""
     # Rivals by score; the true class is taken out and put back at the position that its rank says.
-    true = scores[np.arange(len(scores)), form.labels]
-    scores[np.arange(len(scores)), form.labels] = -np.inf
+    true = scores[np.arange(len(scores)), labels]
+    scores[np.arange(len(scores)), labels] = -np.inf
     order = np.argsort(-scores, axis=1, kind="stable")
     at = np.arange(k) - (np.arange(k) >= ranks[:, None])
     rows = np.take_along_axis(order, np.maximum(at, 0), 1)
     found = np.take_along_axis(scores, rows, 1)
     seen = np.flatnonzero(ranks <= k)
-    rows[seen, ranks[seen] - 1] = form.labels[seen]
+    rows[seen, ranks[seen] - 1] = labels[seen]
     found[seen, ranks[seen] - 1] = true[seen]
-    yield 0, ranks, rows, found.astype(np.float32)
+    return rows, found.astype(np.float32)
 
 
 def write_observed(experiment: Any, store: Any) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 
 from ..kernels import BACKENDS, select_backend
 from ..kernels.closed import ClosedForm
+from ..kernels.ranking import csls_scores
 from ..kernels.reference import norm
 from ..kernels.similarity import similarity
 from ..protocol.controls import frozen_permutation, frozen_ranks, gaussian_texts
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
 
 
 class Outcome(NamedTuple):
-    """Losses (P,), NaN where nothing is trained; ranks (P, Q); classes of the queries (Q,)."""
+    """Losses (P,), NaN where nothing is trained; ranks (P, Q); classes of the queries (Q,); ranks among the test classes (P, Q)."""
 
     loss: np.ndarray
     ranks: np.ndarray
     classes: np.ndarray
+    ranks_unseen: np.ndarray
 
 
 Train = Callable[..., Any]
@@ -35,7 +37,7 @@ def trained_again(run: Experiment, train: Train, cell: int, split: int, repeat: 
     """Text rows permuted, in whatever way the run draws permutations, and every probe trained on them."""
     batch = run.batch(cell, split, repeat, start, stop)
     result = train(batch, run.device)
-    return Outcome(result.loss, result.ranks, batch.labels[batch.queries])
+    return Outcome(result.loss, result.ranks, batch.labels[batch.queries], result.ranks_unseen)
 
 
 def frozen(run: Experiment, train: Train, cell: int, split: int, repeat: int, start: int, stop: int) -> Outcome:
@@ -46,7 +48,11 @@ def frozen(run: Experiment, train: Train, cell: int, split: int, repeat: int, st
     b = norm(batch.audio[batch.queries] @ result.audio_heads[0])[0]
     test, classes = run.split(split).test, batch.labels[batch.queries]
     orders = np.stack([frozen_permutation(run.seed, split, number, test) for number in range(start, stop)])
-    return Outcome(np.repeat(result.loss, stop - start), frozen_ranks(b @ a.T, classes, test, orders), classes)
+    # The texts stay the same ones, and with them what the correction for hubs subtracts.
+    scores = csls_scores(b @ a.T, batch.config.csls)
+    ranks = frozen_ranks(scores, classes, test, orders)
+    unseen = frozen_ranks(scores[:, test], np.searchsorted(test, classes), np.arange(len(test)), np.searchsorted(test, orders))
+    return Outcome(np.repeat(result.loss, stop - start), ranks, classes, unseen)
 
 
 def gaussian(run: Experiment, train: Train, cell: int, split: int, repeat: int, start: int, stop: int) -> Outcome:
@@ -59,8 +65,8 @@ def gaussian(run: Experiment, train: Train, cell: int, split: int, repeat: int, 
         )
         for number in range(start, stop)
     ]
-    loss, ranks = (np.concatenate([getattr(r, name) for r in results]) for name in ("loss", "ranks"))
-    return Outcome(loss, ranks, batch.labels[batch.queries])
+    loss, ranks, unseen = (np.concatenate([getattr(r, name) for r in results]) for name in ("loss", "ranks", "ranks_unseen"))
+    return Outcome(loss, ranks, batch.labels[batch.queries], unseen)
 
 
 def closed_form(run: Experiment, probe: ClosedProbe, cell: int, split: int, backend: str) -> ClosedForm:
@@ -75,7 +81,8 @@ def closed_form(run: Experiment, probe: ClosedProbe, cell: int, split: int, back
 def closed(run: Experiment, probe: ClosedProbe, cell: int, split: int, start: int, stop: int, backend: str) -> Outcome:
     """Text rows permuted, and the closed form taken for each; nothing is trained, so there is no loss."""
     form = closed_form(run, probe, cell, split, backend)
-    return Outcome(np.full(stop - start, np.nan), form.ranks(run.relabellings(start, stop))[0], form.labels)
+    ranks, unseen = form.ranks(run.relabellings(start, stop))
+    return Outcome(np.full(stop - start, np.nan), ranks, form.labels, unseen)
 
 
 def similar(run: Experiment, probe: Similarity, cell: int, start: int, stop: int, backend: str) -> np.ndarray:

@@ -19,6 +19,7 @@ from ..protocol.metrics import chance, column_of
 from ..protocol.plan import Unit, Work, train_count
 from ..protocol.probes import is_similarity
 from ..statistics.significance import PermutationTestResult, analyse_pairs
+from ..storage import open_folder
 from .engines import Finished, Pace, Task, local
 from .experiment import Experiment, prepare
 from .lock import RunLock
@@ -82,6 +83,29 @@ def _versions() -> dict[str, str]:
         except PackageNotFoundError:
             continue
     return out
+
+
+def continued(experiment: Experiment, out: str | os.PathLike | None) -> Experiment:
+    """The experiment as the run in `out` stores it: one begun by an earlier version keeps the metrics that it began with.
+
+    Raises
+    ------
+    InputError
+        The statistic is not among these.
+    """
+    folder = None if out is None else open_folder(out)
+    if folder is None or "manifest.json" not in folder.names(""):
+        return experiment
+    columns = read_manifest(folder)["identity"].get("columns")
+    if not isinstance(columns, list) or not set(columns) < set(experiment.columns):
+        return experiment  # there is nothing to keep, or what is there is another run
+    column = column_of(experiment.statistic, experiment.ks)
+    if column not in ("loss", *columns):
+        raise InputError(
+            f"`statistic`={experiment.statistic!r} is not stored by the run in {out}, which an earlier version began. "
+            "Choose another statistic, or another `out`."
+        )
+    return replace(experiment, columns=tuple(columns))
 
 
 def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bool = False, part: tuple[int, int] = (0, 1)) -> ResultStore:
@@ -218,6 +242,7 @@ def analyse(experiment: Specification, store: ResultStore) -> list[PermutationTe
     found, per_split = store.replicates([column], experiment.plan)
     replicates = found[column]
     n_train = train_count(experiment.n_classes, experiment.train_fraction)
+    expected = chance(column, experiment.n_classes, experiment.n_classes - n_train)
     family = None
     if experiment.stop is not None:
         family = replay(experiment.stop, experiment.oriented(replicates))
@@ -227,7 +252,7 @@ def analyse(experiment: Specification, store: ResultStore) -> list[PermutationTe
         per_split,
         experiment.cells,
         metrics=[experiment.metric_of(cell) for cell in range(len(experiment.cells))],
-        chances=[float("nan") if is_similarity(c.probe) else chance(column, experiment.n_classes) for c in experiment.cells],
+        chances=[float("nan") if is_similarity(c.probe) else expected for c in experiment.cells],
         lower_is_better=experiment.lower_is_better,
         n_train=n_train,
         n_test=experiment.n_classes - n_train,
@@ -317,7 +342,7 @@ def permutation_test(
     >>> 0.05 <= result.pvalue <= 1 and result.n_permutations == 19
     True
     """
-    experiment = prepare(text, audio, request, **options)
+    experiment = continued(prepare(text, audio, request, **options), out)
     store = open_store(experiment, out, resume)
     for _ in execute(experiment, store):
         continue

@@ -11,7 +11,7 @@ import numpy as np
 from ..errors import InputError, StoreError
 from ..protocol.cells import Cell, probe_names
 from ..protocol.config import ProbeConfig
-from ..protocol.metrics import lower_is_better, metric_names
+from ..protocol.metrics import lower_is_better
 from ..protocol.plan import JobPlan
 from ..protocol.probes import Probe, Similarity, is_similarity, read_probe
 from ..statistics.sequential import StopRule
@@ -39,6 +39,8 @@ class Specification:
     plan : JobPlan
     ks : tuple of int
         All k that are stored.
+    columns : tuple of str
+        Metrics that are stored. A run that an earlier version began keeps those that it began with.
     backend : str
         Chosen; never ``auto``.
     inputs : tuple of dict
@@ -56,6 +58,7 @@ class Specification:
     n_classes: int
     plan: JobPlan
     ks: tuple[int, ...]
+    columns: tuple[str, ...]
     backend: str
     inputs: tuple[dict[str, Any], ...]
     groups: np.ndarray | None
@@ -138,7 +141,7 @@ class Specification:
             "seeds": self.plan.n_seeds,
             "train_fraction": self.train_fraction,
             "k": list(self.ks),
-            "columns": metric_names(self.ks),
+            "columns": list(self.columns),
             "seed": self.seed,
             "backend": self.backend,
             **self.meta,
@@ -184,6 +187,7 @@ def stored_specification(manifest: dict[str, Any]) -> Specification:
             n_classes=n,
             plan=plan,
             ks=tuple(identity["k"]),
+            columns=tuple(identity["columns"]),
             backend=identity["backend"],
             inputs=tuple(identity["inputs"]),
             groups=None if groups is None else np.array(groups),

@@ -104,7 +104,7 @@ def extend(
                 }
             )
     families = [{**pairs.to_dict(), **({"weak_max_t": {names[row]: why for row, why in weak.items()}} if weak else {})}]
-    own = re.fullmatch(r"acc@\d+(_micro)?", statistic)
+    own = re.fullmatch(r"acc@\d+(_micro|_unseen)?", statistic)
     if own and len(ks) > 1:
         columns = [column_of(f"acc@{k}{own.group(1) or ''}", ks) for k in ks]
         ranked = [i for i, r in enumerate(results) if not is_similarity(r.probe)]  # a similarity has no k

@@ -61,6 +61,7 @@ def write_run(
             "seeds": seeds,
             "train_fraction": 0.7,
             "k": list(ks),
+            "columns": metric_names(ks),
             "seed": seed,
             "backend": "reference",
             **identity,

@@ -3,11 +3,14 @@
     rank_i = C - #{c : s(c, i) < s(y_i, i)}        s(c, i) = <z_i, a_c>
 
 over all texts, and over those of the unseen classes. The length of a query changes no rank, so only the gallery is
-normalised. Corrected for hubs, `rank_csls` keeps the score matrix: a text's mean needs the scores of all queries. The score of the true class comes out
-of the same tile arithmetic as its rivals', so exact ties tie, and they count against us; a NaN ranks last.
+normalised. The score of the true class comes out of the same tile arithmetic as its rivals', so exact ties tie, and
+they count against us; a NaN ranks last. Corrected for hubs, `rank_csls` keeps the score matrix: a text's mean needs the
+scores of all queries.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import torch
 import triton
@@ -141,7 +144,7 @@ def score_kernel(
         tl.store(rows[:, None] + c[None, :], s, mask=in_q[:, None] & (c < n_gallery)[None, :])
 
 
-def _launch(n_gallery: int, width: int, precision: str) -> dict[str, object]:
+def _launch(n_gallery: int, width: int, precision: str) -> dict[str, Any]:
     """What both kernels are launched with; a function of shapes alone."""
     return {
         "D": width,
