@@ -64,6 +64,11 @@ class ContrastiveProbe:
         self.config = ProbeConfig() if config is None else config
         if not isinstance(self.config, ProbeConfig):
             raise InputError(f"`config` must be a ProbeConfig; got {type(config).__name__}.")
+        if self.config.csls:
+            raise InputError(
+                f"`csls` corrects ranks by all clips of a run, and a probe in use meets them one by one; got {self.config.csls}. "
+                "Leave it out here, or use it with `fastprobe run`."
+            )
         self.backend, self.device, self.seed = backend, device, seed
         self.meta: dict[str, Any] = {}
 

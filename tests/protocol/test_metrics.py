@@ -31,6 +31,26 @@ def test_against_plain_loops(seed, n_probes, sizes, n_classes):
         assert out["median_rank"][p] == np.median(r)
 
 
+@given(SEEDS, st.lists(st.integers(1, 5), min_size=3, max_size=9))
+def test_columns_of_the_unseen_are_those_of_their_own_ranks(seed, sizes):
+    rng, y = np.random.default_rng(seed), np.repeat(np.arange(len(sizes)), sizes)
+    unseen = rng.integers(1, len(sizes) + 1, (3, len(y)))
+    ranks = unseen + rng.integers(0, 12, unseen.shape)
+    out = metrics.summarise(ranks, y, (1, 3), 21, unseen)
+    assert list(out) == [*metrics.metric_names((1, 3)), *metrics.unseen_names((1, 3))]
+    for source, end in ((ranks, ""), (unseen, "_unseen")):
+        alone = metrics.summarise(source, y, (1, 3), 21)
+        for name in metrics.unseen_names((1, 3)):
+            plain = metrics.column_of(name.removesuffix("_unseen"), (1, 3))
+            assert np.array_equal(out[name if end else plain], alone[plain])
+
+
+@given(SEEDS, st.integers(1, 300), st.integers(1, 40))
+def test_medians_are_numpys(seed, most, n):
+    ranks = np.random.default_rng(seed).integers(1, most + 1, (4, n)).astype(np.int32)
+    assert np.array_equal(metrics.summarise(ranks, np.zeros(n, int), (1,), most)["median_rank"], np.median(ranks, axis=1))
+
+
 @given(SEEDS)
 def test_a_probe_does_not_see_its_batch(seed):
     rng = np.random.default_rng(seed)
@@ -46,6 +66,9 @@ def test_chance_is_the_mean_over_uniform_ranks():
     for name in ("acc@3_macro", "acc@3_micro", "mrr", "mean_rank", "mean_log_rank", "median_rank", "mrr_micro"):
         assert metrics.chance(name, 50) == pytest.approx(out[name][0])
     assert metrics.chance("acc@3", 144) == 3 / 144
+    assert metrics.chance("acc@3_unseen", 144, 43) == 3 / 43 and metrics.chance("acc@9_unseen", 144, 4) == 1
+    for name in ("mrr", "mean_rank", "mean_log_rank", "median_rank"):
+        assert metrics.chance(f"{name}_unseen", 144, 50) == metrics.chance(name, 50)
 
 
 def test_names():

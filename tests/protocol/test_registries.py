@@ -10,7 +10,7 @@ from fastprobe.errors import BackendUnavailableError
 from fastprobe.kernels import BACKENDS, reference
 from fastprobe.protocol import optimizers
 from fastprobe.protocol.config import ProbeConfig
-from fastprobe.protocol.metrics import METRICS, chance, column_of, metric_names, metric_of, summarise
+from fastprobe.protocol.metrics import METRICS, chance, column_of, metric_names, metric_of, summarise, unseen_names
 from support.strategies import SEEDS, batch_of
 
 MADE_UP = optimizers.Optimizer("made-up", 0.5, True, "none", "nothing", "Nothing")
@@ -52,7 +52,7 @@ def test_every_mean_of_ranks_is_the_mean_of_its_record(seed):
             assert np.isfinite(chance(metric.name, 9))
 
 
-@pytest.mark.parametrize("column", ["loss", *metric_names((1, 3))[1:]])
+@pytest.mark.parametrize("column", ["loss", *metric_names((1, 3))[1:], *unseen_names((1, 3))])
 def test_every_stored_column_has_a_record(column):
     metric = metric_of(column)
     assert metric.words and column_of(column, (1, 3)) == column
