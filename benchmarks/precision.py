@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from fastprobe.kernels import reference
 from fastprobe.kernels.batch import BatchResult, ProbeBatch
 from fastprobe.kernels.gpu.common import schedule_table
+from fastprobe.kernels.ranking import ranks_of
 from fastprobe.protocol.config import ProbeConfig
 from fastprobe.runs.run import prepare
 from support import triton_cases as cases
@@ -100,7 +101,8 @@ def by_gram(batch: ProbeBatch, kind: type[Rounded], heads: bool = False) -> Batc
             x.step((db - b * np.sum(b * db, axis=1, keepdims=True)) / b_len, rate, second, c.dim)
         w, v = t.head(), x.head()
         a, b = reference.norm(text.view(kind) @ w)[0], reference.norm(batch.audio[batch.queries].view(kind) @ v)[0]
-        results.append((0.0, reference.ranks(a, b, batch.labels[batch.queries]), np.asarray(w), np.asarray(v)))
+        scores, y = b @ a.T, batch.labels[batch.queries]
+        results.append((0.0, ranks_of(scores, y), ranks_of(scores, y, batch.gallery), np.asarray(w), np.asarray(v)))
     return BatchResult(*(np.array(column) for column in zip(*results)))
 
 
