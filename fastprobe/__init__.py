@@ -22,6 +22,9 @@ _NAMES = {
     "CCA": "protocol.probes",
     "Similarity": "protocol.probes",
     "ContrastiveProbe": "retrieval.probe",
+    "ClosedFormProbe": "retrieval.closed",
+    "fit": "retrieval.fit",
+    "load_probe": "retrieval.fit",
     "permutation_test": "runs.run",
     "PermutationTestResult": "statistics.significance",
     "ResultStore": "runs.store",
@@ -65,6 +68,7 @@ _MODULES = {
 __all__ = [
     "CCA",
     "BackendUnavailableError",
+    "ClosedFormProbe",
     "ContrastiveProbe",
     "EmbeddingTable",
     "InputError",
@@ -78,7 +82,9 @@ __all__ = [
     "StoreError",
     "__version__",
     "available_backends",
+    "fit",
     "kernels",
+    "load_probe",
     "permutation_test",
 ]
 
@@ -88,6 +94,8 @@ if TYPE_CHECKING:
     from .kernels import available_backends
     from .protocol.config import ProbeConfig
     from .protocol.probes import CCA, Procrustes, Ridge, Similarity
+    from .retrieval.closed import ClosedFormProbe
+    from .retrieval.fit import fit, load_probe
     from .retrieval.probe import ContrastiveProbe
     from .runs.request import RunRequest
     from .runs.run import permutation_test

@@ -88,9 +88,20 @@ def _beside(config: Path, value: Any) -> Any:
 
 def _probes(named: Any, fields: dict[str, Any]) -> list[Any]:
     """The probes of `--probe`; "contrastive" stands for every combination of the options under The probe."""
-    trained = ProbeConfig.grid(**read_several(PROBE, fields))
     named = ["contrastive"] if not named else named if isinstance(named, list) else [named]
+    if "contrastive" not in named:
+        _check_unused(named, [name for name, value in fields.items() if value not in (None, False)])
+    trained = ProbeConfig.grid(**read_several(PROBE, fields))
     return [probe for name in named for probe in (trained if name == "contrastive" else [name])]
+
+
+def _check_unused(named: list[Any], given: list[str]) -> None:
+    """Options of the trained probe where none is trained would be ignored in silence."""
+    if given:
+        probes = ", ".join(n if isinstance(n, str) else str(n.get("kind")) if isinstance(n, dict) else type(n).__name__ for n in named)
+        raise InputError(
+            f"`{given[0]}` is an option of the contrastive probe, and the probes are {probes}. Leave it out, or add --probe contrastive."
+        )
 
 
 def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
@@ -203,10 +214,15 @@ for _command in (cli_runs.status, cli_runs.merge, cli_runs.verify):
 @app.command()
 @with_options(fields=PROBE)
 def fit(
+    ctx: typer.Context,
     *,
     text: Annotated[str, typer.Option(help="Text table, a file or a URL.")],
     audio: Annotated[str, typer.Option(help="Audio table.")],
     out: Annotated[str, typer.Option(help="The probe, a .safetensors file.")],
+    probe: Annotated[
+        str,
+        typer.Option(help="contrastive (with the options below), " + ", ".join(KINDS) + "; with options, as ridge:alpha=0.1,1,10."),
+    ] = "contrastive",
     train_fraction: Annotated[
         float | None, typer.Option(help="Hold out the other classes and print acc@k on them; by default all are trained on.")
     ] = None,
@@ -216,26 +232,34 @@ def fit(
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
     fields: dict,
 ) -> None:
-    """Train one probe and save it."""
+    """Fit one probe and save it."""
     from ..protocol.metrics import check_ks
     from ..protocol.plan import split_classes
-    from ..retrieval.probe import ContrastiveProbe, check_probe_file
+    from ..protocol.probes import as_probe
+    from ..retrieval.fit import fit as fit_one
+    from ..retrieval.linear import check_probe_file
     from ..tables.embeddings import EmbeddingTable
 
     check_probe_file(out)
+    if probe == "contrastive":
+        config = as_probe(ProbeConfig(**fields))
+    else:
+        config = as_probe(probe)
+        sources = {name: ctx.get_parameter_source(name) for name in fields}
+        _check_unused([probe], [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"])
     texts = EmbeddingTable.load(text)
     names = sorted(set(texts.labels.tolist()))
     check_ks((k,), len(names))
     train = None
     if train_fraction is not None:
         train = [names[i] for i in split_classes(seed, 0, len(names), train_fraction).train]
-    probe = ContrastiveProbe(ProbeConfig(**fields), backend=plain(backend), device=device, seed=seed)
-    probe.fit(texts, audio, classes=train)
-    probe.save(out)
-    which = "unseen classes" if train else "the classes it was trained on"
-    typer.echo(
-        f"{out}: trained on {len(probe.train_classes_)} classes with {probe.meta['backend']}; acc@{k} {probe.score(k):.3f} on {which}"
-    )
+    fitted = fit_one(texts, audio, config, classes=train, backend=plain(backend), device=device, seed=seed)
+    fitted.save(out)
+    which = "unseen classes" if train else "the classes it was fitted to"
+    how = f"trained on {len(fitted.train_classes_)} classes with {fitted.meta['backend']}"
+    if not isinstance(config, ProbeConfig):
+        how = f"{config.name} fitted to {len(fitted.train_classes_)} classes"
+    typer.echo(f"{out}: {how}; acc@{k} {fitted.score(k):.3f} on {which}")
 
 
 app.command()(cli_query.query)

@@ -70,10 +70,10 @@ def index_build(
 ) -> None:
     """Write a table as an index, block by block; the memory it will take is said beforehand."""
     from ..retrieval import build as indexing
-    from ..retrieval.probe import ContrastiveProbe
+    from ..retrieval.fit import load_probe
     from ..retrieval.query import project_inputs
 
-    loaded = None if probe is None else ContrastiveProbe.load(probe)
+    loaded = None if probe is None else load_probe(probe)
     plan = indexing.plan_index(table, plain(kind), loaded, any_model)
     if queries is not None and loaded is None:
         raise InputError("`queries` are sounds, which only a probe can place among texts. Give --probe too.")

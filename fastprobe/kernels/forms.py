@@ -57,8 +57,17 @@ class Factors(NamedTuple):
     columns: np.ndarray
 
 
+class Heads(NamedTuple):
+    """A closed-form probe as maps of the features: W (r_text, w), V (r_audio, w), and the means taken off before."""
+
+    text: np.ndarray
+    audio: np.ndarray
+    text_mean: np.ndarray
+    audio_mean: np.ndarray
+
+
 class Form:
-    """A closed form at one split. A subclass has `place`; the rest follows from it, and may be overridden by something faster.
+    """A closed form at one split. A subclass has `place` and `heads`; `factors` follows, and may be overridden by something faster.
 
     Parameters
     ----------
@@ -73,6 +82,13 @@ class Form:
 
     def place(self, permutation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Queries (Q, w), and texts of unit length (C, w) in the order of their rows, of one replicate."""
+        raise NotImplementedError
+
+    def heads(self, permutation: np.ndarray) -> Heads:
+        """The probe of one replicate as two linear maps, for clips and texts that are not of this split.
+
+        s(c, i) = <(x_i - mean_x) V, norm((t_c - mean_t) W)>
+        """
         raise NotImplementedError
 
     def factors(self, permutations: np.ndarray) -> Factors:
@@ -105,10 +121,11 @@ class RidgeForm(Form):
         member = np.eye(len(self.train))[groups]
         values, vectors = scipy.linalg.eigh(x @ x.T)
         values = np.maximum(values, 0.0)
-        smoother, forms = [], []
+        self._solutions, smoother, forms = [], [], []
         for alpha in probe.alphas:
             inverse = (vectors / (values + alpha * len(x))) @ vectors.T
-            smoother.append(query @ (x.T @ (inverse @ member)))
+            self._solutions.append(x.T @ (inverse @ member))
+            smoother.append(query @ self._solutions[-1])
             # I - H is alpha n times the inverse, and its residual of a class is divided by the block of the class.
             residual = alpha * len(x) * (inverse @ member)
             for c in range(len(self.train)):
@@ -132,6 +149,11 @@ class RidgeForm(Form):
     def place(self, permutation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return self.predict(permutation), self.unit
 
+    def heads(self, permutation: np.ndarray) -> Heads:
+        target = self.text[permutation[self.train]]
+        audio = self._solutions[self.choose(permutation[None])[0]] @ target
+        return Heads(np.eye(target.shape[1]), audio, np.zeros(target.shape[1]), np.zeros(len(audio)))
+
     def factors(self, permutations: np.ndarray) -> Factors:
         """H of each alpha, and K' = unit texts times texts: made once, whatever the permutations."""
         if self._fixed is None:
@@ -145,14 +167,15 @@ class RotationForm(Form):
 
     def __init__(self, probe: Procrustes | CCA, data: SplitData, native: bool) -> None:
         x, self.train = data.centroids(), data.train
-        query, x = data.audio[data.queries] - x.mean(axis=0), x - x.mean(axis=0)
-        self.text = data.text - data.text.mean(axis=0)
+        self._means = data.text.mean(axis=0), x.mean(axis=0)
+        query, x, self.text = data.audio[data.queries] - self._means[1], x - self._means[1], data.text - self._means[0]
+        self._whitening: tuple[np.ndarray, np.ndarray] | None = None
         if isinstance(probe, CCA):
-            of_audio, of_text = _whitening(x, probe.shrinkage), _whitening(self.text, probe.shrinkage)
+            of_text, of_audio = self._whitening = _whitening(self.text, probe.shrinkage), _whitening(x, probe.shrinkage)
             x, query, self.text = x @ of_audio, query @ of_audio, self.text @ of_text
         u, s, vt = np.linalg.svd(x, full_matrices=False)
         kept = s > max(x.shape) * np.finfo(np.float64).eps * s[0]
-        self._left, self._query = (u[:, kept] * s[kept]).T, query @ vt[kept].T
+        self._left, self._query, self._rows_of_x = (u[:, kept] * s[kept]).T, query @ vt[kept].T, vt[kept].T
         rank = min(len(self._left), np.linalg.matrix_rank(self.text))
         if probe.dim is not None and probe.dim > rank:
             raise InputError(f"`dim` must be at most the rank of the train classes, {rank}; got {probe.dim}. Lower it or add classes.")
@@ -173,6 +196,13 @@ class RotationForm(Form):
         # the train classes would score higher for lying in it.
         u, v = self._rotation(permutation)
         return self._query @ u, unit_rows(self.text @ v)
+
+    def heads(self, permutation: np.ndarray) -> Heads:
+        u, v = self._rotation(permutation)
+        text, audio = v, self._rows_of_x @ u
+        if self._whitening is not None:
+            text, audio = self._whitening[0] @ text, self._whitening[1] @ audio
+        return Heads(text, audio, *self._means)
 
 
 def _whitening(x: np.ndarray, shrinkage: float) -> np.ndarray:

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..randomness import AUDIO_START, CLIPS, PERMUTATION, SPLIT, TEXT_START, generator
+from ..randomness import AUDIO_START, CLIPS, INNER, PERMUTATION, SPLIT, TEXT_START, generator
 
 # Beyond these no run is planned, and nothing is allocated for a manifest from outside that says so.
 LIMITS = {"splits": 10**5, "seeds": 10**5, "permutations": 10**10}
@@ -63,6 +63,26 @@ def split_classes(seed: int, split: int, n_classes: int, train_fraction: float) 
     """
     n_train = train_count(n_classes, train_fraction)
     order = generator(seed, SPLIT, split).permutation(n_classes)
+    return Split(np.sort(order[:n_train]), np.sort(order[n_train:]))
+
+
+def inner_split(seed: int, number: int, outer: Split, train_fraction: float) -> Split:
+    """The train classes of split `number`, divided once more: on these a configuration is chosen, without the test classes.
+
+    Raises
+    ------
+    InputError
+        Unless at least 2 classes remain on either side.
+
+    Examples
+    --------
+    >>> outer = split_classes(seed=0, split=0, n_classes=20, train_fraction=0.7)
+    >>> inner = inner_split(0, 0, outer, 0.7)
+    >>> len(inner.train), len(inner.test), sorted({*inner.train, *inner.test}) == outer.train.tolist()
+    (10, 4, True)
+    """
+    n_train = train_count(len(outer.train), train_fraction)
+    order = outer.train[generator(seed, INNER, number).permutation(len(outer.train))]
     return Split(np.sort(order[:n_train]), np.sort(order[n_train:]))
 
 

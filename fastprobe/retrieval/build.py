@@ -35,7 +35,8 @@ from .gallery import (
     tune,
     unit_rows,
 )
-from .probe import ContrastiveProbe, check_model
+from .linear import LinearProbe, check_no_csls
+from .probe import check_model
 
 
 class IndexPlan(NamedTuple):
@@ -49,7 +50,7 @@ class IndexPlan(NamedTuple):
     available: int | None
 
 
-def plan_index(source: str | os.PathLike, kind: str = "auto", probe: ContrastiveProbe | None = None, any_model: bool = False) -> IndexPlan:
+def plan_index(source: str | os.PathLike, kind: str = "auto", probe: LinearProbe | None = None, any_model: bool = False) -> IndexPlan:
     """Check everything that can be checked beforehand, and estimate memory and disk.
 
     Parameters
@@ -57,7 +58,7 @@ def plan_index(source: str | os.PathLike, kind: str = "auto", probe: Contrastive
     source : path
         A text table: .npz, .safetensors or .parquet.
     kind : {"auto", "exact", "hnsw", "ivfpq"}
-    probe : ContrastiveProbe, optional
+    probe : ContrastiveProbe or ClosedFormProbe, optional
         Projects the texts; sounds can then be looked up. Without it the index holds the embeddings themselves.
     any_model : bool
         Accept a table of another model than the probe's.
@@ -79,8 +80,9 @@ def plan_index(source: str | os.PathLike, kind: str = "auto", probe: Contrastive
                 "Use kind exact, which is fast at that size."
             )
     if probe is not None:
+        check_no_csls(probe, "an index")
         check_model(probe, "text", stream.meta, stream.width, str(stream.path), any_model)
-    width = probe.config.dim if probe is not None else stream.width
+    width = probe.width if probe is not None else stream.width
     estimate, available = memory_estimate(kind, stream.rows, width, stream.width), available_memory()
     if available is not None and estimate["build"] > available:
         raise InputError(
@@ -94,7 +96,7 @@ def plan_index(source: str | os.PathLike, kind: str = "auto", probe: Contrastive
 def build_index(
     plan: IndexPlan,
     out: str | os.PathLike,
-    probe: ContrastiveProbe | None = None,
+    probe: LinearProbe | None = None,
     *,
     recall: float = 0.95,
     queries: np.ndarray | None = None,
@@ -158,7 +160,7 @@ def build_index(
 
 
 def _build_and_store(
-    plan: IndexPlan, url: str, probe: ContrastiveProbe | None, recall: float, queries: np.ndarray | None, overwrite: bool
+    plan: IndexPlan, url: str, probe: LinearProbe | None, recall: float, queries: np.ndarray | None, overwrite: bool
 ) -> Iterator[int]:
     """Build on this machine, then store file by file."""
     target = open_folder(url)
@@ -176,7 +178,7 @@ def _build_and_store(
         put_files(made, url, [n for n in FILES if (made / n).is_file()])
 
 
-def _write_rows(plan: IndexPlan, work: Path, probe: ContrastiveProbe | None) -> Iterator[int]:
+def _write_rows(plan: IndexPlan, work: Path, probe: LinearProbe | None) -> Iterator[int]:
     import pyarrow as pa
 
     schema = pa.schema([("text", pa.large_string())])

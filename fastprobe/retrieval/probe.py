@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,19 +9,15 @@ import numpy as np
 
 from ..errors import InputError
 from ..kernels import make_batch, select_backend
-from ..kernels.reference import norm, ranks
 from ..protocol.config import ProbeConfig
-from ..protocol.features import PairData, Preprocessing, make_pair
+from ..protocol.features import make_pair
 from ..protocol.plan import Split
-from ..storage import local_copy, name_of, new_file
-from ..tables.embeddings import EmbeddingTable, first_few
+from .linear import LinearProbe, Stored, check_probe_file, train_rows
 
-__all__ = ["ContrastiveProbe", "ProbeConfig"]
-
-_FORMAT = 1
+__all__ = ["ContrastiveProbe", "ProbeConfig", "check_probe_file"]
 
 
-class ContrastiveProbe:
+class ContrastiveProbe(LinearProbe):
     """Two linear heads that bring a class's text and its sounds together.
 
         a_c = norm(W' t_c)        b_i = norm(V' x_i)        s(c, i) = <a_c, b_i>
@@ -70,7 +63,7 @@ class ContrastiveProbe:
                 "Leave it out here, or use it with `fastprobe run`."
             )
         self.backend, self.device, self.seed = backend, device, seed
-        self.meta: dict[str, Any] = {}
+        super().__init__()
 
     # ---- training --------------------------------------------------------------------------------
 
@@ -92,17 +85,9 @@ class ContrastiveProbe:
         InputError
             Tables that do not belong together, unknown classes, fewer than two.
         """
-        text, audio = EmbeddingTable.coerce(text, "text"), EmbeddingTable.coerce(audio, "audio")
+        text, audio = self._tables_of(text, audio)
         pair = make_pair(text, audio, self.config)
-        if classes is None:
-            train = np.arange(len(pair.classes))
-        else:
-            wanted = np.unique(np.asarray(list(classes), dtype=str))
-            if unknown := sorted(set(wanted.tolist()) - set(pair.classes.tolist())):
-                raise InputError(f"`classes` has {len(unknown)} labels that the tables lack: {first_few(unknown)}.")
-            train = np.flatnonzero(np.isin(pair.classes, wanted))
-        if len(train) < 2:
-            raise InputError(f"`classes` must name at least 2 classes to train on; got {len(train)}.")
+        train = train_rows(pair, classes)
         test = np.setdiff1d(np.arange(len(pair.classes)), train)
         identity = np.arange(len(pair.classes))[None]
         batch = make_batch(pair, self.config, Split(train, test), self.seed, 0, 0, identity)
@@ -110,134 +95,16 @@ class ContrastiveProbe:
         result = chosen.load()(batch, self.device, heads=True)
         self.text_head_, self.audio_head_ = (h[0].astype(np.float64) for h in (result.text_heads, result.audio_heads) if h is not None)
         self.loss_ = float(result.loss[0])
-        self.classes_, self.train_classes_ = pair.classes, pair.classes[train]
-        self.text_preprocessing, self.audio_preprocessing = pair.text_preprocessing, pair.audio_preprocessing
-        self.gallery_ = norm(pair.text @ self.text_head_)[0]
-        self._fitted_on: PairData | None = pair
-        self.meta = {
-            "text": text.meta,
-            "audio": audio.meta,
-            "text_digest": text.digest,
-            "audio_digest": audio.digest,
-            "backend": chosen.name,
-            "seed": self.seed,
-            "loss": self.loss_,
-        }
+        self._keep(pair, train, text, audio)
+        self.meta |= {"backend": chosen.name, "seed": self.seed, "loss": self.loss_}
         return self
-
-    def _check_fitted(self) -> None:
-        if not hasattr(self, "text_head_"):
-            raise InputError("this probe is not fitted. Call `fit(text, audio)` or `ContrastiveProbe.load(path)` first.")
-
-    # ---- using it --------------------------------------------------------------------------------
-
-    def project_text(self, vectors: Any) -> np.ndarray:
-        """a = norm(W' t) of text embeddings (n, D_t) or a table: float64 (n, d), unit rows."""
-        self._check_fitted()
-        return norm(self.text_preprocessing.apply(_vectors(vectors)) @ self.text_head_)[0]
-
-    def project_audio(self, vectors: Any) -> np.ndarray:
-        """b = norm(V' x) of audio embeddings (n, D_a) or a table: float64 (n, d), unit rows."""
-        self._check_fitted()
-        return norm(self.audio_preprocessing.apply(_vectors(vectors)) @ self.audio_head_)[0]
-
-    def rank(self, audio: Any = None) -> np.ndarray:
-        """Rank of the true class of each clip among all texts, int32 (n,); 1 is best, ties count against.
-
-        Parameters
-        ----------
-        audio : table, path or (vectors, labels), optional
-            By default the clips of the unseen classes it was fitted with (all clips, when it saw all classes),
-            grouped by class.
-        """
-        return self._ranks(audio)[0]
-
-    def _ranks(self, audio: Any) -> tuple[np.ndarray, np.ndarray]:
-        self._check_fitted()
-        if audio is None:
-            pair = self._fitted_on
-            if pair is None:
-                raise InputError("a loaded probe has no clips. Give `audio`.")
-            unseen = ~np.isin(pair.classes, self.train_classes_)
-            rows = np.flatnonzero(unseen[pair.labels]) if unseen.any() else np.arange(len(pair.labels))
-            queries, y = norm(pair.audio[rows] @ self.audio_head_)[0], pair.labels[rows]
-        else:
-            table = EmbeddingTable.coerce(audio, "audio")
-            if unknown := sorted(set(table.labels.tolist()) - set(self.classes_.tolist())):
-                raise InputError(f"`audio` has {len(unknown)} labels that the probe's texts lack: {first_few(unknown)}.")
-            queries, y = self.project_audio(table.vectors), np.searchsorted(self.classes_, table.labels)
-        return ranks(self.gallery_, queries, y), y
-
-    def score(self, k: int = 3, audio: Any = None) -> float:
-        """acc@k, the mean over classes of the share of clips whose true text is among the k nearest.
-
-        Parameters
-        ----------
-        k : int
-        audio : optional
-            As in `rank`.
-        """
-        from ..protocol.metrics import check_ks
-
-        self._check_fitted()
-        (k,) = check_ks((k,), len(self.classes_))
-        rank, y = self._ranks(audio)
-        _, position = np.unique(y, return_inverse=True)
-        return float(np.mean(np.bincount(position, rank <= k) / np.bincount(position)))
-
-    def retrieve(self, audio: Any, k: int = 3, gallery: Any = None) -> tuple[np.ndarray, np.ndarray]:
-        """The k nearest texts of each clip, best first.
-
-        Parameters
-        ----------
-        audio : table, path, or float (n, D_a)
-        k : int
-            1 ... rows of the gallery.
-        gallery : table, path, `GalleryIndex`, or None
-            Texts embedded by the model the probe was trained on; by default the probe's own classes. Equal scores
-            go by the gallery's order.
-
-        Returns
-        -------
-        str (n, k)
-            Labels.
-        float32 (n, k)
-            Scores s(c, i).
-
-        Raises
-        ------
-        InputError
-            Another width than the probe's, k above the gallery's size; see `check_model` for tables of other models.
-        """
-        from ..kernels.topk import top_k
-        from .gallery import GalleryIndex
-
-        self._check_fitted()
-        queries = self.project_audio(audio)
-        if gallery is None:
-            labels, scores_rows = self.classes_, top_k(queries, self.gallery_, k)
-        elif isinstance(gallery, GalleryIndex):
-            gallery.check_probe(self.digest)
-            found = gallery.search(queries, k)
-            return gallery.texts(found[1]), found[0]
-        else:
-            table = EmbeddingTable.coerce(gallery, "gallery")
-            labels, scores_rows = table.labels, top_k(queries, self.project_text(table), k)
-        scores, rows = scores_rows
-        return labels[rows], scores
 
     # ---- files -----------------------------------------------------------------------------------
 
-    @property
-    def digest(self) -> str:
-        """SHA-256 over heads and preprocessing: what decides where a text or a sound lands."""
-        self._check_fitted()
-        h = hashlib.sha256(json.dumps([self.config.bias, self.config.dim]).encode())
-        for head, pre in ((self.text_head_, self.text_preprocessing), (self.audio_head_, self.audio_preprocessing)):
-            for array in (head, pre.mean, np.array([pre.scale]), *(() if pre.basis is None else (pre.basis,))):
-                h.update(f"{array.shape};".encode() + np.ascontiguousarray(array, "<f8").tobytes())
-        return h.hexdigest()
+    def _identity(self) -> list[Any]:
+        return [self.config.bias, self.config.dim]
 
+<<<<<<< HEAD
     def save(self, path: str | os.PathLike) -> None:
         """Write heads, preprocessing, gallery and meta as one .safetensors file, local or by URL, whole or not at all."""
         from safetensors.numpy import save
@@ -305,6 +172,14 @@ def check_probe_file(path: str | os.PathLike) -> None:
     """
     if name_of(path).suffix != ".safetensors":
         raise InputError(f"{path}: a probe is saved as .safetensors; got the suffix {name_of(path).suffix!r}.")
+=======
+    def _restore(self, stored: Stored) -> None:
+        if stored.kind != "contrastive":
+            raise InputError(f"it holds a probe of kind {stored.kind}. Read it with `fastprobe.load_probe`.")
+        self.__init__(ProbeConfig(**stored.header["config"]))  # type: ignore[misc]  # a probe as one that was just made
+        super()._restore(stored)
+        self.loss_ = self.meta["loss"]
+>>>>>>> 91705d6 (fit, load_probe and ClosedFormProbe: ridge, Procrustes and CCA are fitted, saved, queried and indexed as trained probes are)
 
 
 # What makes two tables' vectors comparable, as `fastprobe embed` records it.
@@ -329,7 +204,7 @@ def model_difference(made: Mapping[str, Any], given: Mapping[str, Any]) -> str |
     return None
 
 
-def check_model(probe: ContrastiveProbe, side: str, meta: Mapping[str, Any], width: int, what: str, any_model: bool = False) -> None:
+def check_model(probe: LinearProbe, side: str, meta: Mapping[str, Any], width: int, what: str, any_model: bool = False) -> None:
     """Refuse vectors of another model than the one that a probe was trained on.
 
     Parameters
@@ -360,9 +235,3 @@ def check_model(probe: ContrastiveProbe, side: str, meta: Mapping[str, Any], wid
             f"{what}: embedded by another model than the probe's {side} side: {difference}. Embed it with the "
             "probe's model, or say `any_model` (in the shell --any-model) if the vectors are alike all the same."
         )
-
-
-def _vectors(value: Any) -> np.ndarray:
-    if isinstance(value, (str, os.PathLike)):
-        value = EmbeddingTable.load(value)
-    return value.vectors if isinstance(value, EmbeddingTable) else np.asarray(value)

@@ -17,8 +17,10 @@ import numpy as np
 from ..errors import InputError
 from ..storage import Fetched, is_url, local_copy, local_path, open_folder, suffix_of
 from ..tables.embeddings import SUFFIXES, EmbeddingTable, first_few
+from .fit import load_probe
 from .gallery import GalleryIndex
-from .probe import ContrastiveProbe, check_model, model_difference
+from .linear import LinearProbe, check_no_csls
+from .probe import check_model, model_difference
 
 
 class Queries(NamedTuple):
@@ -51,7 +53,7 @@ def query(
 
     Parameters
     ----------
-    probe : ContrastiveProbe or path
+    probe : ContrastiveProbe, ClosedFormProbe or path
         A saved probe names the models that its tables came from.
     inputs : sequence of path
         Sound files, embedded by the probe's audio model; or audio tables, of which every row is a query.
@@ -76,18 +78,23 @@ def query(
     InputError
         A probe, table or index that does not fit; a file that is not a sound; k above the gallery's size; an empty gallery.
     """
-    if not isinstance(probe, ContrastiveProbe):
-        probe = ContrastiveProbe.load(probe)
+    if not isinstance(probe, LinearProbe):
+        probe = load_probe(probe)
     index = open_gallery(probe, gallery, device=device, any_model=any_model, text_model=text_model)
     if isinstance(k, int) and k > len(index):  # before any sound is decoded
         raise InputError(f"`k` must be at most the size of the gallery, {len(index):,}; got {k:,}. Lower it.")
     queries = project_inputs(probe, inputs, device=device, any_model=any_model, audio_checkpoint=audio_checkpoint)
+    if probe.csls:  # the gallery lies in memory: `open_gallery` lets no index pass
+        return _named(index, queries, *probe.search(queries.vectors, np.asarray(index.vectors), k))
     return lookup(index, queries, k)
 
 
 def lookup(index: GalleryIndex, queries: Queries, k: int, exact: bool = False) -> list[Found]:
     """Search and name what was found."""
-    scores, rows = index.search(queries.vectors, k, exact=exact)
+    return _named(index, queries, *index.search(queries.vectors, k, exact=exact))
+
+
+def _named(index: GalleryIndex, queries: Queries, scores: np.ndarray, rows: np.ndarray) -> list[Found]:
     texts = index.texts(rows)
     return [Found(name, t.tolist(), [round(float(v), 6) for v in s]) for name, t, s in zip(queries.names, texts, scores)]
 
@@ -113,7 +120,7 @@ def search_index(
     """
     index = GalleryIndex.load(path)
     if index.probe_file is not None:
-        probe = ContrastiveProbe.load(index.probe_file)
+        probe = load_probe(index.probe_file)
         index.check_probe(probe.digest)
         queries = project_inputs(probe, inputs, device=device, any_model=any_model)
     else:
@@ -144,7 +151,7 @@ def search_index(
 
 
 def open_gallery(
-    probe: ContrastiveProbe,
+    probe: LinearProbe,
     gallery: str | os.PathLike | None,
     *,
     device: str | None = None,
@@ -160,6 +167,7 @@ def open_gallery(
         return GalleryIndex(probe.project_text(table), table.labels, "exact")
     # Behind a URL a folder is what holds an index: object stores know no others.
     if "meta.json" in open_folder(gallery).names() if is_url(gallery) else local_path(gallery).is_dir():
+        check_no_csls(probe, f"`gallery` {gallery}, an index,")
         index = GalleryIndex.load(gallery)
         index.check_probe(probe.digest)
         return index
@@ -200,7 +208,7 @@ def read_texts(path: str | os.PathLike) -> list[str]:
 
 
 def project_inputs(
-    probe: ContrastiveProbe,
+    probe: LinearProbe,
     inputs: Sequence[str | os.PathLike],
     *,
     device: str | None = None,
@@ -219,19 +227,19 @@ def project_inputs(
     for i in sorted(set(range(len(inputs))) - set(sounds)):
         table = EmbeddingTable.load(inputs[i])
         check_model(probe, "audio", table.meta, table.width, str(inputs[i]), any_model)
-        parts[i] = table.ids.tolist(), probe.project_audio(table)
+        parts[i] = table.ids.tolist(), probe.queries(table)
     if sounds:
         made_by = _made_by(probe, "audio")
         with ExitStack() as copies:
             files = [copies.enter_context(Fetched(p)) if is_url(p) else local_path(p) for p in (inputs[i] for i in sounds)]
             vectors = _embed_files(files, made_by, audio_checkpoint, device)
         check_model(probe, "audio", {}, vectors.shape[1], str(inputs[sounds[0]]))
-        for i, row in zip(sounds, probe.project_audio(vectors)):
+        for i, row in zip(sounds, probe.queries(vectors)):
             parts[i] = [str(inputs[i])], row[None]
     return Queries([n for names, _ in parts for n in names], np.concatenate([v for _, v in parts]))
 
 
-def _made_by(probe: ContrastiveProbe, side: str) -> dict[str, Any]:
+def _made_by(probe: LinearProbe, side: str) -> dict[str, Any]:
     """The meta of the probe's text or audio table, which must name the model that could embed more of them."""
     meta = probe.meta.get(side) or {}
     if not meta.get("spec"):

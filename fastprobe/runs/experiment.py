@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
-from functools import cache, lru_cache
+from dataclasses import dataclass, field, fields, replace
+from functools import cache, cached_property, lru_cache
 from typing import Any, Literal
 
 import numpy as np
@@ -18,7 +18,7 @@ from ..protocol.config import ProbeConfig
 from ..protocol.controls import CONTROLS, group_of, listed, permutation_source, relabellings, say_count
 from ..protocol.features import PairData, TableFeatures, make_pair, table_features
 from ..protocol.metrics import check_ks, column_of, is_unseen, metric_names, statistic_ks, summarise, unseen_names
-from ..protocol.plan import JobPlan, Split, Unit, split_classes, train_count
+from ..protocol.plan import JobPlan, Split, Unit, inner_split, split_classes, train_count
 from ..protocol.probes import Probe, Similarity
 from ..storage import absolute
 from ..tables.embeddings import EmbeddingTable, check_labels, keep_common
@@ -58,6 +58,11 @@ class Experiment(Specification):
     def split(self, number: int) -> Split:
         """Split `number` of the classes."""
         return split_classes(self.seed, number, self.n_classes, self.train_fraction)
+
+    @cached_property
+    def inner(self) -> Experiment:
+        """The same experiment on the train classes alone, each split divided once more: what a nested choice looks at."""
+        return _Inner(**{f.name: getattr(self, f.name) for f in fields(self)})
 
     def relabellings(self, start: int, stop: int) -> np.ndarray:
         """Permutations `start` ... `stop`-1 of the text rows, int64 (stop - start, C)."""
@@ -109,7 +114,10 @@ class Experiment(Specification):
                 for repeat in range(shape[2]):
                     found = self.outcomes(unit.cell, split, repeat, unit.start, unit.stop)
                     values = summarise(found.ranks, found.classes, self.ks, self.n_classes, found.ranks_unseen)
-                    for name, column in {"loss": found.loss, **{name: values[name] for name in self.columns}}.items():
+                    columns = {"loss": found.loss, **{name: values[name] for name in self.columns}}
+                    if self.nested:
+                        columns["inner"] = self.inner_values(unit, split, repeat)
+                    for name, column in columns.items():
                         out.setdefault(name, np.empty(shape, column.dtype))[:, split, repeat] = column
         keys = dict(
             zip(
@@ -137,6 +145,12 @@ class Experiment(Specification):
             for split in range(self.plan.n_splits):
                 check_csls(neighbours, int(self.pairs[cell].count[self.split(split).test].sum()), self.n_classes)
 
+    def inner_values(self, unit: Unit, split: int, repeat: int, backend: str | None = None) -> np.ndarray:
+        """The statistic on the inner split, by which a nested choice is made: float64 (stop - start,)."""
+        found = self.inner.outcomes(unit.cell, split, repeat, unit.start, unit.stop, backend)
+        column = summarise(found.ranks, found.classes, self.ks, self.n_classes, found.ranks_unseen)[column_of(self.statistic, self.ks)]
+        return column.astype(np.float64)
+
     def flops(self, cell: int) -> float:
         """Arithmetic of one replicate of a cell: training and ranking, all splits and repeats."""
         pair, c = self.pairs[cell], self.probe_of(cell)
@@ -145,12 +159,12 @@ class Experiment(Specification):
             return float(self.n_classes**2)
         queries = len(pair.labels) * (1 - n_train / self.n_classes)
         if not isinstance(c, ProbeConfig):
-            return 2.0 * queries * n_train * self.n_classes * self.plan.jobs(cell)
+            return 2.0 * queries * n_train * self.n_classes * self.plan.jobs(cell) * (2 if self.nested else 1)
         n = n_train * (c.clips_per_class if c.sampling == "clip" else 1)
         (rt, ra), d = (pair.text.shape[1], pair.audio.shape[1]), c.dim
         steps = c.steps * (4.0 * (n_train * rt + n * ra) * d + 6.0 * n * n_train * d)
         per_split = steps + 2.0 * queries * (ra + self.n_classes) * d + 2.0 * self.n_classes * rt * d
-        return per_split * self.plan.jobs(cell)
+        return per_split * self.plan.jobs(cell) * (2 if self.nested else 1)
 
     def flops_per_permutation(self) -> float:
         """Arithmetic of one replicate of the largest cell."""
@@ -168,6 +182,14 @@ class Experiment(Specification):
         by_arithmetic = BACKENDS[self.backend].unit_flops / self.flops_per_permutation()
         by_time = MAX_UNIT if CONTROLS[self.control].trained_once else by_arithmetic
         return int(np.clip(by_time, 1, min(FIRST_UNIT, self.largest_unit())))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class _Inner(Experiment):
+    """Train classes in place of all. The texts of all classes stay rivals, as in the outer split; the test classes' clips are gone."""
+
+    def split(self, number: int) -> Split:
+        return inner_split(self.seed, number, super().split(number), self.train_fraction)
 
 
 @lru_cache(maxsize=1)
@@ -249,6 +271,8 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
         if enumerated:
             raise InputError(f"`stop` is of no use with all {plan.n_permutations + 1} distinct permutations listed. Leave it out.")
         meta |= {"stop": str(request.stop), "stop_limit": request.permutations, "stop_statistic": request.statistic}
+    if request.select == "nested":
+        meta |= {"select": request.select, "select_statistic": request.statistic}
     paths = {
         f"{side}/{table.name}": absolute(given)
         for side, values, tables in (("text", _as_list(text), texts), ("audio", _as_list(audio), audios))
@@ -270,6 +294,8 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
         pairs=pairs,
         paths=paths,
     )
+    if experiment.nested:
+        _check_inner(experiment)
     for cell in range(len(experiment.cells)):  # what does not fit the tables is said before anything is created
         experiment.check_csls(cell)
         if isinstance(experiment.probe_of(cell), Similarity):
@@ -277,6 +303,24 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
         elif not isinstance(experiment.probe_of(cell), ProbeConfig):
             experiment.outcomes(cell, 0, 0, 0, 1)
     return experiment
+
+
+def _check_inner(experiment: Experiment) -> None:
+    """Whether the train classes can be divided once more, for every probe."""
+    n_train = train_count(experiment.n_classes, experiment.train_fraction)
+    try:
+        train_count(n_train, experiment.train_fraction)
+    except InputError:
+        raise InputError(
+            f'`select`="nested" divides the {n_train} train classes once more by `train_fraction`={experiment.train_fraction:g}, which '
+            "must leave at least 2 on either side. Add classes, or move `train_fraction` towards 0.5."
+        ) from None
+    for cell in range(len(experiment.cells)):
+        if not isinstance(experiment.probe_of(cell), (ProbeConfig, Similarity)):
+            try:
+                experiment.inner.outcomes(cell, 0, 0, 0, 1)
+            except InputError as error:
+                raise InputError(f'in the inner split of `select`="nested": {error}') from None
 
 
 def _cell_data(texts: list[EmbeddingTable], audios: list[EmbeddingTable], probes: Sequence[Probe]) -> tuple[PairData, ...]:

@@ -17,6 +17,7 @@ from ..protocol.probes import Probe, as_probe, as_similarity, is_trained
 from ..randomness import check_seed
 
 CLASSES = ("strict", "common")
+SELECTIONS = ("best", "nested")
 RETRIEVALS = ("fused", "faiss")
 BACKEND_NAMES = ("auto", *BACKENDS)
 _NULL, _WHERE = "The null", "Where it runs"
@@ -52,6 +53,10 @@ class RunRequest:
         groups in ascending order of the labels.
     within : str, optional
         The column of that CSV.
+    select : {"best", "nested"}
+        With several probes. ``best`` tests the largest studentised statistic of each pair, taken inside every replicate.
+        ``nested`` chooses a probe for each pair on a split of the train classes, anew inside every replicate, and tests the
+        chosen one: its accuracy is not inflated by the choice.
     stop : str or StopRule, optional
         "besag-clifford:h=10" or "anytime:alpha=0.05"; `permutations` is then the most that are run.
     backend, device : str
@@ -90,6 +95,11 @@ class RunRequest:
     )
     groups: Any = option(None, "For permute-within: CSV with a column label, or fsd50k.", group=_NULL)
     within: str | None = option(None, "For permute-within: the column to stay within.", group=_NULL)
+    select: Literal["best", "nested"] = option(
+        "best",
+        "Of several probes: the best inside every permutation, or (nested) one chosen on a split of the train classes inside each.",
+        choices=SELECTIONS,
+    )
     stop: Any = option(None, "End early: besag-clifford:h=10 or anytime:alpha=0.05.", group=_NULL)
     backend: str = option("auto", "What trains the probes.", choices=BACKEND_NAMES, group=_WHERE)
     device: str | None = option(None, "cpu, cuda, cuda:1, mps.", group=_WHERE)
@@ -111,7 +121,7 @@ class RunRequest:
         object.__setattr__(self, "probe", tuple(given))
         object.__setattr__(self, "similarity", tuple(as_similarity(s) for s in similarities))
         probe_names(self.probes)
-        for name in ("classes", "control", "retrieval"):
+        for name in ("classes", "control", "retrieval", "select"):
             value, choices = getattr(self, name), option_of(name)["choices"]
             if value not in choices:
                 words = f"{', '.join(choices)}" if len(choices) > 2 else " or ".join(choices)
@@ -134,6 +144,34 @@ class RunRequest:
         if untrained and CONTROLS[self.control].trained_only:
             others = " or ".join(c.name for c in CONTROLS.values() if not c.trained_only)
             raise InputError(f"`control`={self.control!r} is one of trained probes; got {', '.join(untrained)}. Use {others}.")
+
+        if self.select == "nested":
+            self._check_nested()
+
+    def _check_nested(self) -> None:
+        """What a choice inside every replicate needs."""
+        ranking = [name for name in probe_names(self.probe)]
+        if len(ranking) < 2:
+            raise InputError(
+                f'`select`="nested" chooses among probes that rank clips, and needs at least 2; got {", ".join(ranking) or "none"}. '
+                "Give several, as --temperature 0.1,0.25 or --probe contrastive --probe procrustes."
+            )
+        if self.stop is not None:
+            raise InputError(
+                f'`stop` watches the p of every probe, and `select`="nested" tests the chosen one; got `stop`={str(self.stop)!r}. '
+                "Leave one of them out."
+            )
+        if self.control == "frozen":
+            raise InputError(
+                '`select`="nested" chooses anew among probes trained on permuted texts; got `control`="frozen", which trains once. '
+                "Use permute or permute-within."
+            )
+        if self.statistic == "loss":
+            raise InputError('`select`="nested" chooses by how unseen classes are ranked; got `statistic`="loss". Test acc@3 or another.')
+        if not isinstance(self.permutations, bool) and isinstance(self.permutations, int) and self.permutations < 1:
+            raise InputError(
+                f'`select`="nested" repeats the choice inside every permutation; got `permutations`={self.permutations}. Give at least 1.'
+            )
 
     @property
     def probes(self) -> tuple[Probe, ...]:

@@ -119,6 +119,11 @@ class Specification:
         return self.request.control
 
     @property
+    def nested(self) -> bool:
+        """Whether a probe is chosen for each pair on a split of the train classes, inside every replicate."""
+        return self.request.select == "nested"
+
+    @property
     def stop(self) -> StopRule | None:
         """Declared before the first permutation."""
         return self.request.stop if isinstance(self.request.stop, StopRule) else None
@@ -177,6 +182,7 @@ def stored_specification(manifest: dict[str, Any]) -> Specification:
             control=identity.get("control", "permute"),
             groups=groups,
             within=identity.get("within"),
+            select=identity.get("select", "best"),
             stop=identity.get("stop"),
             backend=identity["backend"],
             seed=identity["seed"],

@@ -219,6 +219,11 @@ class PermutationTestResult:
     drawn : {"fixed", "stopped", "all"}
         How the permutations were chosen: a number fixed beforehand, a declared rule that stopped them, or every
         distinct one. It decides which interval on p is right.
+    probe : str
+        Name of the probe.
+    chosen_among : tuple of str
+        Under a nested choice: the probes among which `probe` was chosen, anew inside every replicate, so that
+        `null_distribution` may be of others. Empty otherwise.
     n_counted : int, optional
         The first permutations, which `pvalue` and its interval are counted from: in a run of several pairs under a stopping
         rule each pair has its own; by default all.
@@ -240,9 +245,11 @@ class PermutationTestResult:
     drawn: str = "fixed"
     n_counted: int | None = None
     probe: str = "contrastive"
+    chosen_among: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         probe = "" if self.probe == "contrastive" else f", {self.probe}"
+        probe += f" (chosen among {len(self.chosen_among)})" if self.chosen_among else ""
         return (
             f"<{self.text} x {self.audio}{probe}: {self.metric} {self.statistic:.3g}, null {self.null_mean:.3g}, "
             f"p = {self.pvalue:.3g}, {self.n_permutations:,} permutations>"
@@ -253,7 +260,7 @@ class PermutationTestResult:
         low, high = self.confidence_interval()
         rows = {
             "text x audio": f"{self.text} x {self.audio}",
-            "probe": self.probe,
+            "probe": self.probe + (f" (chosen among {len(self.chosen_among)})" if self.chosen_among else ""),
             self.metric: f"{self.statistic:.4g} (null {self.null_mean:.4g})",
             "p": f"{self.pvalue:.3g} (95%: {low:.3g} to {high:.3g}), {self.n_permutations:,} permutations",
         }
