@@ -207,6 +207,13 @@ def best_configurations(summary: dict[str, Any]) -> Iterator[str]:
     for family in summary.get("families", ()):
         for test, why in list(family.get("weak_max_t", {}).items())[:3]:
             yield f"{_printable(test)} is {_printable(why)} (pvalue_minP in summary.csv)."
+        if family["name"] == "nested choice":
+            for test in family["tests"]:
+                yield (
+                    f"{_printable(test['test'])}: {_printable(test['chosen'])}, chosen among {family['n_configurations']} on a split of "
+                    f"the train classes; {test['metric']} {_number(test['statistic'])} on unseen classes against "
+                    f"{_number(test['null_mean'])}, p = {_pvalue(test['pvalue_maxT'])} with the choice repeated inside every permutation."
+                )
         if family["name"] == "best configuration":
             for test in family["tests"]:
                 yield (

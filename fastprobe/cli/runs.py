@@ -260,6 +260,8 @@ def verify(
             f"  hits differ by {found['hits_difference']:.2g} of the queries on average (tolerance {t['hits']:g}); "
             f"equal for every k in {found['equal_hits']:.0%} of the jobs"
         )
+        if "inner_difference" in found:
+            typer.echo(f"  what the nested choice goes by differs by {found['inner_difference']:.2g} on average (tolerance {t['hits']:g})")
         w = found["worst"]
         if not found["agrees"]:
             typer.echo(

@@ -150,7 +150,7 @@ class RunRequest:
 
     def _check_nested(self) -> None:
         """What a choice inside every replicate needs."""
-        ranking = [name for name in probe_names(self.probe)]
+        ranking = probe_names(self.probe)
         if len(ranking) < 2:
             raise InputError(
                 f'`select`="nested" chooses among probes that rank clips, and needs at least 2; got {", ".join(ranking) or "none"}. '

@@ -20,6 +20,7 @@ from ..protocol.plan import Unit, Work, train_count
 from ..protocol.probes import is_similarity
 from ..statistics.significance import PermutationTestResult, analyse_pairs
 from ..storage import open_folder
+from .choice import chosen
 from .engines import Finished, Pace, Task, local
 from .experiment import Experiment, prepare
 from .lock import RunLock
@@ -277,6 +278,7 @@ def summary(experiment: Specification, results: list[PermutationTestResult], sto
         seed=experiment.seed,
         inputs=list(experiment.inputs),
         stop=experiment.stop,
+        choice=chosen(experiment, store) if experiment.nested else None,
     )
     return {
         "pairs": pairs,
@@ -288,6 +290,7 @@ def summary(experiment: Specification, results: list[PermutationTestResult], sto
         "null": CONTROLS[experiment.control].null,
         "control": experiment.control,
         **({"stop": str(experiment.stop)} if experiment.stop else {}),
+        **({"select": "nested"} if experiment.nested else {}),
         "backend": experiment.backend,
         "precision": experiment.config.precision,
     }
@@ -327,7 +330,8 @@ def permutation_test(
     Returns
     -------
     PermutationTestResult
-        Or a list, when `text` or `audio` is a list or there are several probes: one for each cell, audio by audio.
+        Or a list, when `text` or `audio` is a list or there are several probes: one for each cell, audio by audio. With
+        ``select="nested"`` one for each pair: `probe` is the chosen one, and the test is that of the choice.
 
     Raises
     ------
@@ -348,6 +352,8 @@ def permutation_test(
         continue
     results = analyse(experiment, store)
     store.write_summary(summary(experiment, results, store))
+    if experiment.nested:
+        results = chosen(experiment, store)
     return results if isinstance(text, list) or isinstance(audio, list) or len(results) > 1 else results[0]
 
 

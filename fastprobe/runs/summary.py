@@ -13,11 +13,13 @@ from ..protocol.metrics import column_of, lower_is_better, metric_of
 from ..protocol.plan import JobPlan
 from ..protocol.probes import is_similarity, is_trained
 from ..randomness import SIMULATION, generator
+from ..statistics.calibration import calibrated
 from ..statistics.multiplicity import best_of, family, max_t, min_p, step_down, weak_max_t
 from ..statistics.selection import best_configuration
 from ..statistics.sequential import StopRule
 from ..statistics.significance import PermutationTestResult
 from ..statistics.tail import tail_pvalue
+from .choice import choice_family
 from .store import ResultStore
 
 
@@ -56,15 +58,19 @@ def extend(
     seed: int,
     inputs: list[dict[str, Any]],
     stop: StopRule | None,
+    choice: list[PermutationTestResult] | None = None,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Records of the pairs, with every adjustment, and the families they were adjusted in.
 
-    Families: all pairs; all pairs and all stored k (for acc@k); the best layer of each model, where layers are given.
+    Families: all pairs; all pairs and all stored k (for acc@k); the best configuration, or the nested choice where `choice` has
+    its results; the best layer of each model, where layers are given.
     """
     records = [r.to_dict() for r in results]
     for record, r in zip(records, results):
         sign = -1.0 if r.lower_is_better else 1.0
         record["selectivity"] = sign * selectivity(r.statistic, r.null_mean)
+        if is_similarity(r.probe) and r.n_permutations:
+            record["calibrated"] = _calibrated(r)
     if stop is not None:
         for record in records:
             record["stop"] = str(stop)
@@ -112,7 +118,9 @@ def extend(
         members = [f"{names[i]}, acc@{k}" for k in ks for i in ranked]
         families += [family("all pairs and all k", members, rows).to_dict()] if ranked else []
     trained = [i for i, r in enumerate(results) if is_trained(r.probe)]
-    if len({results[i].probe for i in trained}) > 1:
+    if choice is not None:  # in place of the other: a second p for the same choice would be a choice again
+        families.append(choice_family(choice))
+    elif len({results[i].probe for i in trained}) > 1:
         families.append(_best_configuration([results[i] for i in trained], t[trained]))
     of = layers(inputs)
     groups = [f"{of[r.text][0]} x {r.audio}" if r.text in of else None for r in results]
@@ -137,6 +145,13 @@ def extend(
             }
         )
     return records, families
+
+
+def _calibrated(r: PermutationTestResult) -> float:
+    """The similarity as a share of what lies between its null's 95% quantile and 1, the most that any of them reaches; NaN where
+    the null reaches 1 itself."""
+    t = np.r_[r.statistic, r.null_distribution][None]
+    return float(calibrated(t, 1.0)[0]) if np.quantile(r.null_distribution, 0.95) < 1 else float("nan")
 
 
 def _best_configuration(results: list[PermutationTestResult], t: np.ndarray) -> dict[str, Any]:
