@@ -313,13 +313,21 @@ def report(
 def bench(
     shape: Annotated[list[str] | None, typer.Option(help="A, B, ... or train,r_text,r_audio,d; repeatable.", show_default="A B")] = None,
     optimizer: Annotated[list[Optimizer] | None, typer.Option(help="Repeatable.", show_default="adam-mini")] = None,
+    probe: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="contrastive, " + ", ".join((*KINDS, *SIMILARITIES)) + ", with options as in run; repeatable.", show_default="all"
+        ),
+    ] = None,
     rounds: Annotated[int, typer.Option(help="Turns each method takes.")] = 7,
     as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
 ) -> None:
-    """What this machine trains per second: every backend beside a large torch.mm, interleaved, after a check."""
+    """What this machine computes per second: every backend and kind of probe, interleaved, after a check."""
     from ..kernels.bench import main as measure
 
-    typer.echo(measure(tuple(shape or ("A", "B")), tuple(plain(o) for o in optimizer or ("adam-mini",)), rounds, as_json))
+    typer.echo(
+        measure(tuple(shape or ("A", "B")), tuple(plain(o) for o in optimizer or ("adam-mini",)), rounds, as_json, tuple(probe or ()))
+    )
 
 
 @app.command()

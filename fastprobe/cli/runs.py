@@ -79,6 +79,7 @@ def carry_out(
 ) -> None:
     """Prepare, execute, analyse and show one run; `opening` makes of the summary the paragraphs that stand before the table."""
     from ..runs import run as _run
+    from ..runs import siblings
     from ..runs.progress import JsonLog
 
     part = parse_shard(shard)
@@ -101,6 +102,10 @@ def carry_out(
                     f"(1 + {plan.n_permutations:,} permutations) = {plan.n_jobs:,} probes{whole}, backend {experiment.backend}, into {out}",
                     err=True,
                 )
+            if (again := siblings.warning(siblings.tried(out, _run.manifest(experiment, "running")))) is not None:
+                if log is not None:
+                    log("warning", message=again)
+                typer.echo(f"fastprobe: warning: {again}", err=True)
             how = engine_of(experiment, out, engine, address, devices)
             store = _run.open_store(experiment, out, resume, part)  # last: a wrong option leaves no directory behind
             steps = _run.execute(experiment, store, part=part, **how)

@@ -395,24 +395,44 @@ def _has_bf16() -> bool:
     return _cpp.bf16_isa() is not None
 
 
-def main(shapes: Sequence[str] = ("A", "B"), optimizers: Sequence[str] = ("adam-mini",), rounds: int = 7, as_json: bool = False) -> str:
+def main(
+    shapes: Sequence[str] = ("A", "B"),
+    optimizers: Sequence[str] = ("adam-mini",),
+    rounds: int = 7,
+    as_json: bool = False,
+    probes: Sequence[str] = (),
+) -> str:
     """What ``fastprobe bench`` prints: the backends of this machine at the given shapes, in under a minute.
+
+    Parameters
+    ----------
+    probes : sequence of str
+        "contrastive", and closed forms and similarities by their text form; all kinds by default.
 
     Raises
     ------
     InputError
-        An unknown shape.
+        An unknown shape or probe.
     """
     chosen = [_shape(s) for s in shapes]
     with needs("`bench`, whose yardstick is torch.mm,", "torch"):
         import torch  # noqa: F401 (asked for before anything is measured)
-    from . import available_backends
+    from . import available_backends, bench_forms
 
-    here = available_backends()
-    methods = [m for m in METHODS.values() if not m.name.startswith("cpp") or here["cpp"] is None]
-    methods = [m for m in methods if m.precision == "ieee" or _has_bf16()]
-    records = run(chosen, methods, optimizers, rounds)
+    forms = [] if set(probes) == {"contrastive"} else bench_forms.named([p for p in probes if p != "contrastive"])
+    records = []
+    if not probes or "contrastive" in probes:
+        here = available_backends()
+        methods = [m for m in METHODS.values() if not m.name.startswith("cpp") or here["cpp"] is None]
+        methods = [m for m in methods if m.precision == "ieee" or _has_bf16()]
+        records = run(chosen, methods, optimizers, rounds)
+    # The width of the spaces hardly matters to a closed form: one shape of each number of classes.
+    sizes = {shape.train: shape for shape in reversed(chosen)}
+    others = [r for shape in reversed(sizes.values()) for r in (bench_forms.measure(shape, forms, rounds) if forms else ())]
     if as_json:
-        return json.dumps({"environment": environment(), "records": records}, indent=1)
-    setting = ", ".join(f"{k} {v}" for k, v in environment().items() if v is not None)
-    return f"{setting}\ntorch.mm: {records[0]['ceiling']:.0f} GFLOP/s\n\n{table(records)}"
+        return json.dumps({"environment": environment(), "records": records, "forms": others}, indent=1)
+    parts = [", ".join(f"{k} {v}" for k, v in environment().items() if v is not None)]
+    if records:
+        parts[0] += f"\ntorch.mm: {records[0]['ceiling']:.0f} GFLOP/s"
+        parts.append(table(records))
+    return "\n\n".join([*parts, *([bench_forms.table(others)] if others else [])])

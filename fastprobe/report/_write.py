@@ -10,7 +10,7 @@ import numpy as np
 from ..randomness import BOOTSTRAP, generator
 from ..statistics.comparison import Comparison, compare_many
 from ..storage import beside, is_url, local_path, write_atomically
-from . import compare_page, page, tables
+from . import compare_page, page, probes, tables
 from .data import RunData, load_run, n_classes_of, procrustes_of
 
 # One map for each audio model, and no more: each needs the tables themselves and 999 decompositions.
@@ -37,6 +37,8 @@ def write_single(run_dir: Location, out: Location, categories: Location | None) 
         "results.tex": tables.to_latex(run),
         "families.csv": tables.to_csv(*tables.families(run)),
     }
+    if len(run.probes) > 1:
+        texts["probes.csv"] = tables.to_csv(*probes.rows(run))
     if found:
         texts["comparisons.csv"] = tables.to_csv(tables.COMPARISON_HEADER, tables.comparison_rows(found))
     if run.observed is not None:

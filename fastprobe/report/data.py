@@ -17,6 +17,7 @@ from ..protocol.plan import JobPlan, train_count
 from ..protocol.probes import is_similarity
 from ..randomness import BOOTSTRAP, generator
 from ..runs.manifest import cells_of, shapes_of
+from ..runs.siblings import Tried, tried
 from ..runs.store import ResultStore, read_manifest
 from ..runs.summary import layers
 from ..statistics.significance import Interval
@@ -81,6 +82,8 @@ class RunData:
         Class bootstrap of the observed acc@k of each pair; empty without `observed`.
     confusions : dict of pair -> list of (label, retrieved, share of the label's queries)
     categories : dict of label -> category
+    tried : Tried or None
+        Configurations and seeds of this run and of those beside it.
     notes : list of str
         What could not be shown, and why, in plain sentences.
     """
@@ -96,6 +99,7 @@ class RunData:
     confusions: dict[int, list[tuple[str, str, float]]]
     categories: dict[str, str]
     notes: list[str] = field(default_factory=list)
+    tried: Tried | None = None
 
     @property
     def name(self) -> str:
@@ -148,6 +152,23 @@ class RunData:
         return [i for i in pairs if not is_similarity(self.records[i].get("probe", ""))]
 
     @property
+    def probes(self) -> list[str]:
+        """Names of the probes and similarities, in order."""
+        return list(dict.fromkeys(r.get("probe", "contrastive") for r in self.records))
+
+    def by_probe(self, pairs: Iterable[int]) -> list[tuple[str, list[int]]]:
+        """Some pairs, probe by probe."""
+        groups: dict[str, list[int]] = {}
+        for i in pairs:
+            groups.setdefault(self.records[i].get("probe", "contrastive"), []).append(i)
+        return sorted(groups.items(), key=lambda group: self.probes.index(group[0]))
+
+    def table_of(self, pair: int) -> str:
+        """Name of a pair's text table; its `text` names the probe too, where there are several."""
+        record = self.records[pair]
+        return str(record.get("table", record["text"]))
+
+    @property
     def n_permutations(self) -> int:
         """B: permutations that count."""
         return self.t.shape[1] - 1
@@ -180,9 +201,10 @@ class RunData:
         for audio in self.audios:
             models: dict[str, list[tuple[int, int]]] = {}
             for i in self.pairs_of(audio):
-                if self.records[i]["text"] in of:
-                    model, layer = of[self.records[i]["text"]]
-                    models.setdefault(model, []).append((layer, i))
+                if self.table_of(i) in of:
+                    model, layer = of[self.table_of(i)]
+                    probe = f", {self.records[i]['probe']}" if len(self.probes) > 1 else ""
+                    models.setdefault(model + probe, []).append((layer, i))
             if several := [(m, sorted(points)) for m, points in models.items() if len(points) > 1]:
                 out[audio] = several
         return out
@@ -232,6 +254,7 @@ def load_run(path: str | os.PathLike, categories: str | os.PathLike | None = Non
         _confusions(folder, identity, notes),
         read_categories(categories, notes),
         notes,
+        tried(path, manifest),
     )
 
 
@@ -277,6 +300,7 @@ def _tell_probes_apart(summary: dict[str, Any], identity: dict[str, Any]) -> Non
     """With several probes, the page shows "text, probe" where it otherwise shows the text table alone."""
     if len(identity.get("probes", ())) > 1:
         for record in summary["pairs"]:
+            record["table"] = record["text"]
             record["text"] = f"{record['text']}, {record['probe']}"
 
 
@@ -373,11 +397,11 @@ def procrustes_of(run: RunData, pair: int, permutations: int = 999) -> tuple[Pro
     """
     tables = []
     for side in ("text", "audio"):
-        name = run.records[pair][side]
+        name = run.table_of(pair) if side == "text" else run.records[pair]["audio"]
         path = (run.manifest.get("paths") or {}).get(f"{side}/{name}")
         if path is None:
             return (
-                f"The Procrustes map of {run.records[pair]['text']} x {run.records[pair]['audio']} is not shown: the {side} "
+                f"The Procrustes map of {run.table_of(pair)} x {run.records[pair]['audio']} is not shown: the {side} "
                 "table did not come from a file."
             )
         try:

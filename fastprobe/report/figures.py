@@ -72,10 +72,19 @@ def stars(p: float) -> str:
 
 @rc_context(STYLE)
 def accuracy(run: RunData, audio: str) -> Figure:
-    """The paper's figure: a bar per language model, its permuted control, both error bars, chance, significance."""
-    pairs = run.ranked(run.pairs_of(audio))
-    figure, ax = _new(1.3 + 0.36 * len(pairs))
-    y = np.arange(len(pairs))[::-1]
+    """The paper's figure: a bar per language model, its permuted control, both error bars, chance, significance; probe by probe."""
+    groups = run.by_probe(run.ranked(run.pairs_of(audio)))
+    pairs = [i for _, members in groups for i in members]
+    # With several probes and several models each probe has a line of its own above its models.
+    headed = len(groups) > 1 and len(pairs) > len(groups)
+    height = len(pairs) + (len(groups) if headed else 0)
+    places = [(probe, i) for probe, members in groups for i in ([None] if headed else []) + members]
+    at_line = dict(zip(places, range(height - 1, -1, -1)))
+    y = np.array([at_line[place] for place in places if place[1] is not None])
+    figure, ax = _new(1.3 + 0.36 * height)
+    for probe, i in places:
+        if i is None:
+            ax.text(0, at_line[probe, None] - 0.15, short(probe, 44), va="center")
     observed = np.array([run.records[i]["statistic"] for i in pairs])
     has_null = run.n_permutations > 0
     ax.barh(y + (0.19 if has_null else 0), observed, 0.38, color=BLUE, label="observed")
@@ -104,9 +113,10 @@ def accuracy(run: RunData, audio: str) -> Figure:
             ax.text(end + 0.02 * span, row + 0.12, mark, va="center", fontsize=8.5)
     if chance is not None:
         ax.axvline(chance, color=RED, lw=1, ls=(0, (3, 2)), label="chance of a random ranking")
-    ax.set_yticks(y, [short(run.records[i]["text"]) for i in pairs])
+    alone = len(groups) > 1 and not headed
+    ax.set_yticks(y, [short(run.records[i]["probe"] if alone else run.table_of(i)) for i in pairs])
     ax.set_xlim(0, span * 1.16)
-    ax.set_ylim(-0.6, len(pairs) - 0.4)
+    ax.set_ylim(-0.6, height - 0.4)
     ax.tick_params(axis="y", length=0)
     ax.set_title(short(audio, 44))
     ax.set_xlabel(f"{run.statistic} on unseen classes" + ("\n(smaller is better)" if run.lower_is_better else ""))

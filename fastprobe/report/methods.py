@@ -8,6 +8,7 @@ from ..kernels import BACKENDS
 from ..protocol.controls import CONTROLS
 from ..protocol.metrics import UNSEEN, is_unseen, metric_of, statistic_ks
 from ..protocol.optimizers import OPTIMIZERS
+from ..protocol.plan import train_count
 from ..protocol.probes import PROBES, SIMILARITIES, is_similarity, is_trained
 from ..statistics.sequential import parse_stop
 from .data import RunData, n_classes_of
@@ -201,6 +202,15 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
                 "replicates (Westfall & Young 1993); step-down max-T, Holm (Holm 1979) and false discovery rates "
                 "(Benjamini & Hochberg 1995) are given beside them."
             )
+    if identity.get("select") == "nested":
+        inner = train_count(n_train, identity["train_fraction"])
+        ranking = [name for name in names if not is_similarity(name)]
+        out.append(
+            f"For each pair one of {len(ranking)} probes was chosen: the {n_train} train classes of every split were divided once more "
+            f"({inner} to fit, {n_train - inner} to choose by, ranked among the texts of all classes), the probe with the best "
+            f"{run.statistic} there was taken, and its value on the test classes is the pair's. The choice was repeated inside every "
+            "permutation."
+        )
     if any(record.get("tail") for record in run.records):
         out.append(
             "Where p < .10, a generalised Pareto fit to the tail of the null, its support constrained to contain the "
@@ -294,6 +304,12 @@ def caveats(run: RunData) -> list[str]:
             out.append(
                 f"Max-T over {family['name']} is weak because of {listing(list(weak), 5)}, whose null is sparse or skewed; "
                 "pvalue_minP in summary.csv puts every test on the scale of its own permutations first."
+            )
+        if family["name"] == "nested choice":
+            out.append(
+                f"{family['n_configurations']} configurations were tried. Their own p-values are adjusted for all of them; the one chosen "
+                "for each pair on a split of the train classes stands in the family 'nested choice', where the choice is repeated "
+                "inside every permutation."
             )
         if family["name"] == "best configuration":
             out.append(

@@ -9,7 +9,7 @@ from typing import Any
 
 from ..statistics.comparison import Comparison
 from ..statistics.significance import Interval
-from . import figures, methods, tables
+from . import figures, methods, probes, tables
 from .data import RunData, n_classes_of
 from .text import between, number, plural, pvalue, sentence
 
@@ -193,13 +193,14 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
     b, m = run.n_permutations, len(run.records)
     page.add(f"<h1>{escape(_title(run))}</h1>")
     page.text(
-        f"{plural(m, 'pair')}, {n} classes, {plural(run.identity['splits'], 'split')} ({n_train} train, {n_test} test "
+        f"{_counted(run)}, {n} classes, {plural(run.identity['splits'], 'split')} ({n_train} train, {n_test} test "
         f"classes), {plural(b, 'permutation')}; run “{run.name}”, {run.manifest.get('updated', '')[:10]}.",
         soft=True,
     )
     page.text(methods.primer(run))
     _answers(page, run)
     add_results(page, run)
+    probes.add_probes(page, run)
     page.heading("Observed against control")
     if m > 12 and figures.is_grid(run) and b:
         page.cards(
@@ -210,9 +211,9 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
             page.figure(
                 figures.accuracy(run, a),
                 f"accuracy-{slug(a)}",
-                f"{a}: {run.statistic} of each language model and of its control. Thick bar: standard error over "
-                "splits; thin bar: corrected for overlapping splits. * p < .05, ** p < .01, *** p < .001, adjusted "
-                "for all pairs (max-T).",
+                f"{a}: {run.statistic} of each language model and of its control"
+                f"{', probe by probe' if len(run.probes) > 1 else ''}. Thick bar: standard error over splits; thin bar: corrected for "
+                "overlapping splits. * p < .05, ** p < .01, *** p < .001, adjusted for all pairs (max-T).",
             )
             for a in run.audios
             if run.ranked(run.pairs_of(a))
@@ -253,7 +254,7 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
     page.heading("References", 3)
     page.items(methods.citations(paragraph), "ol", "refs")
     page.heading("Caveats")
-    page.items(methods.caveats(run))
+    page.items([*methods.caveats(run), *probes.caveats(run)])
     if run.notes:
         page.heading("Not shown")
         page.items(run.notes)
@@ -267,7 +268,13 @@ def _title(run: RunData) -> str:
     yes = sum(r["pvalue_maxT"] <= 0.05 for r in run.records)
     if len(run.records) == 1:
         return "The geometry carries over" if yes else "No evidence that the geometry carries over"
-    return f"The geometry carries over in {yes} of {len(run.records)} pairs"
+    what = "pairs" if len(run.probes) == 1 else "combinations of pair and probe"
+    return f"The geometry carries over in {yes} of {len(run.records)} {what}"
+
+
+def _counted(run: RunData) -> str:
+    k = len(run.probes)
+    return plural(len(run.records) // k, "pair") + (f" × {plural(k, 'probe')}" if k > 1 else "")
 
 
 def _answers(page: Page, run: RunData) -> None:
@@ -287,6 +294,7 @@ def add_results(page: Page, run: RunData, level: int = 2) -> None:
     """The table of all pairs of a run, under its heading."""
     page.heading("Results", level)
     tail, intervals = any(r.get("tail") for r in run.records), bool(run.intervals)
+    calibrated = any("calibrated" in r for r in run.records)
     header = [
         "text",
         "audio",
@@ -295,6 +303,7 @@ def add_results(page: Page, run: RunData, level: int = 2) -> None:
         "± SE",
         "control",
         "selectivity",
+        *(["calibrated"] if calibrated else []),
         "k/C" if run.statistic.startswith("acc@") else "random ranking",
         "p",
         "95% interval of p",
@@ -314,6 +323,7 @@ def add_results(page: Page, run: RunData, level: int = 2) -> None:
                 number(r["sem_corrected"]),
                 number(r["null_mean"]),
                 number(r.get("selectivity")),
+                *([number(r.get("calibrated"))] if calibrated else []),
                 number(r["chance"]),
                 pvalue(r["pvalue"]),
                 f"{pvalue(r['pvalue_low'])}–{pvalue(r['pvalue_high'])}",
@@ -491,6 +501,7 @@ def _provenance(page: Page, run: RunData) -> None:
         ("run directory", run.name),
         ("backend", f"{identity['backend']}, {run.manifest.get('device', '')}, {run.manifest.get('precision', '')}"),
         ("seed", identity["seed"]),
+        *((("tried", probes.said(run)),) if run.tried is not None else ()),
         ("probes", f"{run.summary.get('n_jobs', 0):,}"),
         ("control", run.summary.get("null", "")),
         ("versions", ", ".join(f"{k} {v}" for k, v in versions.items())),

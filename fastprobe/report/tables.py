@@ -28,6 +28,7 @@ def results(run: RunData) -> tuple[list[str], Rows]:
         "null_mean",
         "null_sd",
         "selectivity",
+        "calibrated",
         "sem",
         "sem_corrected",
         "chance",

@@ -33,7 +33,8 @@ def sentence(record: dict[str, Any], n_pairs: int, lower_is_better: bool, stoppe
     if not record["n_permutations"]:
         return False, f"{name}: {value}; no control was run, so nothing can be concluded."
     p = record["pvalue_maxT"]
-    adjusted = f", adjusted for {n_pairs} pairs" if n_pairs > 1 else ""
+    what = "combinations of pair and probe" if "table" in record else "pairs"
+    adjusted = f", adjusted for {n_pairs} {what}" if n_pairs > 1 else ""
     sign = -1.0 if lower_is_better else 1.0
     against = f"against {number(record['null_mean'])} for its control"
     how = f"{pvalue(p, relation=True)}{adjusted}, {record['n_permutations']:,} permutations{', stopped by rule' if stopped else ''}"

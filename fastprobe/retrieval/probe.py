@@ -104,82 +104,12 @@ class ContrastiveProbe(LinearProbe):
     def _identity(self) -> list[Any]:
         return [self.config.bias, self.config.dim]
 
-<<<<<<< HEAD
-    def save(self, path: str | os.PathLike) -> None:
-        """Write heads, preprocessing, gallery and meta as one .safetensors file, local or by URL, whole or not at all."""
-        from safetensors.numpy import save
-
-        self._check_fitted()
-        check_probe_file(path)
-        tensors = {"text_head": self.text_head_, "audio_head": self.audio_head_, "gallery": self.gallery_}
-        for side, pre in (("text", self.text_preprocessing), ("audio", self.audio_preprocessing)):
-            tensors[f"{side}_mean"], tensors[f"{side}_scale"] = pre.mean, np.array([pre.scale])
-            if pre.basis is not None:
-                tensors[f"{side}_basis"] = pre.basis
-        header = {
-            "format": "fastprobe-probe",
-            "version": _FORMAT,
-            "config": self.config.to_dict(),
-            "meta": self.meta,
-            "classes": self.classes_.tolist(),
-            "train_classes": self.train_classes_.tolist(),
-        }
-        with new_file(path) as file:
-            file.write(save({k: np.ascontiguousarray(v) for k, v in tensors.items()}, metadata={"fastprobe": json.dumps(header)}))
-
-    @classmethod
-    def load(cls, path: str | os.PathLike) -> ContrastiveProbe:
-        """Read a saved probe.
-
-        Raises
-        ------
-        InputError
-            A missing, foreign or damaged file, or one from a newer version.
-        """
-        from safetensors import SafetensorError, safe_open
-
-        try:
-            with local_copy(path) as source, safe_open(source, framework="numpy") as file:
-                header = json.loads((file.metadata() or {})["fastprobe"])
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-            if header["format"] != "fastprobe-probe":
-                raise KeyError("format")
-            if header["version"] > _FORMAT:
-                raise InputError(f"{path}: written by a newer fastprobe. Upgrade fastprobe.")
-            probe = cls(ProbeConfig(**header["config"]))
-            probe.meta, probe.loss_ = header["meta"], header["meta"]["loss"]
-            probe.classes_, probe.train_classes_ = np.array(header["classes"]), np.array(header["train_classes"])
-            probe.text_head_, probe.audio_head_, probe.gallery_ = (tensors[n] for n in ("text_head", "audio_head", "gallery"))
-            probe.text_preprocessing, probe.audio_preprocessing = (
-                Preprocessing(tensors[f"{s}_mean"], float(tensors[f"{s}_scale"][0]), tensors.get(f"{s}_basis"), probe.config.bias)
-                for s in ("text", "audio")
-            )
-        except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
-            if isinstance(error, InputError):
-                raise
-            raise InputError(f"{path}: not a saved probe, or a damaged one ({error}).") from None
-        probe._fitted_on = None
-        return probe
-
-
-def check_probe_file(path: str | os.PathLike) -> None:
-    """Refuse a name that a probe cannot be saved under; to be asked before it is trained.
-
-    Raises
-    ------
-    InputError
-        A suffix other than .safetensors.
-    """
-    if name_of(path).suffix != ".safetensors":
-        raise InputError(f"{path}: a probe is saved as .safetensors; got the suffix {name_of(path).suffix!r}.")
-=======
     def _restore(self, stored: Stored) -> None:
         if stored.kind != "contrastive":
             raise InputError(f"it holds a probe of kind {stored.kind}. Read it with `fastprobe.load_probe`.")
         self.__init__(ProbeConfig(**stored.header["config"]))  # type: ignore[misc]  # a probe as one that was just made
         super()._restore(stored)
         self.loss_ = self.meta["loss"]
->>>>>>> 91705d6 (fit, load_probe and ClosedFormProbe: ridge, Procrustes and CCA are fitted, saved, queried and indexed as trained probes are)
 
 
 # What makes two tables' vectors comparable, as `fastprobe embed` records it.

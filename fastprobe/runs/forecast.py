@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import asdict, dataclass, field
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -56,6 +56,10 @@ class RunPlan:
     control : str
     stop : str or None
         The declared rule. Probes, time and disk are then the most it can come to; smallest p and power are those without it.
+    select : str
+        With ``nested`` each job trains twice, which is in the times.
+    per_probe : dict of str to float
+        Jobs per second of each probe and similarity.
     """
 
     n_pairs: int
@@ -84,6 +88,8 @@ class RunPlan:
     power: Power | None
     control: str = "permute"
     stop: str | None = None
+    select: str = "best"
+    per_probe: dict[str, float] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
@@ -93,8 +99,8 @@ class RunPlan:
 def plan_run(experiment: Experiment, effect: float | None = None, alpha: float = 0.05, seconds: float = 5.0) -> RunPlan:
     """Calibrate on this machine and extrapolate.
 
-    Trains a growing number of replicates of every pair's first permutations until `seconds` have passed or 100
-    permutations are done; time grows with probes, so the rate of the last and largest block is taken.
+    Computes a growing number of replicates of the first pair's first permutations, with every probe, until `seconds` have passed or 100
+    permutations are done; time grows with probes, so the rate of the last and largest block of each is taken.
 
     Parameters
     ----------
@@ -104,7 +110,7 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
         Expected observed value minus null mean, in the statistic's unit; by default twice the null sd.
     alpha : float
     seconds : float
-        Time to spend. At least two blocks are trained whatever it says.
+        Time to spend, on all probes together. At least two blocks of each are computed whatever it says.
 
     Raises
     ------
@@ -120,27 +126,23 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
         raise InputError(f"`seconds` must be above 0; got {seconds!r}.")
     if effect is not None and not np.isfinite(effect):
         raise InputError(f"`effect` must be a finite number; got {effect!r}.")
-    column = "similarity" if is_similarity(experiment.cells[0].probe) else column_of(experiment.statistic, experiment.ks)
-    experiment.compute(Unit(0, 0, 1))  # warm-up: compilation, caches, the observed value
-    begin, at, size, blocks = time.monotonic(), 0, 1, []
-    rates: list[float] = []
-    limit = min(plan.n_permutations, 100)
-    while at <= limit and (len(rates) < 2 or time.monotonic() - begin < seconds):
-        start = time.monotonic()
-        stop = min(at + size, plan.n_permutations + 1)
-        if stop <= at:
-            break
-        blocks.append(experiment.compute(Unit(0, at, stop)))
-        rates.append((time.monotonic() - start) / (plan.count([Unit(0, at, stop)])))
-        at, size = stop, min(size * 4, experiment.unit_size())
-    t = np.concatenate([b[column].astype(np.float64) for b in blocks]).reshape(-1, plan.jobs(0)).mean(axis=1)
-    per_job = [experiment.flops(cell) / plan.jobs(cell) for cell in range(plan.n_cells)]
-    per_cell = [rates[-1] * work / per_job[0] for work in per_job]
-    seconds_per_probe = float(np.average(per_cell, weights=[plan.jobs(cell) for cell in range(plan.n_cells)]))
+    # Every probe is measured on the first pair; those of other pairs take as long as their arithmetic says in proportion.
+    measured = {name: _measure(experiment, cell, seconds / len(experiment.probes)) for cell, name in enumerate(_first_cells(experiment))}
+    rate = {name: m.seconds_per_job for name, m in measured.items()}
+    per_cell = [
+        rate[cell.probe] * (experiment.flops(number) / plan.jobs(number)) / (experiment.flops(first) / plan.jobs(first))
+        for number, cell in enumerate(experiment.cells)
+        for first in [number % len(experiment.probes)]
+    ]
+    work = [plan.jobs(cell) for cell in range(plan.n_cells)]
+    seconds_per_probe = float(np.average(per_cell, weights=work))
+    shown = next(iter(measured.values()))
+    t = shown.t
+    n_tests = len(experiment.names) if experiment.nested else plan.n_cells
     null_sd = float(t[1:].std(ddof=1)) if len(t) > 2 else float("nan")
     effect = 2 * null_sd if effect is None else float(effect)
     power = (
-        simulate_power(effect, null_sd, plan.n_permutations, alpha, plan.n_cells, rng=generator(experiment.seed, _POWER))
+        simulate_power(effect, null_sd, plan.n_permutations, alpha, n_tests, rng=generator(experiment.seed, _POWER))
         if null_sd > 0
         else None
     )
@@ -160,9 +162,9 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
         seconds_per_probe,
         1 / seconds_per_probe,
         seconds_per_probe * plan.n_jobs,
-        len(t) * plan.jobs(0),
+        sum(m.jobs for m in measured.values()),
         _memory(plan.n_cells, plan.n_permutations),
-        int(_bytes_per_row(blocks[-1]) * plan.n_jobs) + 64 * sum(len(p.labels) for p in experiment.pairs) * plan.n_splits,
+        _disk(experiment, measured) + 64 * sum(len(p.labels) for p in experiment.pairs) * plan.n_splits,
         float(t[0]),
         float(t[1:].mean()) if len(t) > 1 else float("nan"),
         null_sd,
@@ -171,7 +173,51 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
         power,
         experiment.control,
         str(experiment.stop) if experiment.stop else None,
+        experiment.request.select,
+        {name: 1 / seconds for name, seconds in rate.items()},
     )
+
+
+class _Measured(NamedTuple):
+    """What a few replicates of a cell showed: their values (n,), columns by block, time of a job, jobs."""
+
+    t: np.ndarray
+    blocks: list[dict[str, np.ndarray]]
+    seconds_per_job: float
+    jobs: int
+
+
+def _first_cells(experiment: Experiment) -> list[str]:
+    """Names of the probes, in the order of the cells of the first pair."""
+    return [cell.probe for cell in experiment.cells[: len(experiment.probes)]]
+
+
+def _measure(experiment: Experiment, cell: int, seconds: float) -> _Measured:
+    """Compute growing blocks of a cell's first permutations; time grows with jobs, so that the last and largest block tells it."""
+    plan = experiment.plan
+    column = "similarity" if is_similarity(experiment.cells[cell].probe) else column_of(experiment.statistic, experiment.ks)
+    experiment.compute(Unit(cell, 0, 1))  # warm-up: compilation, caches, the observed value
+    begin, at, size, blocks = time.monotonic(), 0, 1, []
+    rates: list[float] = []
+    limit = min(plan.n_permutations, 100)
+    while at <= limit and (len(rates) < 2 or time.monotonic() - begin < seconds):
+        start = time.monotonic()
+        stop = min(at + size, plan.n_permutations + 1)
+        if stop <= at:
+            break
+        unit = Unit(cell, at, stop)
+        blocks.append(experiment.compute(unit))
+        rates.append((time.monotonic() - start) / plan.count([unit]))
+        at, size = stop, min(size * 4, experiment.unit_size())
+    t = np.concatenate([b[column].astype(np.float64) for b in blocks]).reshape(-1, plan.jobs(cell)).mean(axis=1)
+    return _Measured(t, blocks, rates[-1], len(t) * plan.jobs(cell))
+
+
+def _disk(experiment: Experiment, measured: dict[str, _Measured]) -> int:
+    """Bytes of all shards: a similarity has fewer columns than a probe that ranks."""
+    plan = experiment.plan
+    row = {name: _bytes_per_row(m.blocks[-1]) for name, m in measured.items()}
+    return int(sum(row[cell.probe] * plan.jobs(number) for number, cell in enumerate(experiment.cells)) * (plan.n_permutations + 1))
 
 
 def _memory(n_cells: int, n_permutations: int) -> int:
@@ -207,6 +253,10 @@ def describe(plan: RunPlan) -> list[str]:
         f"({plan.probes_per_second:,.0f} probes/s, measured on {plan.calibration_probes:,})",
         f"memory: about {_bytes(plan.memory_bytes)}; disk: about {_bytes(plan.disk_bytes)}",
     ]
+    if len(plan.per_probe) > 1:
+        lines.append("per second: " + ", ".join(f"{name} {rate:,.0f}" for name, rate in plan.per_probe.items()))
+    if plan.select == "nested":
+        lines.append("select: nested; each job trains once more on a part of the train classes; power is that of the first probe alone")
     if plan.control != "permute":
         lines.append(f"control: {plan.control}")
     if plan.stop:
@@ -217,7 +267,11 @@ def describe(plan: RunPlan) -> list[str]:
     return [
         *lines,
         f"power: {p.power:.0%} for an effect of {p.effect:.3g} above the control at level {p.alpha:g}"
-        + (f", adjusted for {p.n_tests} pairs" if p.n_tests > 1 else "")
+        + (
+            f", adjusted for {p.n_tests} {'pairs' if plan.n_cells == plan.n_pairs or plan.select == 'nested' else 'tests'}"
+            if p.n_tests > 1
+            else ""
+        )
         + f" (null sd {p.null_sd:.3g}, from {plan.calibration_permutations} permutations of the first pair)",
     ]
 

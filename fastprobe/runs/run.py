@@ -6,6 +6,7 @@ import inspect
 import os
 import platform
 import time
+import warnings
 from collections.abc import Callable, Generator
 from dataclasses import fields, replace
 from functools import cache
@@ -20,6 +21,7 @@ from ..protocol.plan import Unit, Work, train_count
 from ..protocol.probes import is_similarity
 from ..statistics.significance import PermutationTestResult, analyse_pairs
 from ..storage import open_folder
+from . import siblings
 from .choice import chosen
 from .engines import Finished, Pace, Task, local
 from .experiment import Experiment, prepare
@@ -348,6 +350,8 @@ def permutation_test(
     """
     experiment = continued(prepare(text, audio, request, **options), out)
     store = open_store(experiment, out, resume)
+    if (again := siblings.warning(siblings.tried(out, manifest(experiment, "running")))) is not None:
+        warnings.warn(again, stacklevel=2)
     for _ in execute(experiment, store):
         continue
     results = analyse(experiment, store)
