@@ -90,18 +90,23 @@ def _probes(named: Any, fields: dict[str, Any]) -> list[Any]:
     """The probes of `--probe`; "contrastive" stands for every combination of the options under The probe."""
     named = ["contrastive"] if not named else named if isinstance(named, list) else [named]
     if "contrastive" not in named:
-        _check_unused(named, [name for name, value in fields.items() if value not in (None, False)])
+        unused = _unused(named, [name for name, value in fields.items() if value not in (None, False)])
+        if unused:  # no error: one --config, or one line of a script, may serve several probes
+            typer.echo(f"note: {unused}", err=True)
     trained = ProbeConfig.grid(**read_several(PROBE, fields))
     return [probe for name in named for probe in (trained if name == "contrastive" else [name])]
 
 
-def _check_unused(named: list[Any], given: list[str]) -> None:
-    """Options of the trained probe where none is trained would be ignored in silence."""
-    if given:
-        probes = ", ".join(n if isinstance(n, str) else str(n.get("kind")) if isinstance(n, dict) else type(n).__name__ for n in named)
-        raise InputError(
-            f"`{given[0]}` is an option of the contrastive probe, and the probes are {probes}. Leave it out, or add --probe contrastive."
-        )
+def _unused(named: list[Any], given: list[str]) -> str | None:
+    """Which options of the trained probe change nothing, because none is trained."""
+    if not given:
+        return None
+    probes = ", ".join(n if isinstance(n, str) else str(n.get("kind")) if isinstance(n, dict) else type(n).__name__ for n in named)
+    options = ", ".join(f"`{name}`" for name in given)
+    return (
+        f"{options}: options of the contrastive probe, and the probes are {probes}: nothing reads them. "
+        "Leave them out, or add --probe contrastive."
+    )
 
 
 def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
@@ -246,7 +251,9 @@ def fit(
     else:
         config = as_probe(probe)
         sources = {name: ctx.get_parameter_source(name) for name in fields}
-        _check_unused([probe], [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"])
+        unused = _unused([probe], [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"])
+        if unused:
+            raise InputError(unused)
     texts = EmbeddingTable.load(text)
     names = sorted(set(texts.labels.tolist()))
     check_ks((k,), len(names))
