@@ -12,8 +12,7 @@ import numpy as np
 from .errors import InputError
 
 # Part of the contract with stored runs: numbers are never reused for another purpose.
-SPLIT, PERMUTATION, CLIPS, TEXT_START, AUDIO_START, SIMULATION, BOOTSTRAP, CONTROL = range(1, 9)
-INNER = 11
+SPLIT, PERMUTATION, CLIPS, TEXT_START, AUDIO_START, SIMULATION, BOOTSTRAP, CONTROL, BASELINE, CEILING, INNER = range(1, 12)
 
 
 def check_seed(seed: int) -> int:

@@ -12,6 +12,7 @@ import typer
 
 from .. import __version__
 from ..errors import InputError
+from ..extract.ngrams import MODEL
 from ..protocol.config import ProbeConfig
 from ..protocol.optimizers import OPTIMIZERS
 from ..protocol.probes import PROBES as KINDS
@@ -81,7 +82,7 @@ def _beside(config: Path, value: Any) -> Any:
     """Paths of a configuration file are relative to it, as in other tools; URLs and names such as fsd50k stay."""
     if isinstance(value, list):
         return [_beside(config, v) for v in value]
-    if not isinstance(value, str) or is_url(value) or value == "fsd50k":
+    if not isinstance(value, str) or is_url(value) or value.split(":")[0] in ("fsd50k", MODEL):
         return value
     return str(config.parent / value)
 
@@ -180,7 +181,7 @@ def run(
     given = {"text": text, "audio": audio, "out": out, "probe": probe, "similarity": similarity, **how, **request, **fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
-            if name in ("text", "audio", "groups", "out"):
+            if name in ("text", "audio", "groups", "out", "covariates", "baseline"):
                 value = _beside(config, value)
             source = ctx.get_parameter_source(name)
             if source is None or source.name != "COMMANDLINE":

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from ..protocol.cells import Cell
 from ..protocol.controls import CONTROLS
 from ..protocol.probes import is_similarity
+from ..statistics.baselines import verdict
 
 if TYPE_CHECKING:
     from ..runs.run import Progress
@@ -202,6 +203,18 @@ def _pvalue(value: float) -> str:
     return f"{value:.3g}"
 
 
+def references(summary: dict[str, Any]) -> Iterator[str]:
+    """What was taken out of both sides, and what the sounds reach in place of the texts."""
+    if taken := summary.get("covariates"):
+        yield (
+            f"covariates: {taken['degrees_of_freedom']} degrees of freedom taken out of both sides, of {summary['n_classes'] - 1} among "
+            f"{summary['n_classes']} classes ({_printable(', '.join(taken['names'][:8]))}{', ...' if len(taken['names']) > 8 else ''})."
+        )
+    for r in summary.get("ceilings", ()):
+        name = _printable(str(Cell(r["text"], r["audio"], r["probe"])))
+        yield f"{name}: {r['metric']} {_number(r['statistic'])}, what sounds reach in place of texts: a reference, not a bound."
+
+
 def best_configurations(summary: dict[str, Any]) -> Iterator[str]:
     """A sentence per pair about its best configuration, where the run has several; its p pays for the choice."""
     for family in summary.get("families", ()):
@@ -232,7 +245,12 @@ def conclusion(record: dict[str, Any], control: str = "permute", level: float = 
     value = f"{record['metric']} {_number(record['statistic'])} {where} against {null}"
     p = f"p = {_pvalue(record['pvalue_maxT'])}"
     if record["pvalue_maxT"] <= level:
-        return f"{name}: the geometry carries over ({value}; {p})."
+        beats = record.get("beats_baseline")
+        if beats is not None:
+            p += (
+                f"; {record['baseline_difference']:+.3f} against {_printable(record['baseline'])}, p = {_pvalue(record['pvalue_baseline'])}"
+            )
+        return f"{name}: {verdict(record['pvalue_maxT'], beats, _printable(record.get('baseline_words', '')), level)} ({value}; {p})."
     least = 1 / (1 + record["n_permutations"])
     if least > level and not record.get("stop"):
         p += f", which {record['n_permutations']} permutations cannot bring below {_pvalue(least)}"

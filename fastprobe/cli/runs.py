@@ -93,12 +93,16 @@ def carry_out(
     quiet = quiet or log_json == "-"
     with interruptible(out, log, f"the same command and --resume --out {out}"):
         try:
-            experiment = _run.continued(_run.prepare(text, audio, request), out)
+            experiment = _run.continued(_run.prepare(text, audio, _run.as_begun(request, out)), out)
             plan = experiment.plan
+            if experiment.request.groups is not None and experiment.groups is None:
+                typer.echo("note: the groups are a baseline here; to permute within them, add --control permute-within.", err=True)
+            for note in experiment.notes:
+                typer.echo(f"note: {note}", err=True)
             if not quiet:
                 whole = "" if part[1] == 1 else f", part {part[0]}/{part[1]} of it"
                 typer.echo(
-                    f"{len(experiment.names)} pairs x {_probes(experiment)}{plan.n_splits} splits x {plan.n_seeds} seeds x "
+                    f"{_pairs(experiment)} x {_probes(experiment)}{plan.n_splits} splits x {plan.n_seeds} seeds x "
                     f"(1 + {plan.n_permutations:,} permutations) = {plan.n_jobs:,} probes{whole}, backend {experiment.backend}, into {out}",
                     err=True,
                 )
@@ -127,6 +131,13 @@ def carry_out(
         typer.echo("\n".join(opening(summary)))
     show_summary(summary)
     typer.echo(f"run directory: {out}", err=True)
+
+
+def _pairs(experiment: Any) -> str:
+    references = experiment.plan.observed_only // len(experiment.probes)
+    beside = [f"baselines {', '.join(experiment.baselines)}"] if experiment.baselines else []
+    beside += [f"{references} ceilings, observed only"] if references else []
+    return f"{len(experiment.names)} pairs" + (f" (with {'; '.join(beside)})" if beside else "")
 
 
 def _probes(experiment: Any) -> str:
@@ -162,11 +173,13 @@ def _drive(steps: Generator[Any, None, None], plan: Any, quiet: bool, log: Any) 
 
 def show_summary(summary: dict[str, Any]) -> None:
     """Results table and conclusions on stdout."""
-    from .console import best_configurations, conclusion, output, results_table
+    from .console import best_configurations, conclusion, output, references, results_table
 
     console = output()
     console.print(results_table(summary["pairs"]))
-    for record in summary["pairs"]:
+    for line in references(summary):
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    for record in (r for r in summary["pairs"] if r.get("role") != "baseline"):
         console.print(conclusion(record, summary["control"]), highlight=False, markup=False, soft_wrap=True)
     for line in best_configurations(summary):
         console.print(line, highlight=False, markup=False, soft_wrap=True)

@@ -8,6 +8,8 @@ definition, in float64; the backends are tested against it.
 
 from __future__ import annotations
 
+from copy import copy
+
 import numpy as np
 
 from ..errors import InputError, needs
@@ -74,6 +76,12 @@ class ClosedForm:
         self._truth = np.searchsorted(self.test, self.labels)
         # Where this split puts clips and texts under a permutation.
         self.form = form_of(probe, SplitData(text, audio, labels, self.train, queries), backend == "cpp")
+
+    def with_text(self, text: np.ndarray) -> ClosedForm:
+        """The same probe, split and sounds with other texts, float64 (C, r_text): nothing of the audio side is made again."""
+        other = copy(self)
+        other.form = self.form.with_text(text)
+        return other
 
     def scores(self, permutation: np.ndarray) -> np.ndarray:
         """s(c, i) of one replicate, float64 (Q, C): one row per query, one column per class."""

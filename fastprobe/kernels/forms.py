@@ -13,6 +13,7 @@ To add one: a class like these and its line in `FORMS`.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -67,7 +68,7 @@ class Heads(NamedTuple):
 
 
 class Form:
-    """A closed form at one split. A subclass has `place` and `heads`; `factors` follows, and may be overridden by something faster.
+    """A closed form at one split. A subclass has `set_text`, `place` and `heads`; `factors` follows, and may be made faster.
 
     Parameters
     ----------
@@ -79,6 +80,16 @@ class Form:
 
     def __init__(self, probe: Any, data: SplitData, native: bool) -> None:
         raise NotImplementedError
+
+    def set_text(self, text: np.ndarray) -> None:
+        """Make whatever depends on the texts, float64 (C, r_text), and on no permutation."""
+        raise NotImplementedError
+
+    def with_text(self, text: np.ndarray) -> Form:
+        """The same form with other texts: nothing of the audio side is made again."""
+        other = copy(self)
+        other.set_text(text)
+        return other
 
     def place(self, permutation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Queries (Q, w), and texts of unit length (C, w) in the order of their rows, of one replicate."""
@@ -110,8 +121,7 @@ class RidgeForm(Form):
     """
 
     def __init__(self, probe: Ridge, data: SplitData, native: bool) -> None:
-        self.text, self.train, self.native = data.text, data.train, native
-        self.unit = unit_rows(self.text)
+        self.train, self.native = data.train, native
         if probe.fit_on == "centroid":
             x, groups = data.centroids(), np.arange(len(self.train))
         else:
@@ -132,7 +142,11 @@ class RidgeForm(Form):
                 mine = groups == c
                 residual[mine] = np.linalg.solve(alpha * len(x) * inverse[np.ix_(mine, mine)], residual[mine])
             forms.append(residual.T @ residual)
-        self.smoother, self.errors, self._gram = np.stack(smoother), np.stack(forms), self.text @ self.text.T
+        self.smoother, self.errors = np.stack(smoother), np.stack(forms)
+        self.set_text(data.text)
+
+    def set_text(self, text: np.ndarray) -> None:
+        self.text, self.unit, self._gram = text, unit_rows(text), text @ text.T
         self._fixed: tuple[np.ndarray, np.ndarray] | None = None
 
     def choose(self, permutations: np.ndarray) -> np.ndarray:
@@ -166,20 +180,30 @@ class RotationForm(Form):
     """Procrustes and CCA: X, T and queries, centred and (CCA) whitened; X is reduced to its row space."""
 
     def __init__(self, probe: Procrustes | CCA, data: SplitData, native: bool) -> None:
-        x, self.train = data.centroids(), data.train
-        self._means = data.text.mean(axis=0), x.mean(axis=0)
-        query, x, self.text = data.audio[data.queries] - self._means[1], x - self._means[1], data.text - self._means[0]
-        self._whitening: tuple[np.ndarray, np.ndarray] | None = None
+        self.probe, x, self.train = probe, data.centroids(), data.train
+        self._mean_of_audio = x.mean(axis=0)
+        query, x = data.audio[data.queries] - self._mean_of_audio, x - self._mean_of_audio
+        self._of_audio: np.ndarray | None = None
         if isinstance(probe, CCA):
-            of_text, of_audio = self._whitening = _whitening(self.text, probe.shrinkage), _whitening(x, probe.shrinkage)
-            x, query, self.text = x @ of_audio, query @ of_audio, self.text @ of_text
+            self._of_audio = _whitening(x, probe.shrinkage)
+            x, query = x @ self._of_audio, query @ self._of_audio
         u, s, vt = np.linalg.svd(x, full_matrices=False)
         kept = s > max(x.shape) * np.finfo(np.float64).eps * s[0]
         self._left, self._query, self._rows_of_x = (u[:, kept] * s[kept]).T, query @ vt[kept].T, vt[kept].T
+        self.set_text(data.text)
+
+    def set_text(self, text: np.ndarray) -> None:
+        self._mean_of_text = text.mean(axis=0)
+        self.text = text - self._mean_of_text
+        self._of_text: np.ndarray | None = None
+        if isinstance(self.probe, CCA):
+            self._of_text = _whitening(self.text, self.probe.shrinkage)
+            self.text = self.text @ self._of_text
         rank = min(len(self._left), np.linalg.matrix_rank(self.text))
-        if probe.dim is not None and probe.dim > rank:
-            raise InputError(f"`dim` must be at most the rank of the train classes, {rank}; got {probe.dim}. Lower it or add classes.")
-        self._dim = rank if probe.dim is None else probe.dim
+        dim = self.probe.dim
+        if dim is not None and dim > rank:
+            raise InputError(f"`dim` must be at most the rank of the train classes, {rank}; got {dim}. Lower it or add classes.")
+        self._dim = rank if dim is None else dim
 
     def _rotation(self, permutation: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """U_d and V_d of one replicate: the axes of the shared space on either side."""
@@ -200,9 +224,9 @@ class RotationForm(Form):
     def heads(self, permutation: np.ndarray) -> Heads:
         u, v = self._rotation(permutation)
         text, audio = v, self._rows_of_x @ u
-        if self._whitening is not None:
-            text, audio = self._whitening[0] @ text, self._whitening[1] @ audio
-        return Heads(text, audio, *self._means)
+        if self._of_text is not None and self._of_audio is not None:
+            text, audio = self._of_text @ text, self._of_audio @ audio
+        return Heads(text, audio, self._mean_of_text, self._mean_of_audio)
 
 
 def _whitening(x: np.ndarray, shrinkage: float) -> np.ndarray:

@@ -199,8 +199,11 @@ def group_of(control: str, groups: Any, within: str | None, classes: np.ndarray,
         Ascending.
     """
     check_control(control, groups, n_splits)
-    if groups is None:
-        return None
+    return None if groups is None else groups_for(groups, within, classes)
+
+
+def groups_for(groups: Any, within: str | None, classes: np.ndarray) -> np.ndarray:
+    """The group of each class, str (C,), from a file, a mapping or a sequence."""
     if isinstance(groups, (str, os.PathLike)):
         if not within:
             raise InputError("`within` must name the column of `groups` to stay within; got none.")

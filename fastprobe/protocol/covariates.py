@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-from collections.abc import Sequence
+import os
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from ..errors import InputError
-from ..storage import local_copy
+from ..tables.vocabulary import read_csv
 
 # Residuals in fewer dimensions than this have too few distinct arrangements to split into train and test classes.
 RESIDUAL_DIMENSIONS = 4
@@ -133,28 +134,85 @@ def read_covariates(path: str | Path, labels: Sequence[str]) -> Design:
     InputError
         No such file, no column `label`, no covariate, a label missing or given twice, and what `design` refuses.
     """
-    try:
-        with local_copy(path) as source, open(source, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file)
-            rows, fields = list(reader), list(reader.fieldnames or ())
-    except (OSError, InputError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"`covariates` must be a CSV that can be read; got {str(path)!r}: {error}.") from error
-    columns = [f for f in fields if f != "label"]
-    if "label" not in fields or not columns:
-        raise InputError(f"`covariates` must have a column `label` and at least one more; {str(path)!r} has {fields}.")
+    names, matrix = covariate_columns(covariates_of_file(path, labels))
+    return design(matrix, names)
+
+
+def covariates_of_file(path: str | os.PathLike, labels: Sequence[str]) -> dict[str, list[str]]:
+    """Columns of a CSV by label, in the order of `labels`; "fsd50k" names the vocabulary that comes with fastprobe."""
+    rows = read_csv(path, "covariates", ("label",))
+    columns = [f for f in (rows[0] if rows else ()) if f != "label"]
+    if not columns:
+        raise InputError(f"`covariates` must have a column `label`, at least one more, and a row per class; {str(path)!r} has not.")
     by_label = {row["label"]: row for row in rows}
     if len(by_label) < len(rows):
         raise InputError(f"`covariates` must give each label once; {str(path)!r} has {len(rows)} rows of {len(by_label)} labels.")
-    if missing := [c for c in labels if c not in by_label]:
+    if missing := [str(c) for c in labels if c not in by_label]:
         raise InputError(f"`covariates` must have every class; {len(missing)} of {len(labels)} are missing, such as {missing[:3]}.")
+    return {column: [by_label[c][column] for c in labels] for column in columns}
+
+
+def covariate_columns(columns: Mapping[str, Sequence[Any]]) -> tuple[list[str], np.ndarray]:
+    """Names and float64 (C, q) of columns of numbers and categories; a category gives an indicator for each of its values.
+
+    Raises
+    ------
+    InputError
+        Columns of different lengths.
+    """
     names, parts = [], []
-    for column in columns:
-        values = [by_label[c][column] or "" for c in labels]
+    for column, given in columns.items():
+        values = list(given)
+        if empty := sum(v is None or str(v).strip() == "" for v in values):
+            raise InputError(f"`covariates` must have a value for every class; column {column!r} is empty for {empty}. Fill or drop it.")
         try:
             parts.append(np.array([float(v) for v in values]))
             names.append(column)
         except ValueError:
-            for level in sorted(set(values)):
-                parts.append(np.array([v == level for v in values], np.float64))
+            levels = [str(v) for v in values]
+            for level in sorted(set(levels)):
+                parts.append(np.array([v == level for v in levels], np.float64))
                 names.append(f"{column}={level}")
-    return design(np.stack(parts, axis=1), names)
+    if len({len(p) for p in parts}) > 1:
+        raise InputError(f"`covariates` must have a value for every class in each column; got {sorted({len(p) for p in parts})} values.")
+    return names, np.stack(parts, axis=1)
+
+
+def check_leverage(found: Design, labels: Sequence[str]) -> None:
+    """Refuse covariates that explain a class completely, so that nothing of it is left to test.
+
+    Raises
+    ------
+    InputError
+        A category of a single class, or the like.
+    """
+    alone = [str(c) for c, h in zip(labels, (found.basis**2).sum(axis=1)) if h > 1 - 1e-9]
+    if alone:
+        raise InputError(
+            f"`covariates` must not explain a class completely, as a category of one class does; {len(alone)} are, such as {alone[:3]}. "
+            "Join rare categories, or leave these classes out."
+        )
+
+
+def cut_into_bins(groups: np.ndarray, columns: Mapping[str, Sequence[Any]]) -> str | None:
+    """The numeric column that groups are bins of, if there is one: by its order each group is one stretch.
+
+    Examples
+    --------
+    >>> cut_into_bins(np.array(["low", "high", "low", "high"]), {"loudness": [0.1, 3.0, 0.4, 2.0]})
+    'loudness'
+    """
+    for name, given in columns.items():
+        try:
+            values = np.array([float(v) for v in given])
+        except ValueError:
+            continue
+        n_groups, distinct = len(set(groups.tolist())), np.unique(values)
+        numbered = len(distinct) == len(values) and np.array_equal(distinct - distinct[0], np.arange(len(values)))
+        if numbered or len(distinct) <= n_groups or n_groups < 2:  # a mere numbering of the classes is no covariate
+            continue
+        # Within one value any order of the groups will do, so that the best one is taken.
+        ordered = groups[np.lexsort((groups, values))]
+        if 1 + int((ordered[1:] != ordered[:-1]).sum()) == n_groups:
+            return name
+    return None

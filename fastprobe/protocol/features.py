@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from hashlib import blake2b
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from ..errors import InputError
 from ..tables.embeddings import EmbeddingTable, check_labels
 from .config import ProbeConfig
+from .covariates import Design
 
 
 @dataclass(frozen=True, eq=False)
@@ -139,17 +140,20 @@ class TableFeatures:
     preprocessing: Preprocessing
 
 
-def table_features(table: EmbeddingTable, config: ProbeConfig) -> TableFeatures:
-    """Put the rows in canonical order, then fit and apply the preprocessing.
-
-    The order is by label, then by the digest of the vector, then by id: a function of the content, so
+def canonical_order(table: EmbeddingTable) -> np.ndarray:
+    """Rows by label, then by the digest of the vector, then by id, int64 (n,): a function of the content, so
     that a table read from a reordered file trains the same probes, with or without ids.
     """
     digest = np.array(
         [int.from_bytes(blake2b(row.tobytes(), digest_size=8).digest(), "big") for row in table.vectors.astype("<f4", copy=False)],
         dtype=np.uint64,
     )
-    order = np.lexsort((table.ids, digest, table.labels))
+    return np.lexsort((table.ids, digest, table.labels))
+
+
+def table_features(table: EmbeddingTable, config: ProbeConfig) -> TableFeatures:
+    """Put the rows in canonical order, then fit and apply the preprocessing."""
+    order = canonical_order(table)
     labels, ids = table.labels[order], table.ids[order]
     vectors = table.vectors[order]
     pre = fit_preprocessing(vectors, str(config.basis), config.energy, config.bias, table.name)
@@ -188,3 +192,39 @@ def make_pair(
         t.preprocessing,
         a.preprocessing,
     )
+
+
+def residual_pair(pair: PairData, design: Design) -> PairData:
+    """The pair with the covariates of its classes taken out of both sides, each scaled to a root-mean-square length of 1 again.
+
+        T <- R T        x_i <- x_i - (H M)_(y_i)        M: class centroids
+
+    A column of ones for the bias stays as it is.
+
+    Raises
+    ------
+    InputError
+        A table of which nothing is left.
+    """
+
+    def scaled(rows: np.ndarray, before: np.ndarray, bias: bool, name: str) -> np.ndarray:
+        size, whole = (float(np.sqrt(np.einsum("ij,ij->", x, x) / len(x))) for x in (rows, before))
+        if not size > 1e-9 * whole:
+            raise InputError(f"`covariates` leave nothing of {name}: they explain all of its class means. Take out fewer columns.")
+        return np.column_stack([rows / size, np.ones(len(rows))]) if bias else rows / size
+
+    of_text, of_audio = pair.text_preprocessing.bias, pair.audio_preprocessing.bias
+    text, audio = pair.text[:, : pair.text.shape[1] - of_text], pair.audio[:, : pair.audio.shape[1] - of_audio]
+    return replace(
+        pair,
+        text=scaled(design.residualise(text), text, of_text, pair.text_name),
+        audio=scaled(design.residualise_clips(audio, pair.labels), audio, of_audio, pair.audio_name),
+    )
+
+
+def residual_text(pair: PairData, design: Design, permutation: np.ndarray) -> np.ndarray:
+    """Texts of one permutation of a `residual_pair`: R (R T)_pi, residualised again after the rows have moved, float64 (C, r)."""
+    moved = pair.text[permutation]
+    if not pair.text_preprocessing.bias:
+        return design.residualise(moved)
+    return np.column_stack([design.residualise(moved[:, :-1]), moved[:, -1]])

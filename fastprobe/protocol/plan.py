@@ -178,6 +178,8 @@ class JobPlan:
     shapes : tuple of (int, int)
         Splits and repeats of each cell, where they differ: a closed-form probe has no repeats, a similarity no splits
         either. Empty when all cells have all of them.
+    observed_only : int
+        How many cells, the last ones, have the observed run alone: references, which test nothing.
     """
 
     n_cells: int
@@ -185,6 +187,7 @@ class JobPlan:
     n_seeds: int
     n_permutations: int
     shapes: tuple[tuple[int, int], ...] = ()
+    observed_only: int = 0
 
     def __post_init__(self) -> None:
         for name, low in (("n_cells", 1), ("n_splits", 1), ("n_seeds", 1), ("n_permutations", 0)):
@@ -198,6 +201,15 @@ class JobPlan:
         """Splits and repeats of a cell."""
         return self.shapes[cell] if self.shapes else (self.n_splits, self.n_seeds)
 
+    @property
+    def n_tested(self) -> int:
+        """Cells with permutations; they come first."""
+        return self.n_cells - self.observed_only
+
+    def replicates(self, cell: int) -> int:
+        """Replicates of a cell, the observed run included."""
+        return self.n_permutations + 1 if cell < self.n_tested else 1
+
     def jobs(self, cell: int) -> int:
         """Jobs of a cell in one replicate."""
         splits, repeats = self.shape(cell)
@@ -210,13 +222,13 @@ class JobPlan:
     @property
     def n_jobs(self) -> int:
         """All jobs of the run."""
-        return sum(map(self.jobs, range(self.n_cells))) * (self.n_permutations + 1)
+        return sum(self.jobs(cell) * self.replicates(cell) for cell in range(self.n_cells))
 
     def __iter__(self) -> Iterator[Job]:
         """Every job, in storage order."""
         for cell in range(self.n_cells):
             splits, repeats = self.shape(cell)
-            for b in range(self.n_permutations + 1):
+            for b in range(self.replicates(cell)):
                 for split in range(splits):
                     for repeat in range(repeats):
                         yield Job(cell, split, repeat, b)
@@ -225,7 +237,7 @@ class JobPlan:
         """Part `index` of `count`: a partition of the plan that depends on the plan and `count` alone.
 
         Replicates are numbered b * n_cells + cell, permutations first; a part is one stretch of these
-        numbers, so that parts differ by one replicate at most.
+        numbers, so that parts differ by one replicate at most (and by cells of which only the observed run is wanted).
 
         Returns
         -------
@@ -241,7 +253,9 @@ class JobPlan:
             raise InputError(f"`shard` I/N must have 0 <= I < N; got {index}/{count}.")
         total = self.n_cells * (self.n_permutations + 1)
         low, high = index * total // count, (index + 1) * total // count
-        ranges = (Unit(p, -((p - low) // self.n_cells), -((p - high) // self.n_cells)) for p in range(self.n_cells))
+        ranges = (
+            Unit(p, -((p - low) // self.n_cells), min(-((p - high) // self.n_cells), self.replicates(p))) for p in range(self.n_cells)
+        )
         return [u for u in ranges if u.stop > u.start]
 
     def gaps(self, done: Iterable[Unit], wanted: list[Unit] | None = None) -> list[Unit]:

@@ -24,7 +24,7 @@ def write_single(run_dir: Location, out: Location, categories: Location | None) 
     found = tables.comparisons(run)
     maps = []
     for audio in run.audios[:MAX_MAPS]:
-        pair = run.strongest(run.pairs_of(audio))
+        pair = run.strongest([i for i in run.pairs_of(audio) if run.records[i] in run.models])
         aligned = procrustes_of(run, pair)
         if isinstance(aligned, str):
             if aligned not in run.notes:

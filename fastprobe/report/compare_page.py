@@ -56,7 +56,7 @@ def compared(first: RunData, second: RunData, matched: list[tuple[int, int]], fo
                 "difference",
                 f"p max-T, {first.name}",
                 f"p max-T, {second.name}",
-                *(["95% interval", "p", "p Holm", "p sign-flip by class"] if found else []),
+                *(["95% interval", "p", "p Holm", "p sign-flip, given these probes"] if found else []),
             ],
             body,
             1,
@@ -82,13 +82,14 @@ def settings_that_differ(first: RunData, second: RunData) -> list[list[str]]:
     """Rows (setting, value in the first, value in the second)."""
 
     def flat(run: RunData) -> dict[str, Any]:
-        own = {k: v for k, v in run.identity.items() if k not in ("pairs", "inputs", "probe", "groups")}
+        own = {k: v for k, v in run.identity.items() if k not in ("pairs", "inputs", "probe", "groups", "categories", "covariates")}
         tables_ = {f"{t['side']} table {t['name']}": t["digest"][:16] for t in run.identity["inputs"]}
         return {
             **own,
             "permutations": run.n_permutations,
             "statistic": run.statistic,
             "classes": run.summary["n_classes"],
+            "covariates": ", ".join(run.identity.get("covariates", {}).get("names", ())) or "–",
             **{f"probe.{k}": v for k, v in run.identity["probe"].items()},
             **tables_,
         }

@@ -15,11 +15,11 @@ from ..errors import InputError, StoreError
 from ..protocol.metrics import column_of, lower_is_better, statistic_ks
 from ..protocol.plan import JobPlan, train_count
 from ..protocol.probes import is_similarity
-from ..randomness import BOOTSTRAP, generator
-from ..runs.manifest import cells_of, shapes_of
+from ..runs.manifest import cells_of, observed_only_of, shapes_of
 from ..runs.siblings import Tried, tried
 from ..runs.store import ResultStore, read_manifest
 from ..runs.summary import layers
+from ..statistics.intervals import class_interval
 from ..statistics.significance import Interval
 from ..storage import Folder, RemoteFolder, is_url, local_path, name_of, open_folder
 from ..tables.embeddings import EmbeddingTable
@@ -79,7 +79,7 @@ class RunData:
     curve : Curve
     observed : Observed or None
     intervals : list of Interval
-        Class bootstrap of the observed acc@k of each pair; empty without `observed`.
+        On the statistic of each pair, over fresh classes; NaN where there is a single split, or none.
     confusions : dict of pair -> list of (label, retrieved, share of the label's queries)
     categories : dict of label -> category
     tried : Tried or None
@@ -142,6 +142,16 @@ class RunData:
     def texts(self) -> list[str]:
         """Text tables, in order."""
         return list(dict.fromkeys(r["text"] for r in self.records))
+
+    @property
+    def models(self) -> list[dict[str, Any]]:
+        """The records of what is under test: all but those of baselines."""
+        return [r for r in self.records if r.get("role") != "baseline"]
+
+    @property
+    def ceilings(self) -> list[dict[str, Any]]:
+        """What the sounds reach in place of the texts, a record for each; references, which test nothing."""
+        return self.summary.get("ceilings", [])
 
     def pairs_of(self, audio: str) -> list[int]:
         """Numbers of the pairs with this audio table."""
@@ -232,16 +242,21 @@ def load_run(path: str | os.PathLike, categories: str | os.PathLike | None = Non
     notes: list[str] = []
     ks = tuple(identity["k"])
     cells = cells_of(identity)
-    plan = JobPlan(len(cells), identity["splits"], identity["seeds"], manifest["permutations"], shapes_of(identity))
+    plan = JobPlan(
+        len(cells), identity["splits"], identity["seeds"], manifest["permutations"], shapes_of(identity), observed_only_of(identity)
+    )
     _tell_probes_apart(summary, identity)
     columns = list(dict.fromkeys([column_of(summary["statistic"], ks), *(f"acc@{k}_macro" for k in ks)]))
     replicates, per_split = ResultStore.open(folder).replicates(columns, plan)
+    replicates = {name: t[: plan.n_tested] for name, t in replicates.items()}
+    per_split = per_split[: plan.n_tested]
     if not np.isfinite(replicates[columns[0]]).all():
         raise StoreError(f"{folder}: some permutations are not stored yet. Finish the run with --resume, then report it.")
     curve = _curve(ks, replicates)
     k = (statistic_ks(summary["statistic"]) or ((3,) if 3 in ks else ks[:1]))[0]
     observed = _observed(folder, identity, k, notes)
-    intervals = [] if observed is None else _intervals(observed, identity["seed"])
+    n_train = train_count(summary["n_classes"], identity["train_fraction"])
+    intervals = [class_interval(row, n_train, summary["n_classes"] - n_train) for row in per_split]
     return RunData(
         str(path) if is_url(path) else local_path(path),
         manifest,
@@ -321,7 +336,7 @@ def _observed(folder: Folder | RemoteFolder, identity: dict[str, Any], k: int, n
         ["text", "audio", "probe", "split", "label", "rank"],
         ["text", "audio", "probe", "label"],
         notes,
-        "Accuracy by class and its bootstrap interval",
+        "Accuracy by class",
     )
     if data is None:
         return None
@@ -334,15 +349,6 @@ def _observed(folder: Folder | RemoteFolder, identity: dict[str, Any], k: int, n
     order = np.argsort(classes)
     accuracy = np.divide(hits, count, out=np.full(shape, np.nan), where=count > 0)[..., order]
     return Observed(k, classes[order], accuracy, count.max(axis=(0, 1))[order] // identity["seeds"])
-
-
-def _intervals(observed: Observed, seed: int) -> list[Interval]:
-    """A class-bootstrap interval per cell; NaN for similarities, which rank nothing."""
-    from ..statistics.intervals import class_bootstraps
-
-    ranked = np.isfinite(observed.accuracy).any(axis=(1, 2))
-    found = iter(class_bootstraps(observed.accuracy[ranked], resamples=2000, rng=generator(seed, BOOTSTRAP)) if ranked.any() else ())
-    return [next(found) if has else Interval(float("nan"), float("nan")) for has in ranked]
 
 
 def _confusions(
@@ -363,7 +369,7 @@ def _confusions(
     pair = _cell_numbers(data, identity)
     right = labels[label] == names[retrieved]
     out = {}
-    for i in range(len(cells_of(identity))):
+    for i in range(len(cells_of(identity)) - observed_only_of(identity)):
         rows = first & (pair == i)
         asked = np.bincount(label[rows], minlength=len(labels))
         wrong = rows & ~right

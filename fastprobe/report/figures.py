@@ -12,6 +12,7 @@ from matplotlib import rc_context
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from ..protocol.probes import is_similarity
 from .data import RunData
 from .text import number, pvalue
 
@@ -107,12 +108,17 @@ def accuracy(run: RunData, audio: str) -> Figure:
             ends[pairs.index(i)] += r["sem_corrected"]
     chance = run.records[pairs[0]]["chance"]
     controls = [run.records[i]["null_mean"] + (run.records[i]["null_sd"] or 0) for i in pairs] if has_null else []
-    span = max(*ends, *controls, chance or 0, 1e-9)
+    references = ceilings_of(run, audio)
+    span = max(*ends, *controls, *(r["statistic"] for r in references), chance or 0, 1e-9)
     for row, i, end in zip(y, pairs, ends):
         if has_null and (mark := stars(run.records[i]["pvalue_maxT"])):
             ax.text(end + 0.02 * span, row + 0.12, mark, va="center", fontsize=8.5)
     if chance is not None:
         ax.axvline(chance, color=RED, lw=1, ls=(0, (3, 2)), label="chance of a random ranking")
+    for r in references:
+        own = r["text"].startswith(f"{audio}, half")
+        label = f"reference: {'own' if own else 'other'} sounds"
+        ax.axvline(r["statistic"], color=GREEN if own else PURPLE, lw=1, ls=(0, (1, 2)), label=label)
     alone = len(groups) > 1 and not headed
     ax.set_yticks(y, [short(run.records[i]["probe"] if alone else run.table_of(i)) for i in pairs])
     ax.set_xlim(0, span * 1.16)
@@ -122,6 +128,14 @@ def accuracy(run: RunData, audio: str) -> Figure:
     ax.set_xlabel(f"{run.statistic} on unseen classes" + ("\n(smaller is better)" if run.lower_is_better else ""))
     figure.legend(loc="outside lower center", ncols=2, handlelength=1.4, columnspacing=1.2)
     return figure
+
+
+def ceilings_of(run: RunData, audio: str) -> list[dict[str, Any]]:
+    """The references that are drawn on an audio table's bars: its own sounds in place of the texts, and the best other table's."""
+    here = [r for r in run.ceilings if r["audio"] == audio and not is_similarity(r["probe"])]
+    best = sorted(here, key=lambda r: r["statistic"], reverse=not run.lower_is_better)
+    own = [r for r in best if r["text"].startswith(f"{audio}, half")]
+    return [*own[:1], *[r for r in best if r not in own][:1]]
 
 
 @rc_context(STYLE)

@@ -10,6 +10,7 @@ from ..protocol.metrics import UNSEEN, is_unseen, metric_of, statistic_ks
 from ..protocol.optimizers import OPTIMIZERS
 from ..protocol.plan import train_count
 from ..protocol.probes import PROBES, SIMILARITIES, is_similarity, is_trained
+from ..runs.references import role_of
 from ..statistics.sequential import parse_stop
 from .data import RunData, n_classes_of
 from .text import listing, number, plural, pvalue
@@ -42,6 +43,9 @@ REFERENCES = {
     "Knijnenburg et al. 2009": "T. A. Knijnenburg et al. Fewer permutations, more accurate P-values. Bioinformatics 25, i161-i168, 2009.",
     "Peschel et al. 2026": "S. Peschel et al. permApprox: a general framework for accurate permutation p-value approximation. "
     "arXiv:2602.22975, 2026.",
+    "Freedman & Lane 1983": "D. Freedman and D. Lane. A nonstochastic interpretation of reported significance levels. Journal of Business "
+    "& Economic Statistics 1, 292-298, 1983.",
+    "Berger 1982": "R. L. Berger. Multiparameter hypothesis testing and acceptance sampling. Technometrics 24, 295-300, 1982.",
     "Okabe & Ito 2008": "M. Okabe and K. Ito. Color universal design, 2008.",
 }
 
@@ -137,7 +141,9 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
     )
     names = list(identity.get("probes", ("contrastive",)))
     trained = [name for name in names if is_trained(name)]
-    texts, audios = (list(dict.fromkeys(pair[side] for pair in identity["pairs"])) for side in (0, 1))
+    role = {t["name"]: role_of(t) for t in identity["inputs"] if t["side"] == "text"}
+    tables = {side: list(dict.fromkeys(pair[i] for pair in identity["pairs"])) for i, side in enumerate(("text", "audio"))}
+    texts, audios = [t for t in tables["text"] if role.get(t, "model") == "model"], tables["audio"]
     what = "contrastive linear probes (Ngo & Kim 2024)" if names == ["contrastive"] else f"{plural(len(names), 'probe')} ({listing(names)})"
     out = [
         f"We asked whether the geometry of {plural(len(texts), 'text embedding table')} ({listing(texts)}) carries over to "
@@ -167,6 +173,7 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
             f"{hubs}, ties counting against the true one. "
             f"The statistic is {run.statistic}{macro}, averaged over {'splits and starts' if r > 1 else 'splits'}."
         )
+    out += _held_against(run, [t for t in tables["text"] if role.get(t) == "baseline"])
     if alike := [name for name in names if is_similarity(name)]:
         words = "; ".join(f"{name}: {SIMILARITIES[name.split(':')[0]]}" for name in alike)
         out.append(f"Similarities were computed between the texts and the class means of the sounds over all {n} classes ({words}).")
@@ -221,11 +228,12 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
             "Error bars are the standard error over splits and the one corrected for overlapping splits, variance "
             f"(1/{j} + {n_test}/{n_train}) S² (Nadeau & Bengio 2003)."
         )
-    if run.observed is not None:
         out.append(
-            f"Intervals on acc@{run.observed.k} are percentile intervals of a bootstrap over classes (Efron & Tibshirani "
-            "1993). Selectivity is observed minus control (Hewitt & Liang 2019)."
+            f"Intervals on {run.statistic} are for fresh classes, training included: the observed value plus and minus the corrected "
+            f"standard error times the quantile of t with {j - 1} degrees of freedom."
         )
+    if b:
+        out.append("Selectivity is observed minus control (Hewitt & Liang 2019).")
     if with_map:
         out.append(
             "For the map, class centroids were aligned by an orthogonal Procrustes rotation in at most 20 principal components; m² "
@@ -239,6 +247,25 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
         f"{identity['seed']})."
     )
     return " ".join(out)
+
+
+def _held_against(run: RunData, baselines: list[str]) -> list[str]:
+    """Sentences about covariates, baselines and ceilings, where the run has them."""
+    out = []
+    if taken := run.summary.get("covariates"):
+        out.append(
+            f"{listing(taken['names'])} ({plural(taken['degrees_of_freedom'], 'degree')} of freedom) were regressed out of the texts and "
+            "of the class means of the sounds, and out of the texts again after every permutation (Freedman & Lane 1983)."
+        )
+    if baselines:
+        out.append(
+            f"Surface baselines ({listing(baselines)}) were tested beside the models. A model beats them where the largest p over "
+            "baselines is at most .05, for each the larger of a one-sided t-test over splits, corrected for their overlap, and the share "
+            "of permutations in which its lead is as large (an intersection-union test; Berger 1982)."
+        )
+    if run.ceilings:
+        out.append("As references, class means of one half of the clips, and of the other audio tables, took the place of the texts.")
+    return out
 
 
 def caveats(run: RunData) -> list[str]:
@@ -316,9 +343,10 @@ def caveats(run: RunData) -> list[str]:
                 f"{family['n_configurations']} configurations were tried. Their own p-values are adjusted for all of them; the best of "
                 "each pair stands in the family 'best configuration', where the choice is repeated inside every permutation."
             )
-    if run.observed is not None:
+    out += [note[0].upper() + note[1:] for note in run.manifest.get("notes", ())]
+    if run.categories and run.observed is not None:
         out.append(
-            "The bootstrap over classes holds the trained probes fixed; it says how acc@k varies with the classes tested, "
+            "The bootstrap intervals by category hold the trained probes fixed; they say how acc@k varies with the classes tested, "
             "not with those trained on."
         )
     return out

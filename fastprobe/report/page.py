@@ -7,6 +7,7 @@ import re
 from html import escape
 from typing import Any
 
+from ..statistics.baselines import verdict
 from ..statistics.comparison import Comparison
 from ..statistics.significance import Interval
 from . import figures, methods, probes, tables
@@ -213,7 +214,7 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
                 f"accuracy-{slug(a)}",
                 f"{a}: {run.statistic} of each language model and of its control"
                 f"{', probe by probe' if len(run.probes) > 1 else ''}. Thick bar: standard error over splits; thin bar: corrected for "
-                "overlapping splits. * p < .05, ** p < .01, *** p < .001, adjusted for all pairs (max-T).",
+                "overlapping splits. * p < .05, ** p < .01, *** p < .001, adjusted for all pairs (max-T)." + _ceilings(run, a),
             )
             for a in run.audios
             if run.ranked(run.pairs_of(a))
@@ -262,25 +263,40 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
     return page
 
 
+def _ceilings(run: RunData, audio: str) -> str:
+    """What the lines of the references are, for the caption of the bars."""
+    if not (found := figures.ceilings_of(run, audio)):
+        return ""
+    values = "; ".join(f"{r['text']} {number(r['statistic'])}" for r in found)
+    return f" Dotted: class means of sounds in place of the texts ({values}), a reference of what is within reach and not a bound."
+
+
 def _title(run: RunData) -> str:
     if not run.n_permutations:
         return "Accuracy on unseen classes, without a control"
-    yes = sum(r["pvalue_maxT"] <= 0.05 for r in run.records)
-    if len(run.records) == 1:
-        return "The geometry carries over" if yes else "No evidence that the geometry carries over"
+    models = run.models
+    found = [r for r in models if r["pvalue_maxT"] <= 0.05]
+    alone = [r for r in found if r.get("beats_baseline") is False]
+    if len(models) == 1:
+        answer = verdict(models[0]["pvalue_maxT"], models[0].get("beats_baseline"), models[0].get("baseline_words", ""))
+        return answer[0].upper() + answer[1:]
     what = "pairs" if len(run.probes) == 1 else "combinations of pair and probe"
-    return f"The geometry carries over in {yes} of {len(run.records)} {what}"
+    if not alone:
+        return f"The geometry carries over in {len(found)} of {len(models)} {what}"
+    words = {r["baseline_words"] for r in alone}
+    than = words.pop() if len(words) == 1 else "their baselines do"
+    return f"The geometry carries over in {len(found)} of {len(models)} {what}, in {len(alone)} of them no more than {than}"
 
 
 def _counted(run: RunData) -> str:
     k = len(run.probes)
-    return plural(len(run.records) // k, "pair") + (f" × {plural(k, 'probe')}" if k > 1 else "")
+    return plural(len(run.models) // k, "pair") + (f" × {plural(k, 'probe')}" if k > 1 else "")
 
 
 def _answers(page: Page, run: RunData) -> None:
     lines = []
     # A long list starts with what was found; a short one keeps the order of the run.
-    order = sorted(run.records, key=lambda r: r["pvalue_maxT"]) if len(run.records) > 12 else run.records
+    order = sorted(run.models, key=lambda r: r["pvalue_maxT"]) if len(run.models) > 12 else run.models
     for record in order:
         yes, text = sentence(record, len(run.records), run.lower_is_better, run.stopped)
         name, _, rest = text.partition(": ")
@@ -293,13 +309,14 @@ def _answers(page: Page, run: RunData) -> None:
 def add_results(page: Page, run: RunData, level: int = 2) -> None:
     """The table of all pairs of a run, under its heading."""
     page.heading("Results", level)
-    tail, intervals = any(r.get("tail") for r in run.records), bool(run.intervals)
+    tail, intervals = any(r.get("tail") for r in run.records), any(i.low == i.low for i in run.intervals)
+    against = any("beats_baseline" in r for r in run.records)
     calibrated = any("calibrated" in r for r in run.records)
     header = [
         "text",
         "audio",
         run.statistic,
-        *([f"acc@{run.outcomes.k}, 95% over classes"] if intervals else []),
+        *(["95% over fresh classes"] if intervals else []),
         "± SE",
         "control",
         "selectivity",
@@ -308,6 +325,7 @@ def add_results(page: Page, run: RunData, level: int = 2) -> None:
         "p",
         "95% interval of p",
         "p max-T",
+        *(["p against baseline"] if against else []),
         "p step-down",
         *(["p tail fit"] if tail else []),
     ]
@@ -328,6 +346,7 @@ def add_results(page: Page, run: RunData, level: int = 2) -> None:
                 pvalue(r["pvalue"]),
                 f"{pvalue(r['pvalue_low'])}–{pvalue(r['pvalue_high'])}",
                 pvalue(r["pvalue_maxT"]),
+                *([_against(r)] if against else []),
                 pvalue(r.get("pvalue_stepdown")),
                 *([_tail(t)] if tail else []),
             ]
@@ -339,9 +358,20 @@ def add_results(page: Page, run: RunData, level: int = 2) -> None:
         2,
         "p is the share of permutations, the observed run included, that are at least as good; max-T and "
         "step-down are adjusted for all pairs. SE: corrected for overlapping splits. Selectivity: "
-        "observed minus control.",
+        "observed minus control."
+        + (" 95%: T₀ ± t × SE, for fresh classes and training on them." if intervals else "")
+        + (
+            " Against baseline: the best surface baseline of the run, paired over splits and permutations, one-sided, not adjusted."
+            if against
+            else ""
+        ),
         bold=lambda row, column: column == at and run.records[row]["pvalue_maxT"] <= 0.05 and run.n_permutations > 0,
     )
+
+
+def _against(record: dict[str, Any]) -> str:
+    """The p against the best baseline; for a baseline what it is."""
+    return "baseline" if record.get("role") == "baseline" else pvalue(record.get("pvalue_baseline"))
 
 
 def _tail(fit: dict[str, Any] | None) -> str:
@@ -397,7 +427,7 @@ def _compare_texts(page: Page, run: RunData, found: list[Comparison]) -> None:
     rows = tables.comparison_rows(found)
     order = sorted(range(len(found)), key=lambda i: rows[i][8] if rows[i][8] is not None else 2.0)[:15]
     page.table(
-        ["first", "second", "difference", "95% interval", "p", "p Holm", "p sign-flip by class"],
+        ["first", "second", "difference", "95% interval", "p", "p Holm", "p sign-flip, given these probes"],
         [
             [
                 rows[i][0],
@@ -420,14 +450,15 @@ def _compare_texts(page: Page, run: RunData, found: list[Comparison]) -> None:
 def sign_flip_note(run: RunData, found: list[Comparison]) -> str:
     """What the sign-flip test beside the t-test compares, whatever the statistic; nothing where there is none."""
     return (
-        f"The sign-flip test takes classes as the unit, by the acc@{run.outcomes.k} of each, and is a check on the t-test."
+        f"The sign-flip test takes classes as the unit, by the acc@{run.outcomes.k} of each, and is conditional on the trained "
+        "probes: over fresh classes it can reject too often, so the corrected t-test comes first."
         if any(c.sign_flip is not None for c in found)
         else ""
     )
 
 
 def _interval(interval: Interval) -> str:
-    """Its ends; a dash for a similarity, which ranks nothing and so has none."""
+    """Its ends; a dash where there is none: with a single split, and for a similarity."""
     return "–" if interval.low != interval.low else f"{interval.low:.3f}–{interval.high:.3f}"
 
 

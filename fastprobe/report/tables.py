@@ -39,6 +39,11 @@ def results(run: RunData) -> tuple[list[str], Rows]:
         "pvalue_stepdown",
         "pvalue_holm",
         "pvalue_bh",
+        "role",
+        "beats_baseline",
+        "baseline",
+        "baseline_difference",
+        "pvalue_baseline",
         "n_permutations",
         "n_splits",
         "n_seeds",
@@ -48,10 +53,9 @@ def results(run: RunData) -> tuple[list[str], Rows]:
     if any(r.get("tail") for r in run.records):
         header += ["pvalue_tail", "pvalue_tail_good"]
         rows = [[*row, *((t["pvalue"], t["good"]) if (t := r.get("tail")) else (None, None))] for row, r in zip(rows, run.records)]
-    if run.intervals:
-        k = run.outcomes.k
-        header += [f"acc@{k}_low", f"acc@{k}_high"]
-        rows = [[*row, i.low, i.high] for row, i in zip(rows, run.intervals)]
+    if any(i.low == i.low for i in run.intervals):
+        header += ["low", "high"]
+        rows = [[*row, *((i.low, i.high) if i.low == i.low else (None, None))] for row, i in zip(rows, run.intervals)]
     return header, rows
 
 

@@ -26,7 +26,7 @@ def between(low: float | None, high: float | None) -> str:
 
 
 def sentence(record: dict[str, Any], n_pairs: int, lower_is_better: bool, stopped: bool = False) -> tuple[bool, str]:
-    """Whether the pair carries over, and the answer in one sentence."""
+    """Whether the pair carries over, further than its baselines where it has any, and the answer in one sentence."""
     name = f"{record['text']} × {record['audio']}"
     where = "over all classes" if is_similarity(record.get("probe", "")) else "on classes the probe never saw"
     value = f"{record['metric']} is {number(record['statistic'])} {where}"
@@ -39,7 +39,18 @@ def sentence(record: dict[str, Any], n_pairs: int, lower_is_better: bool, stoppe
     against = f"against {number(record['null_mean'])} for its control"
     how = f"{pvalue(p, relation=True)}{adjusted}, {record['n_permutations']:,} permutations{', stopped by rule' if stopped else ''}"
     if p <= 0.05:
-        return True, f"{name}: yes; {value}, {against} ({how})."
+        if (beats := record.get("beats_baseline")) is None:
+            return True, f"{name}: yes; {value}, {against} ({how})."
+        beyond = (
+            f"{'' if record['baseline_difference'] < 0 else '+'}{number(record['baseline_difference'])} against "
+            f"{record['baseline']}, {pvalue(record['pvalue_baseline'], relation=True)}"
+        )
+        answer = (
+            f"yes, and further than {record['baseline_words']}"
+            if beats
+            else f"it carries over, but no more than {record['baseline_words']}"
+        )
+        return bool(beats), f"{name}: {answer} ({beyond}); {value}, {against} ({how})."
     gap = "a gap the control shows as well by chance" if sign * (record["statistic"] - record["null_mean"]) > 0 else "no better"
     return False, f"{name}: no evidence; {value}, {against}: {gap} ({how})."
 

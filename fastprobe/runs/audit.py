@@ -22,6 +22,7 @@ from .experiment import Experiment, prepare
 from .lock import describe, is_dead, is_here, read_lock
 from .manifest import describe_difference, plan_of, read_manifest
 from .progress import NAME as PROGRESS
+from .references import GIVEN, is_made
 from .specification import stored_specification
 from .store import ResultStore
 
@@ -54,18 +55,22 @@ def prepare_again(
     paths: dict[str, Any] = stored if isinstance(stored, dict) else {}
     inputs = [t for t in identity.get("inputs", []) if isinstance(t, dict)]
     given = {"text": text, "audio": audio}
-    for side in ("text", "audio"):
-        if not given[side]:
-            names = [t.get("name") for t in inputs if t.get("side") == side]
-            if lacking := [n for n in names if not isinstance(paths.get(f"{side}/{n}"), str)]:
-                raise InputError(
-                    f"the run does not say where its {side} table {lacking[0]!r} is: it was given as arrays. "
-                    f"Save it to a file and name it with `--{side}`."
-                )
-            given[side] = [paths[f"{side}/{n}"] for n in names]
+
+    def stored_at(side: str, of_baselines: bool = False) -> list[str]:
+        wanted = [t for t in inputs if t.get("side") == side and not is_made(t) and (t.get("baseline") == GIVEN) == of_baselines]
+        names = [t.get("name") for t in wanted]
+        if lacking := [n for n in names if not isinstance(paths.get(f"{side}/{n}"), str)]:
+            raise InputError(
+                f"the run does not say where its {side} table {lacking[0]!r} is: it was given as arrays. "
+                f"Save it to a file and name it with `--{'baseline' if of_baselines else side}`."
+            )
+        return [paths[f"{side}/{n}"] for n in names]
+
     # The backend only labels the experiment here; `verify` chooses what trains.
-    request = replace(stored_specification(manifest).request, backend="reference", device=device, stop=None)
-    experiment = prepare(given["text"], given["audio"], request)
+    request = replace(
+        stored_specification(manifest).request, backend="reference", device=device, stop=None, baseline=stored_at("text", True)
+    )
+    experiment = prepare(given["text"] or stored_at("text"), given["audio"] or stored_at("audio"), request)
     mine = {k: v for k, v in experiment.identity().items() if k in ("pairs", "inputs")}
     theirs = {k: identity.get(k) for k in mine}
     if difference := describe_difference(theirs, mine, "in the run"):

@@ -30,7 +30,7 @@ def chosen(spec: Specification, store: ResultStore) -> list[PermutationTestResul
     found, per_split = store.replicates([column, "inner"], spec.plan)
     sign = -1.0 if lower_is_better(spec.statistic) else 1.0
     members: dict[tuple[str, str], list[int]] = {}
-    for number, cell in enumerate(spec.cells):
+    for number, cell in enumerate(spec.cells[: spec.n_tested]):
         if not is_similarity(cell.probe):  # it ranks no clip, so it cannot be compared with what does
             members.setdefault((cell.text, cell.audio), []).append(number)
     rows, names, splits = [], [], []

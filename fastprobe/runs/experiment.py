@@ -15,15 +15,18 @@ from ..kernels import BACKENDS, ProbeBatch, make_batch, select_backend
 from ..kernels.ranking import check_csls
 from ..protocol.cells import probe_names, shape_of
 from ..protocol.config import ProbeConfig
-from ..protocol.controls import CONTROLS, group_of, listed, permutation_source, relabellings, say_count
-from ..protocol.features import PairData, TableFeatures, make_pair, table_features
+from ..protocol.controls import CONTROLS, group_of, groups_for, listed, permutation_source, relabellings, say_count
+from ..protocol.covariates import Design
+from ..protocol.features import PairData, TableFeatures, make_pair, residual_pair, residual_text, table_features
 from ..protocol.metrics import check_ks, column_of, is_unseen, metric_names, statistic_ks, summarise, unseen_names
 from ..protocol.plan import JobPlan, Split, Unit, inner_split, split_classes, train_count
 from ..protocol.probes import Probe, Similarity
 from ..storage import absolute
 from ..tables.embeddings import EmbeddingTable, check_labels, keep_common
+from .designs import binned, read_design
 from .observed import check_retrieval
 from .outcomes import OUTCOMES, Outcome, closed, similar, trained_again
+from .references import BASELINE_ROLE, CEILING_ROLE, GIVEN, SPELLING, Baseline, ceilings, is_spelling, surface_baselines
 from .request import RunRequest
 from .specification import Specification
 
@@ -45,10 +48,13 @@ class Experiment(Specification):
         What the probes of each cell are trained on; cells whose features are the same share them.
     paths : dict
         File of each table that came from one, by "side/name". Recorded, but no part of the identity.
+    notes : tuple of str
+        What whoever reads the results should know of the way they were asked for, in sentences.
     """
 
     pairs: tuple[PairData, ...]
     paths: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     @property
     def retrieval(self) -> str:
@@ -71,10 +77,16 @@ class Experiment(Specification):
         return _relabellings(self.control, self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
 
     def batch(self, cell: int, split: int, repeat: int, start: int, stop: int) -> ProbeBatch:
-        """Permutations `start` ... `stop`-1 at one (cell, split, repeat) of a trained probe."""
+        """Permutations `start` ... `stop`-1 at one (cell, split, repeat) of a trained probe; with covariates one at a time."""
         config = self.probe_of(cell)
         assert isinstance(config, ProbeConfig)
-        return make_batch(self.pairs[cell], config, self.split(split), self.seed, split, repeat, self.relabellings(start, stop))
+        relabellings = self.relabellings(start, stop)
+        batch = make_batch(self.pairs[cell], config, self.split(split), self.seed, split, repeat, relabellings)
+        if self.design is None:
+            return batch
+        (relabelling,) = relabellings  # residualised again after the rows have moved, so that each permutation has texts of its own
+        text = residual_text(self.pairs[cell], self.design, relabelling)
+        return replace(batch, text=text, permutations=np.arange(self.n_classes)[None])
 
     def trainer(self, cell: int, backend: str | None = None) -> Callable[..., Any]:
         """`train` of the run's backend, or of another, for a trained probe."""
@@ -226,36 +238,38 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
     chosen = select_backend(request.backend, trained[0].precision, request.device, trained[0].optimizer)
     for probe in trained:
         chosen.check(probe.precision, probe.optimizer)
-    texts = [EmbeddingTable.coerce(t, "text") for t in _as_list(text)]
-    audios = [EmbeddingTable.coerce(a, "audio") for a in _as_list(audio)]
-    for side, tables in (("text", texts), ("audio", audios)):
-        names = [t.name for t in tables]
-        if not tables:
-            raise InputError(f"`{side}` needs at least one table.")
-        if len(set(names)) < len(names):
-            raise InputError(
-                f"`{side}` tables must have different names, which results go by; got {', '.join(names)}. "
-                'Rename a file or set meta["name"].'
-            )
-    if request.classes == "common":
-        kept = keep_common([*texts, *audios])
-        texts, audios = kept[: len(texts)], kept[len(texts) :]
-    for t in texts:
-        for a in audios:
-            check_labels(t, a)
-    n_classes = len(texts[0])
+    given, rivals, audios = _read_tables(text, audio, request)
+    classes = np.unique(given[0].labels)
+    n_classes = len(classes)
+    JobPlan(1, request.splits, request.seeds, request.permutations)  # refuses impossible numbers first
     train_count(n_classes, request.train_fraction)
-    names = probe_names(request.probes) * (len(texts) * len(audios))
+    notes: list[str] = []
+    blocks: np.ndarray | None = None
+    categories: np.ndarray | None
+    if request.groups is not None and request.baselines and request.control == "permute":
+        categories = groups_for(request.groups, request.within, classes)
+    else:
+        blocks = categories = group_of(request.control, request.groups, request.within, classes, request.splits)
+    confounds = read_design(request.covariates or (), classes)
+    if blocks is not None and (column := binned(blocks, request.groups, request.within, classes, confounds)):
+        notes.append(
+            f"the groups are stretches of {column!r}. If they are bins of a continuous covariate, permuting within them is not exact: "
+            "it rejects true nulls too often. `covariates` takes it out instead."
+        )
+    made = surface_baselines(given, classes, categories, request.seed) if request.baselines else []
+    baselines = [*(Baseline(t, GIVEN) for t in rivals), *made]
+    texts = [*given, *(b.table for b in baselines)]
+    _check_names("text", texts)
+    kinds = {b.table.name: b.kind for b in baselines}
+    if request.baselines and len(given) > 1:
+        kinds |= {t.name: SPELLING for t in given if is_spelling(t)}
+    beyond = ceilings(audios, request.seed) if request.ceiling else []
+    couples = [(t, a) for a in audios for t in texts] + [(c.text, c.audio) for c in beyond]
+    names = probe_names(request.probes) * len(couples)
     shapes = tuple(shape_of(name, request.splits, request.seeds) for name in names)
-    plan = JobPlan(len(names), request.splits, request.seeds, request.permutations, shapes)
+    plan = JobPlan(len(names), request.splits, request.seeds, request.permutations, shapes, len(beyond) * len(request.probes))
     ks = _stored_ks(request, n_classes)
-    pairs = _cell_data(texts, audios, request.probes)
-    inputs = tuple(
-        {"side": side, "name": t.name, "rows": len(t), "width": t.width, "digest": t.digest, "meta": t.meta}
-        for side, tables in (("text", texts), ("audio", audios))
-        for t in tables
-    )
-    blocks = group_of(request.control, request.groups, request.within, pairs[0].classes, request.splits)
+    pairs = _cell_data(couples, request.probes, confounds)
     meta: dict[str, Any] = {} if request.control == "permute" else {"control": request.control}
     enumerated = False
     if blocks is not None:
@@ -267,32 +281,51 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
             "distinct_permutations": say_count(source.distinct),
             "enumerated": enumerated,
         }
+    elif categories is not None:
+        meta["categories"] = categories.tolist()
+    if made or (request.baselines and kinds):
+        meta["baselines"] = True
+    if beyond:
+        meta["ceiling"] = len(beyond)
+    if confounds is not None:
+        meta["covariates"] = {"names": list(confounds.names), "matrix": confounds.matrix.tolist()}
     if request.stop is not None:
         if enumerated:
             raise InputError(f"`stop` is of no use with all {plan.n_permutations + 1} distinct permutations listed. Leave it out.")
         meta |= {"stop": str(request.stop), "stop_limit": request.permutations, "stop_statistic": request.statistic}
     if request.select == "nested":
         meta |= {"select": request.select, "select_statistic": request.statistic}
+    sources = (("text", [*_as_list(text), *(request.baseline or ())], [*given, *rivals]), ("audio", _as_list(audio), audios))
     paths = {
-        f"{side}/{table.name}": absolute(given)
-        for side, values, tables in (("text", _as_list(text), texts), ("audio", _as_list(audio), audios))
-        for given, table in zip(values, tables)
-        if isinstance(given, (str, os.PathLike))
+        f"{side}/{table.name}": absolute(where)
+        for side, values, tables in sources
+        for where, table in zip(values, tables)
+        if isinstance(where, (str, os.PathLike))
     }
     experiment = Experiment(
         request=request,
-        names=tuple((t.name, a.name) for a in audios for t in texts),
+        names=tuple((t.name, a.name) for t, a in couples),
         n_classes=n_classes,
         plan=plan,
         ks=ks,
         columns=(*metric_names(ks), *unseen_names(ks)),
         backend=chosen.name,
-        inputs=inputs,
+        inputs=(
+            *(
+                _described("text", t, **({"role": BASELINE_ROLE, "baseline": kinds[t.name]} if t.name in kinds else {}))
+                for t in [*given, *rivals]
+            ),
+            *(_described("text", b.table, **_as_baseline(b.kind), made=True) for b in made),
+            *(_described("text", t, role=CEILING_ROLE, made=True) for t in {c.text.name: c.text for c in beyond}.values()),
+            *(_described("audio", a) for a in audios),
+        ),
         groups=blocks,
         enumerated=enumerated,
         meta=meta,
+        design=confounds,
         pairs=pairs,
         paths=paths,
+        notes=tuple(notes),
     )
     if experiment.nested:
         _check_inner(experiment)
@@ -323,21 +356,61 @@ def _check_inner(experiment: Experiment) -> None:
                 raise InputError(f'in the inner split of `select`="nested": {error}') from None
 
 
-def _cell_data(texts: list[EmbeddingTable], audios: list[EmbeddingTable], probes: Sequence[Probe]) -> tuple[PairData, ...]:
-    """What each cell is trained on. Features are made once for all probes that want the same ones."""
-    tables = {"text": texts, "audio": audios}
+def _read_tables(text: Any, audio: Any, request: RunRequest) -> tuple[list[EmbeddingTable], list[EmbeddingTable], list[EmbeddingTable]]:
+    """The texts under test, the baselines that were given, and the sounds, once they fit together."""
+    texts = [EmbeddingTable.coerce(t, "text") for t in _as_list(text)]
+    rivals = [EmbeddingTable.coerce(t, "baseline") for t in request.baseline or ()]
+    audios = [EmbeddingTable.coerce(a, "audio") for a in _as_list(audio)]
+    for side, tables in (("text", texts), ("audio", audios)):
+        if not tables:
+            raise InputError(f"`{side}` needs at least one table.")
+    _check_names("text", [*texts, *rivals])
+    _check_names("audio", audios)
+    if request.classes == "common":
+        kept = iter(keep_common([*texts, *rivals, *audios]))
+        texts, rivals, audios = ([next(kept) for _ in tables] for tables in (texts, rivals, audios))
+    for t in [*texts, *rivals]:
+        for a in audios:
+            check_labels(t, a)
+    return texts, rivals, audios
+
+
+def _check_names(side: str, tables: Sequence[EmbeddingTable]) -> None:
+    names = [t.name for t in tables]
+    if len(set(names)) < len(names):
+        raise InputError(
+            f'`{side}` tables must have different names, which results go by; got {", ".join(names)}. Rename a file or set meta["name"].'
+        )
+
+
+def _as_baseline(kind: str) -> dict[str, str]:
+    return {"role": BASELINE_ROLE, "baseline": kind}
+
+
+def _described(side: str, table: EmbeddingTable, **role: Any) -> dict[str, Any]:
+    """A table as the identity of a run holds it."""
+    own = {"rows": len(table), "width": table.width, "digest": table.digest, "meta": table.meta}
+    return {"side": side, "name": table.name, **own, **role}
+
+
+def _cell_data(
+    couples: Sequence[tuple[EmbeddingTable, EmbeddingTable]], probes: Sequence[Probe], confounds: Design | None
+) -> tuple[PairData, ...]:
+    """What each cell is trained on. Features are made once for all probes and pairs that want the same ones."""
+    tables = {id(table): table for couple in couples for table in couple}
 
     @cache
-    def features(side: str, number: int, basis: Literal["svd", "raw"] | None, energy: float | None, bias: bool) -> TableFeatures:
-        return table_features(tables[side][number], ProbeConfig(basis=basis, energy=energy, bias=bias))
+    def features(table: int, basis: Literal["svd", "raw"] | None, energy: float | None, bias: bool) -> TableFeatures:
+        return table_features(tables[table], ProbeConfig(basis=basis, energy=energy, bias=bias))
 
     @cache
     def pair(text: int, audio: int, *wanted: Any) -> PairData:
-        return make_pair(texts[text], audios[audio], ProbeConfig(), features("text", text, *wanted), features("audio", audio, *wanted))
+        found = make_pair(tables[text], tables[audio], ProbeConfig(), features(text, *wanted), features(audio, *wanted))
+        return found if confounds is None else residual_pair(found, confounds)
 
     # Closed forms and similarities look at the lossless basis, as trained probes do by default.
     configs = [p if isinstance(p, ProbeConfig) else ProbeConfig() for p in probes]
-    return tuple(pair(i, j, c.basis, c.energy, c.bias) for j in range(len(audios)) for i in range(len(texts)) for c in configs)
+    return tuple(pair(id(text), id(audio), c.basis, c.energy, c.bias) for text, audio in couples for c in configs)
 
 
 def _stored_ks(request: RunRequest, n_classes: int) -> tuple[int, ...]:

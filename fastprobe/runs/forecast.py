@@ -138,7 +138,7 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
     seconds_per_probe = float(np.average(per_cell, weights=work))
     shown = next(iter(measured.values()))
     t = shown.t
-    n_tests = len(experiment.names) if experiment.nested else plan.n_cells
+    n_tests = plan.n_tested // len(experiment.probes) if experiment.nested else plan.n_tested
     null_sd = float(t[1:].std(ddof=1)) if len(t) > 2 else float("nan")
     effect = 2 * null_sd if effect is None else float(effect)
     power = (

@@ -138,6 +138,12 @@ def shapes_of(identity: dict[str, Any]) -> tuple[tuple[int, int], ...]:
     return tuple(shape_of(cell.probe, identity["splits"], identity["seeds"]) for cell in cells_of(identity))
 
 
+def observed_only_of(identity: dict[str, Any]) -> int:
+    """How many cells, the last ones, are ceilings: they have the observed run alone."""
+    count = identity.get("ceiling", 0)
+    return (count if _whole(count, 0, len(identity["pairs"]) - 1) else 0) * len(identity.get("probes", ("contrastive",)))
+
+
 def plan_of(manifest: dict[str, Any]) -> JobPlan:
     """The plan that a manifest describes."""
     identity = manifest["identity"]
@@ -148,6 +154,7 @@ def plan_of(manifest: dict[str, Any]) -> JobPlan:
             identity["seeds"],
             manifest.get("permutations_at_most", manifest["permutations"]),
             shapes_of(identity),
+            observed_only_of(identity),
         )
     except KeyError as error:
         raise StoreError(f"the manifest lacks {error}: it is damaged, or no run's.") from None

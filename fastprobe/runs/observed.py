@@ -141,7 +141,7 @@ _Block = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 def _trained_lists(experiment: Any, cell: int, split: int, repeat: int, k: int, path: str, device: str | None) -> Iterator[_Block]:
     pair, batch = experiment.pairs[cell], experiment.batch(cell, split, repeat, 0, 1)
     result = experiment.trainer(cell)(batch, experiment.device, heads=True)
-    gallery = norm(pair.text @ result.text_heads[0].astype(np.float64))[0].astype(np.float32)
+    gallery = norm(batch.text @ result.text_heads[0].astype(np.float64))[0].astype(np.float32)
     head = result.audio_heads[0].astype(np.float64)
     if csls := batch.config.csls:  # corrected for hubs, scores hang on all queries
         queries, labels = norm(pair.audio[batch.queries] @ head)[0], pair.labels[batch.queries]

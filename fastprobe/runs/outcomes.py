@@ -14,6 +14,7 @@ from ..kernels.ranking import csls_scores
 from ..kernels.reference import norm
 from ..kernels.similarity import similarity
 from ..protocol.controls import frozen_permutation, frozen_ranks, gaussian_texts
+from ..protocol.features import residual_text
 from ..protocol.probes import ClosedProbe, Similarity
 from ..randomness import CONTROL, generator
 
@@ -35,6 +36,11 @@ Train = Callable[..., Any]
 
 def trained_again(run: Experiment, train: Train, cell: int, split: int, repeat: int, start: int, stop: int) -> Outcome:
     """Text rows permuted, in whatever way the run draws permutations, and every probe trained on them."""
+    if run.design is not None:
+        batches = [run.batch(cell, split, repeat, number, number + 1) for number in range(start, stop)]
+        results = [train(batch, run.device) for batch in batches]
+        loss, ranks, unseen = (np.concatenate([getattr(r, name) for r in results]) for name in ("loss", "ranks", "ranks_unseen"))
+        return Outcome(loss, ranks, batches[0].labels[batches[0].queries], unseen)
     batch = run.batch(cell, split, repeat, start, stop)
     result = train(batch, run.device)
     return Outcome(result.loss, result.ranks, batch.labels[batch.queries], result.ranks_unseen)
@@ -75,13 +81,20 @@ def closed_form(run: Experiment, probe: ClosedProbe, cell: int, split: int, back
     queries = np.flatnonzero(np.isin(pair.labels, test))
     backend = select_backend(backend).closed
     device = run.device if backend == "torch" else None
-    return ClosedForm(probe, pair.text, pair.audio, pair.labels, train, queries, backend, device)
+    # The texts of the observed run, by the path that those of every permutation take.
+    text = pair.text if run.design is None else residual_text(pair, run.design, run.relabellings(0, 1)[0])
+    return ClosedForm(probe, text, pair.audio, pair.labels, train, queries, backend, device)
 
 
 def closed(run: Experiment, probe: ClosedProbe, cell: int, split: int, start: int, stop: int, backend: str) -> Outcome:
     """Text rows permuted, and the closed form taken for each; nothing is trained, so there is no loss."""
-    form = closed_form(run, probe, cell, split, backend)
-    ranks, unseen = form.ranks(run.relabellings(start, stop))
+    form, relabellings = closed_form(run, probe, cell, split, backend), run.relabellings(start, stop)
+    if run.design is None:
+        ranks, unseen = form.ranks(relabellings)
+    else:
+        identity = np.arange(run.n_classes)[None]
+        texts = (residual_text(run.pairs[cell], run.design, row) for row in relabellings)
+        ranks, unseen = (np.concatenate(side) for side in zip(*(form.with_text(text).ranks(identity) for text in texts)))
     return Outcome(np.full(stop - start, np.nan), ranks, form.labels, unseen)
 
 
@@ -89,7 +102,12 @@ def similar(run: Experiment, probe: Similarity, cell: int, start: int, stop: int
     """The similarity of the permuted texts and the class centroids, float64 (P,)."""
     pair = run.pairs[cell]
     centroids = np.add.reduceat(pair.audio, pair.first, axis=0) / pair.count[:, None]
-    return similarity(probe, pair.text, centroids, run.relabellings(start, stop), "reference" if backend == "reference" else _native())
+    backend, relabellings = "reference" if backend == "reference" else _native(), run.relabellings(start, stop)
+    if run.design is None:
+        return similarity(probe, pair.text, centroids, relabellings, backend)
+    identity = np.arange(run.n_classes)[None]
+    texts = (residual_text(pair, run.design, row) for row in relabellings)
+    return np.concatenate([similarity(probe, text, centroids, identity, backend) for text in texts])
 
 
 def _native() -> str:

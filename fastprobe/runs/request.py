@@ -20,7 +20,7 @@ CLASSES = ("strict", "common")
 SELECTIONS = ("best", "nested")
 RETRIEVALS = ("fused", "faiss")
 BACKEND_NAMES = ("auto", *BACKENDS)
-_NULL, _WHERE = "The null", "Where it runs"
+_NULL, _WHERE, _BESIDE = "The null", "Where it runs", "What it is held against"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class RunRequest:
         rows are shuffled and the probe is trained again.
     groups : path, mapping or sequence, optional
         For ``permute-within``: a CSV with a column `label` (or "fsd50k"), a mapping from label to group, or the
-        groups in ascending order of the labels.
+        groups in ascending order of the labels. Wherever they are known, with ``permute`` too, they are a baseline.
     within : str, optional
         The column of that CSV.
     select : {"best", "nested"}
@@ -59,6 +59,16 @@ class RunRequest:
         chosen one: its accuracy is not inflated by the choice.
     stop : str or StopRule, optional
         "besag-clifford:h=10" or "anytime:alpha=0.05"; `permutations` is then the most that are run.
+    covariates : path, mapping, Design, or a list of these, optional
+        Taken out of both sides, with double residualisation: a CSV by label, a table as "table.npz:components=10",
+        "char-ngrams:components=10", or a mapping from column to values in ascending order of the labels.
+    baselines : bool
+        Whether what the names alone carry, character n-grams and known categories, is tested beside the texts.
+    baseline : table, path, (vectors, labels), or a list of these, optional
+        Further texts that a model should beat, as word vectors.
+    ceiling : bool
+        Whether the sounds stand in for the texts too: class means of half of the clips against the other half, and of the
+        other audio tables. A reference of what is within reach, without permutations.
     backend, device : str
         See `fastprobe.kernels`.
     seed : int
@@ -93,14 +103,27 @@ class RunRequest:
         choices=tuple(CONTROLS),
         group=_NULL,
     )
-    groups: Any = option(None, "For permute-within: CSV with a column label, or fsd50k.", group=_NULL)
-    within: str | None = option(None, "For permute-within: the column to stay within.", group=_NULL)
+    groups: Any = option(None, "CSV with a column label, or fsd50k: for permute-within, and a baseline.", group=_NULL)
+    within: str | None = option(None, "The column of --groups that holds the group.", group=_NULL)
     select: Literal["best", "nested"] = option(
         "best",
         "Of several probes: the best inside every permutation, or (nested) one chosen on a split of the train classes inside each.",
         choices=SELECTIONS,
     )
+    covariates: Sequence[Any] | None = option(
+        None,
+        "Taken out of both sides: CSV with a column label, TABLE:components=10, or char-ngrams:components=10; repeatable.",
+        metavar="FILE",
+        group=_NULL,
+    )
     stop: Any = option(None, "End early: besag-clifford:h=10 or anytime:alpha=0.05.", group=_NULL)
+    baselines: bool = option(True, "Test what the names alone carry too: character n-grams, categories.", group=_BESIDE)
+    baseline: Sequence[Any] | None = option(
+        None, "Further text table that a model should beat, as word vectors; repeatable.", metavar="FILE", group=_BESIDE
+    )
+    ceiling: bool = option(
+        False, "The sounds in place of the texts: half of the clips against the other half, and other audio tables.", group=_BESIDE
+    )
     backend: str = option("auto", "What trains the probes.", choices=BACKEND_NAMES, group=_WHERE)
     device: str | None = option(None, "cpu, cuda, cuda:1, mps.", group=_WHERE)
     seed: int = option(0, "Of all randomness.")
@@ -121,6 +144,11 @@ class RunRequest:
         object.__setattr__(self, "probe", tuple(given))
         object.__setattr__(self, "similarity", tuple(as_similarity(s) for s in similarities))
         probe_names(self.probes)
+        for name in ("baselines", "ceiling"):
+            if not isinstance(getattr(self, name), bool):
+                raise InputError(f"`{name}` must be true or false; got {getattr(self, name)!r}.")
+        for name in ("covariates", "baseline"):
+            object.__setattr__(self, name, tuple(_listed(getattr(self, name))))
         for name in ("classes", "control", "retrieval", "select"):
             value, choices = getattr(self, name), option_of(name)["choices"]
             if value not in choices:
@@ -145,6 +173,11 @@ class RunRequest:
             others = " or ".join(c.name for c in CONTROLS.values() if not c.trained_only)
             raise InputError(f"`control`={self.control!r} is one of trained probes; got {', '.join(untrained)}. Use {others}.")
 
+        if self.covariates and CONTROLS[self.control].trained_only:
+            raise InputError(
+                f"`covariates` are taken out of texts that are permuted and trained on again; got `control`={self.control!r}. "
+                "Use permute or permute-within."
+            )
         if self.select == "nested":
             self._check_nested()
 

@@ -13,15 +13,14 @@ from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NamedTuple
 
-from ..errors import InputError
+from ..errors import InputError, StoreError
 from ..kernels import device_name
-from ..protocol.controls import CONTROLS
-from ..protocol.metrics import chance, column_of
-from ..protocol.plan import Unit, Work, train_count
-from ..protocol.probes import is_similarity
-from ..statistics.significance import PermutationTestResult, analyse_pairs
+from ..protocol.metrics import column_of
+from ..protocol.plan import Unit, Work
 from ..storage import open_folder
+from ..tables.embeddings import EmbeddingTable
 from . import siblings
+from .analysis import analyse, summary
 from .choice import chosen
 from .engines import Finished, Pace, Task, local
 from .experiment import Experiment, prepare
@@ -31,9 +30,8 @@ from .observed import write_observed
 from .progress import Heartbeat
 from .request import RunRequest
 from .specification import Specification
-from .stopping import Watch, replay
+from .stopping import Watch
 from .store import ResultStore
-from .summary import extend
 
 __all__ = [
     "Experiment",
@@ -123,6 +121,17 @@ def open_store(experiment: Experiment, out: str | os.PathLike | None, resume: bo
     return ResultStore.create(out, manifest(experiment, "running", part=part), resume)
 
 
+def as_begun(request: RunRequest, out: str | os.PathLike | None) -> RunRequest:
+    """What is asked of a run that is to be continued: without baselines where it was begun without, as those of 0.1.0 were."""
+    if out is None or not request.baselines:
+        return request
+    try:
+        begun = read_manifest(out)["identity"]
+    except StoreError:  # nothing is there yet, or nothing that can be continued: whoever opens it says so
+        return request
+    return request if begun.get("baselines") else replace(request, baselines=False)
+
+
 def _check_part(experiment: Experiment, part: tuple[int, int]) -> None:
     if experiment.stop is not None and part[1] > 1:
         raise InputError(f"`stop` must see all permutations in order; got `shard` {part[0]}/{part[1]}. Leave one of them out.")
@@ -137,6 +146,7 @@ def manifest(experiment: Experiment, status: str, seconds: float | None = None, 
         "statistic": experiment.statistic,
         "part": list(part),
         "paths": experiment.paths,
+        **({"notes": list(experiment.notes)} if experiment.notes else {}),
         "options": {"classes": experiment.request.classes},
         "n_classes": experiment.n_classes,
         "backend": experiment.backend,
@@ -239,68 +249,6 @@ def is_complete(experiment: Specification, store: ResultStore) -> bool:
     return not experiment.plan.gaps(store.done(experiment.plan))
 
 
-def analyse(experiment: Specification, store: ResultStore) -> list[PermutationTestResult]:
-    """Significance of every pair, from what is stored."""
-    column = column_of(experiment.statistic, experiment.ks)
-    found, per_split = store.replicates([column], experiment.plan)
-    replicates = found[column]
-    n_train = train_count(experiment.n_classes, experiment.train_fraction)
-    expected = chance(column, experiment.n_classes, experiment.n_classes - n_train)
-    family = None
-    if experiment.stop is not None:
-        family = replay(experiment.stop, experiment.oriented(replicates))
-        replicates = replicates[:, : (family.seen if family.done else experiment.plan.n_permutations) + 1]
-    results = analyse_pairs(
-        replicates,
-        per_split,
-        experiment.cells,
-        metrics=[experiment.metric_of(cell) for cell in range(len(experiment.cells))],
-        chances=[float("nan") if is_similarity(c.probe) else expected for c in experiment.cells],
-        lower_is_better=experiment.lower_is_better,
-        n_train=n_train,
-        n_test=experiment.n_classes - n_train,
-        n_seeds=experiment.plan.n_seeds,
-    )
-    if family is not None:
-        return [
-            replace(r, pvalue=float(p), pvalue_max_t=float(q), drawn="stopped", n_counted=own.permutations)
-            for r, p, q, own in zip(results, family.unadjusted, family.pvalues, family.own)
-        ]
-    return [replace(r, drawn="all") for r in results] if experiment.enumerated else results
-
-
-def summary(experiment: Specification, results: list[PermutationTestResult], store: ResultStore) -> dict[str, Any]:
-    """What summary.json holds; no times, so that equal runs have equal bytes."""
-    pairs, families = extend(
-        results,
-        store,
-        plan=experiment.plan,
-        statistic=experiment.statistic,
-        ks=experiment.ks,
-        seed=experiment.seed,
-        inputs=list(experiment.inputs),
-        stop=experiment.stop,
-        choice=chosen(experiment, store) if experiment.nested else None,
-    )
-    return {
-        "pairs": pairs,
-        "families": families,
-        "statistic": experiment.statistic,
-        "n_classes": experiment.n_classes,
-        "n_jobs": experiment.plan.n_jobs,
-        "pvalue_rule": experiment.stop.pvalue_rule if experiment.stop else PVALUE_RULE,
-        "null": CONTROLS[experiment.control].null,
-        "control": experiment.control,
-        **({"stop": str(experiment.stop)} if experiment.stop else {}),
-        **({"select": "nested"} if experiment.nested else {}),
-        "backend": experiment.backend,
-        "precision": experiment.config.precision,
-    }
-
-
-PVALUE_RULE = "(1 + #{b >= 1: T_b >= T_0}) / (1 + B), ties count against"
-
-
 def permutation_test(
     text: Any,
     audio: Any,
@@ -332,8 +280,10 @@ def permutation_test(
     Returns
     -------
     PermutationTestResult
-        Or a list, when `text` or `audio` is a list or there are several probes: one for each cell, audio by audio. With
-        ``select="nested"`` one for each pair: `probe` is the chosen one, and the test is that of the choice.
+        Or a list, when `text` or `audio` is a list or there are several probes: one for each cell of the given tables, audio by
+        audio. With ``select="nested"`` one for each pair: `probe` is the chosen one, and the test is that of the choice.
+        `beats_baseline` and `verdict` say whether the model does better than the spelling of the names; the baselines' own records
+        are in `out`/summary.json.
 
     Raises
     ------
@@ -348,7 +298,10 @@ def permutation_test(
     >>> 0.05 <= result.pvalue <= 1 and result.n_permutations == 19
     True
     """
-    experiment = continued(prepare(text, audio, request, **options), out)
+    request = replace(request, **options) if request is not None else RunRequest(**options)
+    experiment = continued(prepare(text, audio, as_begun(request, out)), out)
+    for note in experiment.notes:
+        warnings.warn(note, stacklevel=2)
     store = open_store(experiment, out, resume)
     if (again := siblings.warning(siblings.tried(out, manifest(experiment, "running")))) is not None:
         warnings.warn(again, stacklevel=2)
@@ -358,6 +311,8 @@ def permutation_test(
     store.write_summary(summary(experiment, results, store))
     if experiment.nested:
         results = chosen(experiment, store)
+    given = {EmbeddingTable.coerce(t, "text").name for t in (text if isinstance(text, list) else [text])}
+    results = [r for r in results if r.text in given]
     return results if isinstance(text, list) or isinstance(audio, list) or len(results) > 1 else results[0]
 
 

@@ -11,11 +11,13 @@ import numpy as np
 from ..errors import InputError, StoreError
 from ..protocol.cells import Cell, probe_names
 from ..protocol.config import ProbeConfig
+from ..protocol.covariates import Design, design
 from ..protocol.metrics import lower_is_better
 from ..protocol.plan import JobPlan
 from ..protocol.probes import Probe, Similarity, is_similarity, read_probe
 from ..statistics.sequential import StopRule
 from .manifest import plan_of
+from .references import BASELINE_ROLE, role_of, words_of
 from .request import RunRequest
 
 # Keys of an identity that are fields of their own; whatever else it holds came with the control or the stopping rule.
@@ -50,7 +52,9 @@ class Specification:
     enumerated : bool
         Every distinct relabelling is trained once, instead of random draws.
     meta : dict
-        What the control and the stopping rule add to the identity.
+        What the control, the stopping rule and the references add to the identity.
+    design : Design or None
+        Covariates that are taken out of both sides.
     """
 
     request: RunRequest
@@ -64,6 +68,7 @@ class Specification:
     groups: np.ndarray | None
     enumerated: bool
     meta: dict[str, Any]
+    design: Design | None = None
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -80,6 +85,23 @@ class Specification:
         """Names of every cell, in the order of their numbers."""
         return tuple(Cell(text, audio, name) for text, audio in self.names for name in probe_names(self.probes))
 
+    @property
+    def n_tested(self) -> int:
+        """Cells that are tested; ceilings come after them."""
+        return self.plan.n_tested
+
+    @cached_property
+    def baselines(self) -> dict[str, str]:
+        """What each baseline among the text tables knows, by name: "the spelling does"."""
+        return {t["name"]: words_of(t) for t in self.inputs if role_of(t) == BASELINE_ROLE}
+
+    def baselines_of(self, cell: int) -> list[int]:
+        """The cells of the baselines that a model's cell is compared with: same sounds, same probe. None for a baseline."""
+        text, audio, probe = self.cells[cell]
+        if text in self.baselines:
+            return []
+        return [i for i, c in enumerate(self.cells[: self.n_tested]) if c.text in self.baselines and c[1:] == (audio, probe)]
+
     def probe_of(self, cell: int) -> Probe:
         """The probe of a cell."""
         return self.probes[cell % len(self.probes)]
@@ -95,8 +117,8 @@ class Specification:
         return [not is_similarity(cell.probe) and lower_is_better(self.statistic) for cell in self.cells]
 
     def oriented(self, t: np.ndarray) -> np.ndarray:
-        """Replicates (cells, B+1) turned so that larger is better."""
-        return np.where(np.array(self.lower_is_better)[:, None], -t, t)
+        """Replicates of the first cells, (n, B+1), turned so that larger is better."""
+        return np.where(np.array(self.lower_is_better[: len(t)])[:, None], -t, t)
 
     @property
     def seed(self) -> int:
@@ -168,6 +190,8 @@ def stored_specification(manifest: dict[str, Any]) -> Specification:
             raise ValueError(f"n_classes {n!r}"[:60])
         groups = identity.get("groups")
         plan = plan_of(manifest)
+        confounds = identity.get("covariates")
+        taken_out = None if confounds is None else design(np.array(confounds["matrix"], np.float64), confounds["names"])
         probes = [read_probe(p) for p in identity.get("probes", {"contrastive": identity["probe"]}).values()]
         request = RunRequest(
             probe=[p for p in probes if not isinstance(p, Similarity)],
@@ -180,7 +204,10 @@ def stored_specification(manifest: dict[str, Any]) -> Specification:
             k=tuple(identity["k"]),
             classes=(manifest.get("options") or {}).get("classes", "strict"),
             control=identity.get("control", "permute"),
-            groups=groups,
+            groups=identity.get("categories") if groups is None else groups,
+            covariates=None if taken_out is None else (taken_out,),
+            baselines=bool(identity.get("baselines")),
+            ceiling=bool(identity.get("ceiling")),
             within=identity.get("within"),
             select=identity.get("select", "best"),
             stop=identity.get("stop"),
@@ -199,6 +226,7 @@ def stored_specification(manifest: dict[str, Any]) -> Specification:
             groups=None if groups is None else np.array(groups),
             enumerated=bool(identity.get("enumerated", False)),
             meta={k: identity[k] for k in identity if k not in _OWN},
+            design=taken_out,
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):

@@ -29,7 +29,7 @@ class Watch:
         self.column = column_of(experiment.statistic, experiment.ks)
         self.experiment = experiment
         self.rule, self.limit = rule, experiment.plan.n_permutations
-        self.t = experiment.oriented(store.replicates([self.column], experiment.plan)[0][self.column])
+        self.t = experiment.oriented(store.replicates([self.column], experiment.plan)[0][self.column])[: experiment.n_tested]
         self.family: SequentialFamily | None = None
         self.fed = 0
         self._feed()
@@ -46,6 +46,8 @@ class Watch:
 
     def take(self, unit: Unit, columns: dict[str, np.ndarray]) -> bool:
         """Take one more unit, as it was computed; True when the run may end."""
+        if unit.cell >= len(self.t):  # a ceiling, which decides nothing
+            return self.done
         stop = min(unit.stop, self.t.shape[1])
         column = "similarity" if "similarity" in columns else self.column
         values = columns[column].astype(np.float64).reshape(unit.stop - unit.start, -1).mean(axis=1)

@@ -19,6 +19,8 @@ from ..errors import InputError
 if TYPE_CHECKING:
     import pandas as pd
 
+    from .baselines import BaselineTest
+
 # Two replicates of equal hits may differ in the last bits of their averages; anything nearer than this
 # (relative to the larger of 1 and the observed value) counts as a tie, and ties count against us.
 TOLERANCE = 1e-10
@@ -227,6 +229,9 @@ class PermutationTestResult:
     n_counted : int, optional
         The first permutations, which `pvalue` and its interval are counted from: in a run of several pairs under a stopping
         rule each pair has its own; by default all.
+    beats_baseline : BaselineTest, optional
+        Whether the model beats the best surface baseline of the run (its truth), with a p of its own. None where there is no
+        baseline, and for the baselines themselves.
     """
 
     statistic: float
@@ -246,6 +251,7 @@ class PermutationTestResult:
     n_counted: int | None = None
     probe: str = "contrastive"
     chosen_among: tuple[str, ...] = ()
+    beats_baseline: BaselineTest | None = None
 
     def __repr__(self) -> str:
         probe = "" if self.probe == "contrastive" else f", {self.probe}"
@@ -264,6 +270,11 @@ class PermutationTestResult:
             self.metric: f"{self.statistic:.4g} (null {self.null_mean:.4g})",
             "p": f"{self.pvalue:.3g} (95%: {low:.3g} to {high:.3g}), {self.n_permutations:,} permutations",
         }
+        if self.beats_baseline is not None:
+            rows["beats the best baseline"] = (
+                f"{'yes' if self.beats_baseline else 'no'}: {self.beats_baseline.difference:+.3g} against "
+                f"{self.beats_baseline.baseline} (p = {self.beats_baseline.pvalue:.3g})"
+            )
         if self.pvalue_max_t != self.pvalue:
             rows["p, adjusted"] = f"{self.pvalue_max_t:.3g} (max-T)"
         table = "".join(f"<tr><th style='text-align:left'>{escape(k)}</th><td>{escape(v)}</td></tr>" for k, v in rows.items())
@@ -286,6 +297,16 @@ class PermutationTestResult:
         x = 2 + scale * (self.statistic - edges[0])
         line = f"<line x1='{x:.1f}' x2='{x:.1f}' y1='0' y2='{height}' stroke='#d55e00' stroke-width='2'/>"
         return f"<svg width='{width}' height='{height}' role='img' aria-label='null distribution and observed value'>{bars}{line}</svg>"
+
+    @property
+    def verdict(self) -> str:
+        """The answer in words, as "the geometry carries over, but no more than the spelling does"."""
+        from .baselines import verdict  # it compares results of this module
+
+        if not self.n_permutations:
+            return "no permutation was run, so nothing is tested"
+        test = self.beats_baseline
+        return verdict(self.pvalue_max_t) if test is None else verdict(self.pvalue_max_t, bool(test), test.words)
 
     @property
     def n_permutations(self) -> int:
@@ -349,6 +370,22 @@ class PermutationTestResult:
             "n_seeds": self.n_seeds,
             "n_train_classes": self.n_train,
             "n_test_classes": self.n_test,
+            **self._against_baseline(),
+        }
+
+    def _against_baseline(self) -> dict[str, Any]:
+        """What the record says of the baselines; nothing where there are none."""
+        test = self.beats_baseline
+        if test is None:
+            return {}
+        return {
+            "beats_baseline": bool(test),
+            "pvalue_baseline": test.pvalue,
+            "pvalue_baseline_splits": test.pvalue_splits,
+            "pvalue_baseline_permutations": test.pvalue_permutations,
+            "baseline": test.baseline,
+            "baseline_difference": test.difference,
+            "baseline_words": test.words,
         }
 
     def to_frame(self) -> pd.DataFrame:

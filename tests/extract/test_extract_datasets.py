@@ -274,5 +274,5 @@ def test_the_readmes_script_goes_from_sounds_to_p_values(tmp_path):
     audio = EmbeddingTable.load(tmp_path / "out" / "passt.npz")
     assert len(set(audio.labels.tolist())) == 12 and len(audio) == 96 and audio.meta["clips_with_several_leaves"] == 1
     summary = json.loads((tmp_path / "out" / "run" / "summary.json").read_text())
-    assert [p["text"] for p in summary["pairs"]] == [f"text-layer{i:02d}" for i in range(4)]
+    assert [p["text"] for p in summary["pairs"]] == [*(f"text-layer{i:02d}" for i in range(4)), "char-ngrams"]
     assert all(p["audio"] == "passt" and p["n_permutations"] == 19 and 0.05 <= p["pvalue"] <= 1 for p in summary["pairs"])

@@ -31,7 +31,14 @@ def reported(request, tmp_path_factory):
         text.save(folder / f"{name}.npz")
     tables(classes=14, alignment=0.9)[1].save(folder / "a.npz")
     trained = fp.ProbeConfig.grid(temperature=[0.1, 0.5], steps=4, dim=4)
-    options = {"probe": [*PROBES, *trained], "similarity": SIMILARITIES, "select": request.param, "permutations": 39, "splits": 2}
+    options = {
+        "probe": [*PROBES, *trained],
+        "similarity": SIMILARITIES,
+        "select": request.param,
+        "permutations": 39,
+        "splits": 2,
+        "baselines": False,
+    }
     fp.permutation_test([folder / "one.npz", folder / "two.npz"], [folder / "a.npz"], out=folder / "run", **options)
     page = write_report([folder / "run"]).read_text()
     return request.param, folder / "run", page, load_run(folder / "run")

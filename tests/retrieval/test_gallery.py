@@ -25,7 +25,7 @@ from fastprobe.tables.embeddings import EmbeddingTable
 from fastprobe.tables.streams import TableStream
 from support.strategies import SEEDS, tables
 
-FAST = {"probe": fp.ProbeConfig(dim=4, steps=5), "permutations": 2, "splits": 2, "backend": "torch"}
+FAST = {"probe": fp.ProbeConfig(dim=4, steps=5), "permutations": 2, "splits": 2, "backend": "torch", "baselines": False}
 
 
 def unit(rng, n, d):

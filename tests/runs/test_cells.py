@@ -16,7 +16,7 @@ from fastprobe.runs.audit import examine, verify
 from fastprobe.runs.store import ResultStore
 from support.strategies import tables
 
-FAST = {"splits": 2, "permutations": 19, "backend": "cpp", "train_fraction": 0.5}
+FAST = {"splits": 2, "permutations": 19, "backend": "cpp", "train_fraction": 0.5, "baselines": False}
 GRID = {"temperature": [0.1, 0.3], "lr": [0.5, 1.0], "steps": 5, "dim": 4}
 
 

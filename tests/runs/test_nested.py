@@ -21,7 +21,7 @@ from fastprobe.runs.store import ResultStore
 from support.strategies import tables
 
 PROBES = ["ridge:alpha=0.05", "ridge:alpha=5", "procrustes", "cca:dim=2:shrinkage=0.9"]
-FAST = {"splits": 2, "permutations": 19, "backend": "reference", "statistic": "mrr", "select": "nested"}
+FAST = {"splits": 2, "permutations": 19, "backend": "reference", "statistic": "mrr", "select": "nested", "baselines": False}
 
 
 @pytest.fixture(scope="module")
@@ -203,3 +203,15 @@ def test_a_request_keeps_its_rules_when_it_is_changed():
     asked = fp.RunRequest(probe=PROBES, select="nested")
     with pytest.raises(InputError, match="`stop` watches"):
         replace(asked, stop="anytime:alpha=0.05")
+
+
+def test_the_spelling_chooses_its_own_probe(tmp_path):
+    """Baselines choose as the models do; ceilings, which are never permuted, take part in no choice."""
+    text, audio = tables(classes=16, alignment=0.8, ragged=False)
+    options = {**FAST, "baselines": True, "ceiling": True}
+    (result,) = fp.permutation_test([text], [audio], probe=PROBES, out=tmp_path / "run", **options)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    choice = next(f for f in summary["families"] if f["name"] == "nested choice")
+    assert [t["test"] for t in choice["tests"]] == ["text x audio", "char-ngrams x audio"] and len(summary["ceilings"]) == len(PROBES)
+    (alone,) = fp.permutation_test([text], [audio], probe=PROBES, **FAST)
+    assert (result.probe, result.pvalue) == (alone.probe, alone.pvalue)

@@ -51,7 +51,7 @@ CONTRACT = [
 
 def small_run(**kwargs):
     text, audio = tables(classes=12, alignment=0.9)
-    options = {"probe": SMALL, "permutations": 19, "splits": 2, "device": "cpu", "k": (1, 3), **kwargs}
+    options = {"probe": SMALL, "permutations": 19, "splits": 2, "device": "cpu", "k": (1, 3), "baselines": False, **kwargs}
     return fp.permutation_test(text, audio, **options)
 
 
@@ -129,7 +129,7 @@ def test_an_interrupted_run_resumes_to_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr(fp_run.Experiment, "unit_size", lambda self: 2)
     small_run(out=tmp_path / "whole")
     text, audio = tables(classes=12, alignment=0.9)
-    experiment = fp_run.prepare(text, audio, probe=SMALL, permutations=19, splits=2, device="cpu", k=(1, 3))
+    experiment = fp_run.prepare(text, audio, probe=SMALL, permutations=19, splits=2, device="cpu", k=(1, 3), baselines=False)
     store = fp_run.open_store(experiment, tmp_path / "cut")
     steps = fp_run.execute(experiment, store)
     for _ in range(4):

@@ -18,7 +18,7 @@ from fastprobe.tables.simulate import simulate_pair
 
 NAMES = [f"class {i:02d}" for i in range(14)]
 QUICK = ProbeConfig(dim=8, steps=4, sampling="centroid")
-COMMON = {"probe": QUICK, "splits": 2, "backend": "reference", "k": (1, 2)}
+COMMON = {"probe": QUICK, "splits": 2, "backend": "reference", "k": (1, 2), "baselines": False}
 
 
 def tables(alignment=0.9, seed=0, number=0, name="audio"):

@@ -31,7 +31,7 @@ def save_tables(folder, n_audio=2):
         table.meta["name"] = name
         table.save(folder / f"{name}.npz")
         out += [side, str(folder / f"{name}.npz")]
-    return out
+    return [*out, "--no-baselines"]
 
 
 def experiment(permutations=40, *, text=None, audio=None, splits=2, **kwargs):
@@ -45,6 +45,7 @@ def experiment(permutations=40, *, text=None, audio=None, splits=2, **kwargs):
         train_fraction=0.5,
         probe=kwargs.pop("probe", PROBE),
         backend=kwargs.pop("backend", "reference"),
+        baselines=kwargs.pop("baselines", False),
         **kwargs,
     )
 
