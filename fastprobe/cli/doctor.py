@@ -9,6 +9,7 @@ from typing import Any
 
 from .. import __version__
 from ..errors import InputError
+from ..extract.models import packages as audio_packages
 from ..kernels import available_backends, select_backend
 
 _PACKAGES = {
@@ -17,15 +18,14 @@ _PACKAGES = {
     "faiss-cpu": "retrieval",
     "faiss-gpu": "retrieval on the GPU",
     "faiss-cuda": "retrieval on the GPU (community build)",
-    "transformers": "embed text; AST and CLAP",
-    "timm": "AudioMAE",
-    "hear21passt": "PaSST",
-    "panns_inference": "PANN",
+    "transformers": "embed text",
     "soundfile": "reads recordings",
     "soxr": "resamples recordings",
     "soundata": "FSD50K, ESC-50, UrbanSound8K",
     "ray": "runs on many machines",
 }
+for _name, _models in audio_packages().items():
+    _PACKAGES[_name] = "; ".join(filter(None, [_PACKAGES.get(_name), f"embed audio ({', '.join(_models)})"]))
 
 
 def examine() -> dict[str, Any]:

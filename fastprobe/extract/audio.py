@@ -26,7 +26,7 @@ from ..tables.embeddings import EmbeddingTable
 from .cache import VectorCache, file_digest
 from .datasets import Clip
 from .meta import origin
-from .models import load_model
+from .models import load_model, packages
 from .provenance import Provenance, by_name, refuse_leak
 from .sounds import BadSoundError, read_sound
 from .spec import AudioSpec
@@ -345,7 +345,7 @@ def build_table(
         "n_clips": len(kept),
         "n_cached": cached,
         "skipped": {"count": len(skipped), "files": [text for _, text in sorted(skipped)[:100]]},
-        **origin("numpy", "torch", "torchaudio", "transformers", "timm", "hear21passt", "panns_inference", "soundfile", "soxr"),
+        **origin("numpy", "torch", "torchaudio", "soundfile", "soxr", *packages()),
         "spec": spec.to_dict(),
     }
     return EmbeddingTable(

@@ -451,6 +451,14 @@ def test_a_record_decides_what_a_spec_may_ask(family):
             AudioSpec(model=f"{family}:variant")
 
 
+def test_doctor_looks_for_the_package_of_every_model():
+    from fastprobe.cli.doctor import examine
+
+    found = examine()
+    for known in AUDIO_MODELS.values():
+        assert not known.package or (known.package in found["versions"] and known.name in found["purposes"][known.package])
+
+
 def test_the_records_stand_in_the_documentation():
     page = (Path(__file__).parents[2] / "docs" / "embeddings.md").read_text("utf-8")
     for known in AUDIO_MODELS.values():

@@ -27,6 +27,15 @@ def family_names(having: str = "") -> str:
     return ", ".join(f.shown for f in AUDIO_MODELS.values() if not having or getattr(f, having))
 
 
+def packages() -> dict[str, list[str]]:
+    """Packages that have the networks, each with the models it serves."""
+    out: dict[str, list[str]] = {}
+    for family in AUDIO_MODELS.values():
+        if family.package:
+            out.setdefault(family.package, []).append(family.name)
+    return out
+
+
 def load_model(spec: AudioSpec, device: str | None = None) -> AudioModel:
     """The model of a spec, in evaluation mode on a device (default: CUDA if there is one, else the CPU).
 

@@ -64,9 +64,8 @@ AST = AudioFamily(
     load_ast,
     sample_rate=16000,
     width=768,
-    layers=12,
     provenance=Provenance(("ImageNet-1k (labels)", "AudioSet (labels)"), frozenset({"audioset"})),
-    caveat="Heard AudioSet with its labels.",
+    package="transformers",
     variant="NAME",
     on_hub=True,
 )

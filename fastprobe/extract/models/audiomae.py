@@ -101,9 +101,8 @@ AUDIOMAE = AudioFamily(
     load_audiomae,
     sample_rate=16000,
     width=768,
-    layers=12,
     provenance=Provenance(("AudioSet-2M (no labels)",)),
-    caveat="Heard AudioSet, but none of its labels.",
+    package="timm",
     variant="ARCH",
     on_hub=True,
 )
@@ -112,8 +111,7 @@ AUDIOMAE_FT = AudioFamily(
     load_audiomae,
     sample_rate=16000,
     width=768,
-    layers=12,
     provenance=Provenance(("AudioSet-2M (no labels)", "AudioSet-20k (labels)"), frozenset({"audioset"})),
-    caveat="Heard AudioSet, 20,000 clips of it with labels.",
+    package="timm",
     on_hub=True,
 )

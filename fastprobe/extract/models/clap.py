@@ -65,9 +65,8 @@ CLAP = AudioFamily(
     load_clap,
     sample_rate=48000,
     width=512,
-    layers=12,
     provenance=Provenance(("LAION-Audio-630K, AudioSet and caption sets (captions: its audio side has met language)",)),
-    caveat="Its audio side was trained on captions, so it has met language.",
+    package="transformers",
     variant="NAME",
     on_hub=True,
 )

@@ -62,12 +62,13 @@ class AudioFamily:
     name : str
         What stands before the colon in ``model``.
     load : callable (AudioSpec) -> AudioModel
-    sample_rate, width, layers : int or None
-        Hz taken, numbers per vector, and transformer blocks (convolutions) of the published weights; None where the module decides.
+    sample_rate, width : int or None
+        Hz taken and numbers per vector of the published weights; None where the module decides.
     provenance : Provenance
-        Of the published weights.
-    caveat : str
-        What a reader of its results must know.
+        What the published weights were trained on; a table's meta, the report and the check for leaked labels read it.
+    package : str
+        Installed package that has its network; `doctor` looks for it and a table's meta records its version. Empty where the
+        user brings it.
     variant : str
         Word for what may follow a colon ("ARCH"); empty where nothing may.
     needs : str
@@ -81,9 +82,8 @@ class AudioFamily:
     load: Callable[[Any], AudioModel]
     sample_rate: int | None
     width: int | None
-    layers: int | None
     provenance: Provenance
-    caveat: str
+    package: str = ""
     variant: str = ""
     needs: str = ""
     has_modes: bool = False

@@ -78,8 +78,7 @@ PANN = AudioFamily(
     load_pann,
     sample_rate=32000,
     width=2048,
-    layers=12,
     provenance=Provenance(("AudioSet (labels)",), frozenset({"audioset"})),
-    caveat="Heard AudioSet with its labels.",
+    package="panns_inference",
     any_length=True,
 )
