@@ -92,8 +92,8 @@ class Backend:
 
         return checked
 
-    def check(self, precision: str, optimizer: str) -> None:
-        """Whether it trains so.
+    def check(self, precision: str | None, optimizer: str | None) -> None:
+        """Whether it trains so; None asks for nothing.
 
         Raises
         ------
@@ -101,7 +101,7 @@ class Backend:
             It does not; the message lists what it honours.
         """
         for name, value, known in (("precision", precision, self.precisions), ("optimizer", optimizer, self.optimizers)):
-            if value not in known:
+            if value not in (None, *known):
                 raise BackendUnavailableError(
                     f"`{name}`={value!r} is not one that backend {self.name!r} has ({', '.join(known)}). "
                     "Choose one of these or another backend."
@@ -176,8 +176,10 @@ def available_backends() -> dict[str, str | None]:
     return {name: backend.why_not() for name, backend in BACKENDS.items()}
 
 
-def select_backend(name: str = "auto", precision: str = "ieee", device: str | None = None, optimizer: str = "adam-mini") -> Backend:
+def select_backend(name: str = "auto", precision: str | None = None, device: str | None = None, optimizer: str | None = None) -> Backend:
     """The backend of that name; ``auto`` is triton with CUDA, else cpp, else torch.
+
+    With a precision or an optimiser it must honour these. Without, the backend is meant whatever it trains with.
 
     Raises
     ------
@@ -203,7 +205,7 @@ def select_backend(name: str = "auto", precision: str = "ieee", device: str | No
         order = tuple(n for n in order if not (n == "triton" and _interpreted()))
         absent = []
         for found in (BACKENDS[candidate] for candidate in order):
-            if precision in found.precisions and optimizer in found.optimizers:
+            if precision in (None, *found.precisions) and optimizer in (None, *found.optimizers):
                 if (reason := found.why_not()) is None:
                     return found
                 absent.append(f" {found.name} would: {reason}.")

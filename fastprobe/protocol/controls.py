@@ -53,6 +53,8 @@ class Control:
     draw : callable (seed, number, n_classes, groups) -> int64 (C,)
         Relabelling `number`, the identity for 0; a function of its arguments alone. For p to be valid the draws are uniform over
         a group of relabellings, identity included. By default over all of them, or over those within `groups`.
+    distinct : callable (n_classes, groups) -> int, optional
+        Relabellings that `draw` can give, where it does not draw from all of them. Such a control is drawn, never enumerated.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Control:
     trained_once: bool = False
     caveat: str = ""
     draw: Callable[[int, int, int, np.ndarray | None], np.ndarray] = plan.permutation
+    distinct: Callable[[int, np.ndarray | None], int] | None = None
 
 
 _AGAIN = "so that only luck leads from a sound to its text"
@@ -266,7 +269,7 @@ def permutation_source(control: str, seed: int, n_classes: int, n_permutations: 
     """What a run trains on, for controls that relabel all texts.
 
     When there are no more distinct relabellings than the run asks for, each is trained once and p is exact;
-    otherwise they are drawn uniformly and independently.
+    otherwise, and where a control has a way of its own to draw, they are drawn uniformly and independently.
 
     Parameters
     ----------
@@ -281,10 +284,11 @@ def permutation_source(control: str, seed: int, n_classes: int, n_permutations: 
         Blocks of one class each: nothing can move.
     """
     check_control(control, groups)
-    distinct = count_distinct(n_classes, groups)
+    rule = CONTROLS[control]
+    distinct = (rule.distinct or count_distinct)(n_classes, groups)
     if distinct == 1:
         raise InputError("`groups` leaves every class alone in its group, so nothing can be permuted. Choose a coarser column.")
-    if distinct - 1 <= n_permutations and distinct <= ENUMERATE_UP_TO:
+    if rule.distinct is None and distinct - 1 <= n_permutations and distinct <= ENUMERATE_UP_TO:
         table = enumerate_distinct(n_classes, groups)
         return PermutationSource(control, distinct, True, distinct - 1, lambda start, stop: table[start:stop])
     return PermutationSource(

@@ -182,6 +182,9 @@ def test_pann_is_what_the_package_gives(sounds, tmp_path, monkeypatch):
     """CNN14 with random weights in a file of the published shape; neither wget nor DataParallel is met on the way."""
     import os
 
+    # The package draws with matplotlib, which on a new machine runs fc-list once to find its fonts.
+    import matplotlib.font_manager  # noqa: F401
+
     from fastprobe.extract.models.pann import PANN, Pann, _panns_models
 
     monkeypatch.setattr(os, "system", lambda command: pytest.fail(f"ran {command}"))

@@ -21,6 +21,11 @@ from support.strategies import batch_of, configs
 HERE = [name for name, why in kernels.available_backends().items() if why is None and name not in ("reference", "triton")]
 
 
+def config_of(name, **fields):
+    """A configuration that the backend honours, whichever optimisers it has."""
+    return ProbeConfig(**{"optimizer": kernels.BACKENDS[name].optimizers[0], **fields})
+
+
 def part(batch, probes):
     return dataclasses.replace(batch, permutations=batch.permutations[probes])
 
@@ -34,7 +39,7 @@ def test_this_machine_has_a_float32_backend():
 @given(st.data())
 def test_agrees_with_the_reference(name, data):
     """Losses and heads to float32 rounding; ranks wherever the reference's margin exceeds it."""
-    batch = batch_of(data.draw(configs()), n_probes=3, seed=data.draw(st.integers(0, 100)))
+    batch = batch_of(data.draw(configs(kernels.BACKENDS[name].optimizers)), n_probes=3, seed=data.draw(st.integers(0, 100)))
     want, got = reference.train(batch, heads=True), kernels.select_backend(name).load()(batch, "cpu", heads=True)
     assert got.ranks.dtype == np.int32 and got.ranks.shape == want.ranks.shape
     assert np.allclose(got.loss, want.loss, rtol=2e-4, atol=2e-5, equal_nan=True)
@@ -57,7 +62,7 @@ def test_agrees_with_the_reference(name, data):
 @settings(max_examples=15)
 @given(st.data())
 def test_a_job_does_not_depend_on_its_batch(name, data):
-    batch = batch_of(data.draw(configs()), n_probes=7, seed=data.draw(st.integers(0, 100)))
+    batch = batch_of(data.draw(configs(kernels.BACKENDS[name].optimizers)), n_probes=7, seed=data.draw(st.integers(0, 100)))
     train = kernels.select_backend(name).load()
     whole = train(batch, "cpu", heads=True)
     for probes in ([3], [6, 0, 3], [5, 4, 3, 2]):
@@ -69,7 +74,7 @@ def test_a_job_does_not_depend_on_its_batch(name, data):
 @pytest.mark.parametrize("name", ["reference", *HERE])
 def test_duplicate_texts_tie_and_ties_count_against_us(name):
     """Every text is there twice: no rank can be 1."""
-    batch = batch_of(ProbeConfig(dim=4, steps=3), classes=6)
+    batch = batch_of(config_of(name, dim=4, steps=3), classes=6)
     batch = dataclasses.replace(batch, text=batch.text[np.repeat(np.arange(3), 2)], permutations=np.arange(6)[None])
     assert np.array_equal(batch.text[0], batch.text[1])
     for csls in (0, 2):
@@ -102,7 +107,9 @@ def plain_ranks(batch, result, p, csls):
 def test_ranks_are_what_plain_loops_count(name, csls):
     """Sizes below, at and beside the widths of vectors, of few and of many unseen classes."""
     for seed, (classes, fraction) in enumerate([(7, 0.5), (16, 0.9), (17, 0.3), (33, 0.5), (50, 0.65), (131, 0.8)]):
-        batch = batch_of(ProbeConfig(dim=5, steps=2, csls=csls), n_probes=2, seed=seed, classes=classes, clips=9, train_fraction=fraction)
+        batch = batch_of(
+            config_of(name, dim=5, steps=2, csls=csls), n_probes=2, seed=seed, classes=classes, clips=9, train_fraction=fraction
+        )
         got = kernels.select_backend(name).load()(batch, "cpu", heads=True)
         for p in range(2):
             every, unseen, clear = plain_ranks(batch, got, p, csls)
@@ -115,7 +122,7 @@ def test_ranks_are_what_plain_loops_count(name, csls):
 @settings(max_examples=15)
 @given(st.data())
 def test_fewer_rivals_make_no_rank_worse(name, data):
-    batch = batch_of(data.draw(configs()), n_probes=3, seed=data.draw(st.integers(0, 100)))
+    batch = batch_of(data.draw(configs(kernels.BACKENDS[name].optimizers)), n_probes=3, seed=data.draw(st.integers(0, 100)))
     got = kernels.select_backend(name).load()(batch, "cpu")
     n_unseen = len(batch.gallery)
     assert n_unseen == len(batch.text) - len(batch.train_classes)
@@ -126,7 +133,7 @@ def test_fewer_rivals_make_no_rank_worse(name, data):
 
 @pytest.mark.parametrize("name", ["reference", *HERE])
 def test_csls_changes_ranks_alone(name):
-    batch = batch_of(ProbeConfig(dim=5, steps=4), classes=30)
+    batch = batch_of(config_of(name, dim=5, steps=4), classes=30)
     corrected = dataclasses.replace(batch, config=dataclasses.replace(batch.config, csls=3))
     train = kernels.select_backend(name).load()
     plain, other = train(batch, "cpu", heads=True), train(corrected, "cpu", heads=True)
@@ -137,7 +144,7 @@ def test_csls_changes_ranks_alone(name):
 
 @pytest.mark.parametrize("name", ["reference", *HERE])
 def test_csls_above_the_gallery_is_refused(name):
-    batch = batch_of(ProbeConfig(dim=2, steps=1, csls=10), classes=9)
+    batch = batch_of(config_of(name, dim=2, steps=1, csls=10), classes=9)
     with pytest.raises(InputError, match="`csls` must be at most the number of texts and of test clips; got 10 with 9 texts"):
         kernels.select_backend(name).load()(batch, "cpu")
 
@@ -150,7 +157,7 @@ def test_odd_and_large_shapes(name):
         {"classes": 40, "text_width": 300, "audio_width": 5, "clips": 9},
     ):
         for dim in (1, 31, 65):
-            batch = batch_of(ProbeConfig(dim=dim, steps=2), n_probes=2, **shape)
+            batch = batch_of(config_of(name, dim=dim, steps=2), n_probes=2, **shape)
             want, got = reference.train(batch), kernels.select_backend(name).load()(batch, "cpu")
             assert np.allclose(got.loss, want.loss, rtol=1e-4) and np.mean(got.ranks != want.ranks) < 0.01
 
@@ -167,6 +174,18 @@ def test_selection(monkeypatch):
         assert kernels.select_backend("auto").name == "torch"
         with pytest.raises(BackendUnavailableError, match="Available here"):
             kernels.select_backend("auto", precision="tf32x3", device="cpu")
+
+
+def test_a_backend_is_found_by_name_whatever_it_trains_with(monkeypatch):
+    """Closed forms and the doctor name a backend and train nothing: that it lacks the default optimiser is no reason."""
+    monkeypatch.setitem(
+        kernels.BACKENDS, "torch", dataclasses.replace(kernels.BACKENDS["torch"], optimizers=("sgd",), precisions=("tf32",))
+    )
+    assert kernels.select_backend("torch").name == "torch" and kernels.select_backend("auto", device="cuda").name in ("torch", "triton")
+    assert kernels.select_backend("torch", "tf32", None, "sgd").name == "torch"
+    for asked in (("ieee", None, "sgd"), ("tf32", None, "adam"), (None, None, "adam"), ("ieee", None, None)):
+        with pytest.raises(BackendUnavailableError, match=r"is not one that backend 'torch' has"):
+            kernels.select_backend("torch", *asked)
 
 
 def test_a_device_that_is_not_there_is_an_error():

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given
 
 from fastprobe.errors import BackendUnavailableError
 from fastprobe.kernels import BACKENDS, reference
-from fastprobe.protocol import optimizers
+from fastprobe.protocol import controls, optimizers
 from fastprobe.protocol.config import ProbeConfig
 from fastprobe.protocol.metrics import METRICS, chance, column_of, metric_names, metric_of, summarise, unseen_names
 from support.strategies import SEEDS, batch_of
@@ -31,13 +33,29 @@ def test_every_backend_refuses_an_optimiser_that_it_does_not_honour(name, made_u
     backend = BACKENDS[name]
     if name == "triton" and (why := backend.why_not()) and "not installed" in why:
         pytest.skip(f"the triton backend cannot be imported: {why}")
-    with pytest.raises(BackendUnavailableError, match=r"optimizer.*made-up.*adam-mini, sgd, adam"):
+    with pytest.raises(BackendUnavailableError, match=f"optimizer.*made-up.*{', '.join(backend.optimizers)}"):
         backend.load()(made_up)
 
 
 def test_the_definition_writes_no_update_that_it_does_not_know(made_up):
     with pytest.raises(ValueError, match="made-up"):
         reference.train(made_up)
+
+
+def test_a_control_that_draws_in_its_own_way_is_never_replaced_by_a_list(monkeypatch):
+    """Rotations within groups: a list of all orders within the groups would be another null."""
+
+    def rotated(seed, number, n_classes, groups):
+        order = np.arange(n_classes)
+        for g in np.unique(groups):
+            order[groups == g] = np.roll(order[groups == g], number)
+        return order
+
+    rule = replace(controls.CONTROLS["permute-within"], name="rotate", draw=rotated, distinct=lambda n, groups: 3)
+    monkeypatch.setitem(controls.CONTROLS, "rotate", rule)
+    source = controls.permutation_source("rotate", 0, 6, 10**6, np.repeat(["a", "b"], 3))
+    assert not source.enumerated and source.distinct == 3 and source.n_permutations == 10**6
+    np.testing.assert_array_equal(source.draw(0, 2), [[0, 1, 2, 3, 4, 5], [2, 0, 1, 5, 3, 4]])
 
 
 @given(SEEDS)
