@@ -112,8 +112,10 @@ def row(parameter, context) -> str:
     words, required, _ = words.partition("[required]")
     default = re.sub(r"^\((.*)\)$", r"\1", default.strip().removesuffix("]"))
     flags, _, values = shown.partition(" <")
-    values = cell(values.removesuffix(">").replace("|", " or "))
-    values = re.sub(r"^list\[(.*)\]$", r"\1", values)
+    # "<float>,..." takes several values, each of which makes cells.
+    several = values.endswith(">,...")
+    values = cell(values.removesuffix(",...").removesuffix(">").replace("|", " or "))
+    values = re.sub(r"^list\[(.*)\]$", r"\1", values) + (", one or several" if several else "")
     words = cell(words) + (f" *Default: {cell(default)}.*" if default else "") + (" **Required.**" if required else "")
     return f"| `{flags}` {values} | {words} |"
 
