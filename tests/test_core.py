@@ -64,7 +64,7 @@ def test_the_simulated_core_hides_what_extras_bring(core_python):
         "    assert importlib.util.find_spec(name) is None, name\n"
         "    try: __import__(name)\n    except ModuleNotFoundError: continue\n    found.append(name)\n"
         "try: m.version('torch'); found.append('version of torch')\nexcept m.PackageNotFoundError: pass\n"
-        "import numpy, scipy, pandas, pyarrow, statsmodels, matplotlib, sklearn\nprint(json.dumps(found))"
+        "import numpy, scipy, pandas, pyarrow, matplotlib, sklearn\nprint(json.dumps(found))"
     )
     assert json.loads(out) == []
 

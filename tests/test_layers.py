@@ -95,6 +95,24 @@ def test_the_core_stays_light():
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
 
 
+def test_opening_a_run_imports_what_it_needs_alone(tmp_path):
+    """pandas and scipy.stats cost more time than all else that `status`, or a small run, does. (The spelling baseline
+    is scikit-learn's, which imports both.)"""
+    code = (
+        "import sys\nfrom fastprobe import permutation_test\nfrom fastprobe.tables.simulate import simulate_pair\n"
+        "from fastprobe.cli import main\n"
+        "text, audio = simulate_pair([f'class {i}' for i in range(9)], alignment=1.0, clips=2, text_width=5, audio_width=4)\n"
+        f"permutation_test(text, audio, permutations=3, splits=2, backend='cpp', baselines=False, out={str(tmp_path / 'run')!r})\n"
+        "heavy = {'pandas', 'statsmodels', 'scipy.stats', 'matplotlib'}\n"
+        "print(sorted(heavy & set(sys.modules)))\n"
+        f"sys.argv = ['fastprobe', 'status', {str(tmp_path / 'run')!r}]\n"
+        "try: main()\nexcept SystemExit as stop: assert not stop.code\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert said[0] == said[-1] == "[]"
+
+
 def test_a_run_on_the_cpu_does_without_torch(tmp_path):
     """Its import takes seconds and half a gigabyte; where no GPU driver is, nothing of a run needs it."""
     code = (

@@ -17,7 +17,6 @@ from copy import copy
 from typing import Any, NamedTuple
 
 import numpy as np
-import scipy.linalg
 
 from ..errors import InputError
 from ..protocol.probes import CCA, ClosedProbe, Procrustes, Ridge
@@ -129,7 +128,9 @@ class RidgeForm(Form):
             x, groups = data.audio[rows], np.searchsorted(self.train, data.labels[rows])
         query = data.audio[data.queries]
         member = np.eye(len(self.train))[groups]
-        values, vectors = scipy.linalg.eigh(x @ x.T)
+        from scipy.linalg import eigh
+
+        values, vectors = eigh(x @ x.T)
         values = np.maximum(values, 0.0)
         self._solutions, smoother, forms = [], [], []
         for alpha in probe.alphas:
@@ -231,9 +232,11 @@ class RotationForm(Form):
 
 def _whitening(x: np.ndarray, shrinkage: float) -> np.ndarray:
     """S^-1/2 of the shrunk covariance S = (1 - l) X'X/n + l tr(X'X/n)/r I, of centred rows."""
+    from scipy.linalg import eigh
+
     covariance = x.T @ x / len(x)
     mean_variance = np.trace(covariance) / len(covariance)
-    values, vectors = scipy.linalg.eigh((1 - shrinkage) * covariance + shrinkage * mean_variance * np.eye(len(covariance)))
+    values, vectors = eigh((1 - shrinkage) * covariance + shrinkage * mean_variance * np.eye(len(covariance)))
     return (vectors / np.sqrt(values)) @ vectors.T
 
 

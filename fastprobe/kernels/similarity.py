@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import numpy as np
-from scipy.stats import rankdata
 
 from ..errors import InputError
 from ..protocol.probes import Similarity
@@ -41,6 +40,9 @@ def u_centred(x: np.ndarray) -> np.ndarray:
 
 def distance_ranks(x: np.ndarray) -> np.ndarray:
     """Ranks of the cosine distances of all pairs of rows, centred and of unit length over i < j; symmetric (C, C)."""
+    # scipy.stats takes as long to import as all that a small run needs besides, and only RSA has ranks.
+    from scipy.stats import rankdata
+
     unit = unit_rows(x)
     upper = np.triu_indices(len(x), 1)
     # Rounding keeps distances that are equal in exact arithmetic tied.

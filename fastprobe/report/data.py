@@ -22,6 +22,7 @@ from ..runs.summary import layers
 from ..statistics.intervals import class_interval
 from ..statistics.significance import Interval
 from ..storage import Folder, RemoteFolder, is_url, local_path, name_of, open_folder
+from ..storage.columns import to_numpy
 from ..tables.embeddings import EmbeddingTable
 from ..tables.vocabulary import read_csv
 from .procrustes import ProcrustesTest, centroids, protest
@@ -293,15 +294,16 @@ def _read_parquet(folder: Folder | RemoteFolder, file: str, columns: list[str], 
         present = set(pq.read_schema(source).names)
         columns, strings = ([c for c in names if c != "probe" or c in present] for names in (columns, strings))
         source.seek(0)
-        table = pq.read_table(source, columns=columns, read_dictionary=strings)
-        out = {}
+        # Not `read_table`, which imports pandas.
+        table = pq.ParquetFile(source, read_dictionary=strings).read(columns=columns)
+        out: dict[str, Any] = {}
         for name in columns:
             column = table[name].combine_chunks()
             if name in strings:
                 column = column if pa.types.is_dictionary(column.type) else column.dictionary_encode()
-                out[name] = (column.indices.to_numpy(zero_copy_only=False), np.array(column.dictionary.to_pylist(), dtype=str))
+                out[name] = (to_numpy(column.indices), np.array(column.dictionary.to_pylist(), dtype=str))
             else:
-                out[name] = column.to_numpy(zero_copy_only=False)
+                out[name] = to_numpy(column)
         return out
     except FileNotFoundError:
         notes.append(f"{what} cannot be shown: this run has no {file}.")

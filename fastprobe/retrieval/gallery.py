@@ -24,6 +24,7 @@ import numpy as np
 from ..errors import InputError, needs
 from ..kernels.topk import check_shapes, is_tensor, load_faiss, merge_top_k, top_k
 from ..storage import FetchedFolder, is_url, local_path
+from ..storage.columns import to_arrow
 
 __all__ = ["KINDS", "GalleryIndex", "memory_estimate", "top_k"]
 
@@ -253,10 +254,8 @@ class GalleryIndex:
         if self._texts is None:
             return rows.astype(str)
         if hasattr(self._texts, "take") and not isinstance(self._texts, np.ndarray):  # an Arrow column, mapped
-            import pyarrow as pa
-
             wanted, back = np.unique(rows, return_inverse=True)
-            found = np.array(self._texts.take(pa.array(wanted)).to_pylist(), dtype=str)
+            found = np.array(self._texts.take(to_arrow(wanted)).to_pylist(), dtype=str)
             return found[back].reshape(rows.shape)
         return np.asarray(self._texts, dtype=str)[rows]
 

@@ -15,6 +15,7 @@ from ..protocol.plan import Unit
 from ..protocol.probes import is_similarity
 from ..randomness import generator
 from ..statistics.power import Power, permutations_for, simulate_power, smallest_pvalue
+from ..storage.columns import to_arrow
 from .run import Experiment
 
 # Purpose of the stream that simulates power; it decides nothing that is stored.
@@ -234,10 +235,10 @@ def _bytes_per_row(block: dict[str, np.ndarray]) -> float:
     import pyarrow.parquet as pq
 
     buffer = io.BytesIO()
-    pq.write_table(pa.table(block), buffer, compression="zstd")
+    pq.write_table(pa.table({k: to_arrow(v) for k, v in block.items()}), buffer, compression="zstd")
     rows = len(block["permutation"])
     fixed = io.BytesIO()
-    pq.write_table(pa.table({k: v[:0] for k, v in block.items()}), fixed, compression="zstd")
+    pq.write_table(pa.table({k: to_arrow(v[:0]) for k, v in block.items()}), fixed, compression="zstd")
     return max((buffer.tell() - fixed.tell()) / rows, 8.0)
 
 

@@ -23,6 +23,7 @@ from ..kernels.reference import norm
 from ..kernels.topk import faiss_gpus, load_faiss, top_k, torch_installed
 from ..protocol.config import ProbeConfig
 from ..protocol.probes import ClosedProbe, Similarity
+from ..storage.columns import to_arrow
 from .outcomes import closed_form
 from .request import RETRIEVALS
 
@@ -119,8 +120,8 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
                             "probe": pa.repeat(name, n),
                             "split": np.full(n, split, np.int32),
                             "seed": np.full(n, repeat, np.int32),
-                            "query": clips.take(pa.array(np.repeat(rows, copies))),
-                            "label": classes.take(pa.array(np.repeat(pair.labels[rows], copies))),
+                            "query": clips.take(to_arrow(np.repeat(rows, copies))),
+                            "label": classes.take(to_arrow(np.repeat(pair.labels[rows], copies))),
                         }
 
                     yield (
@@ -128,7 +129,7 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
                         {
                             **columns(k),
                             "position": np.tile(np.arange(1, k + 1, dtype=np.int32), len(rows)),
-                            "retrieved": classes.take(pa.array(found.reshape(-1))),
+                            "retrieved": classes.take(to_arrow(found.reshape(-1))),
                             "score": scores.reshape(-1),
                         },
                     )
@@ -213,7 +214,7 @@ class _Spool:
         """Append rows; they are written once a row group is full."""
         import pyarrow as pa
 
-        self.waiting.append(pa.table(columns))
+        self.waiting.append(pa.table({n: to_arrow(v) for n, v in columns.items()}))
         if sum(len(t) for t in self.waiting) >= _ROW_GROUP:
             self._flush()
 

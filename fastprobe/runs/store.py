@@ -25,6 +25,7 @@ from ..protocol.cells import Cell
 from ..protocol.plan import JobPlan, Unit
 from ..protocol.probes import is_similarity
 from ..storage import Folder, RemoteFolder, open_folder
+from ..storage.columns import to_arrow, to_numpy
 from .manifest import cells_of, describe_difference, manifest_bytes, read_manifest, shapes_of, to_json
 
 __all__ = ["ResultStore", "column_digest", "read_manifest"]
@@ -191,10 +192,12 @@ class ResultStore:
 
         rows = len(columns["permutation"])
         names = {
-            side: pa.DictionaryArray.from_arrays(pa.array(np.zeros(rows, np.int32)), pa.array([name]))
+            side: pa.DictionaryArray.from_arrays(to_arrow(np.zeros(rows, np.int32)), pa.array([name]))
             for side, name in zip(_NAMES, self.cells[unit.cell])
         }
-        table = pa.table({**names, **columns}).replace_schema_metadata({"fastprobe_digest": column_digest(columns)})
+        table = pa.table({**names, **{n: to_arrow(v) for n, v in columns.items()}}).replace_schema_metadata(
+            {"fastprobe_digest": column_digest(columns)}
+        )
         buffer = io.BytesIO()
         # Measured: dictionaries of numbers cost twice the time and 6% more bytes; those of the names are free.
         pq.write_table(table, buffer, compression="zstd", use_dictionary=list(_NAMES), write_page_checksum=True)
@@ -250,7 +253,7 @@ class ResultStore:
                 if columns is None and side in table.column_names and table[side].unique().to_pylist() != [name]:
                     raise ValueError("it holds another cell than its name says")
             digest = (file.schema_arrow.metadata or {}).get(b"fastprobe_digest", b"").decode("ascii", "replace")
-            return {n: table[n].to_numpy() for n in table.column_names if n not in _NAMES}, digest
+            return {n: to_numpy(table[n]) for n in table.column_names if n not in _NAMES}, digest
         except (OSError, pa.ArrowException, ValueError, LookupError, OverflowError, MemoryError) as error:
             raise _Unreadable((str(error).splitlines() or [type(error).__name__])[0]) from None
 

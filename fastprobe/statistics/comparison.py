@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
-from scipy.stats import t as student
+from scipy.special import stdtr, stdtrit
 
 from ..errors import InputError
 from .significance import TOLERANCE, Interval, corrected_variance_factor
@@ -84,8 +84,8 @@ def nadeau_bengio_test(differences: np.ndarray, n_train: int, n_test: int, level
         return CorrectedTTest(mean, naive, se, 0.0, 1.0, 0.0, 0.0, j)
     if se <= TOLERANCE * max(1.0, abs(mean)):  # a few clips in a few splits can do this: no spread to judge by is not certainty
         return CorrectedTTest(mean, naive, se, *(float("nan"),) * 4, j)
-    half = float(student.ppf(0.5 + level / 2, j - 1)) * se
-    return CorrectedTTest(mean, naive, se, mean / se, float(2 * student.sf(abs(mean / se), j - 1)), mean - half, mean + half, j)
+    half = float(stdtrit(j - 1, 0.5 + level / 2)) * se
+    return CorrectedTTest(mean, naive, se, mean / se, float(2 * stdtr(j - 1, -abs(mean / se))), mean - half, mean + half, j)
 
 
 @dataclass(frozen=True)

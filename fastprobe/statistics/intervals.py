@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+from scipy.special import stdtrit
 
 from ..errors import InputError
 from .significance import TOLERANCE, Interval, standard_errors
@@ -38,9 +39,7 @@ def class_interval(per_split: np.ndarray, n_train: int, n_test: int, level: floa
     se = standard_errors(x, n_train, n_test)[1]
     if not se > TOLERANCE * max(1.0, float(np.abs(x).max(initial=0.0))):
         return Interval(float("nan"), float("nan"))
-    from scipy.stats import t as student
-
-    half = float(student.ppf(0.5 + level / 2, len(x) - 1)) * se
+    half = float(stdtrit(len(x) - 1, 0.5 + level / 2)) * se
     return Interval(float(x.mean()) - half, float(x.mean()) + half)
 
 

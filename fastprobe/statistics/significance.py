@@ -13,6 +13,7 @@ from math import inf, log, log1p
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
+from scipy.special import betaincinv
 
 from ..errors import InputError
 
@@ -63,17 +64,19 @@ def counted_pvalue(observed: float, null: np.ndarray) -> float:
 def pvalue_interval(n_exceed: int, n_permutations: int, confidence_level: float = 0.95) -> Interval:
     """Clopper-Pearson interval for the chance that a permutation reaches the observed value, B fixed.
 
+        [I^-1(alpha/2; x, B-x+1), I^-1(1-alpha/2; x+1, B-x)]    I the regularised incomplete beta function
+
     Examples
     --------
     >>> low, high = pvalue_interval(3, 999)
     >>> round(low, 4), round(high, 4)
     (0.0006, 0.0088)
     """
-    from scipy.stats import binomtest
-
     if n_permutations == 0:
         return Interval(0.0, 1.0)
-    low, high = binomtest(n_exceed, n_permutations).proportion_ci(confidence_level, "exact")
+    x, n, tail = n_exceed, n_permutations, (1 - confidence_level) / 2
+    low = betaincinv(x, n - x + 1, tail) if x else 0.0
+    high = betaincinv(x + 1, n - x, 1 - tail) if x < n else 1.0
     return Interval(float(low), float(high))
 
 

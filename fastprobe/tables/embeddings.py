@@ -19,6 +19,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..storage import is_url, local_copy, local_path, name_of, new_file
+from ..storage.columns import to_arrow, to_numpy
 
 SUFFIXES = (".npz", ".safetensors", ".parquet")
 
@@ -345,7 +346,7 @@ def _read_parquet(source: Path, path: str):
     values = column.flatten()
     if values.null_count or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
         raise InputError(f"{path}: column `vector` must hold numbers without nulls; got {kind}.")
-    vectors = values.to_numpy(zero_copy_only=False).reshape(len(frame), -1) if len(frame) else np.empty((0, 0))
+    vectors = to_numpy(values).reshape(len(frame), -1) if len(frame) else np.empty((0, 0))
     ids = None
     if "id" in frame.column_names:
         ids = np.asarray([str(v) for v in frame["id"].to_pylist()])
@@ -365,7 +366,7 @@ def _write_parquet(table: EmbeddingTable, file) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    vector = pa.FixedSizeListArray.from_arrays(pa.array(table.vectors.ravel()), table.width)
+    vector = pa.FixedSizeListArray.from_arrays(to_arrow(table.vectors.ravel()), table.width)
     frame = pa.table({"id": table.ids.tolist(), "label": table.labels.tolist(), "vector": vector})
     pq.write_table(frame.replace_schema_metadata({"fastprobe": json.dumps(table.meta)}), file)
 

@@ -17,6 +17,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..storage import Fetched, is_url, local_path, name_of, suffix_of
+from ..storage.columns import to_numpy
 from .embeddings import SUFFIXES, check_vector_type, read_bfloat16, read_meta
 
 
@@ -260,7 +261,7 @@ def _parquet_blocks(path: _Source, rows: int) -> Iterator[tuple[np.ndarray, list
                     raise InputError(f"{path}: column `vector` must hold numbers without nulls.")
                 labels = batch.column(batch.schema.get_field_index("label")).to_pylist()
                 yield (
-                    values.to_numpy(zero_copy_only=False).reshape(len(batch), -1),
+                    to_numpy(values).reshape(len(batch), -1),
                     ["" if label is None else str(label) for label in labels],
                 )
 
