@@ -23,7 +23,7 @@ from ..kernels.reference import norm
 from ..kernels.topk import faiss_gpus, load_faiss, top_k, torch_installed
 from ..protocol.config import ProbeConfig
 from ..protocol.probes import ClosedProbe, Similarity
-from ..storage.columns import to_arrow
+from ..storage.columns import repeated, to_arrow, words
 from .outcomes import closed_form
 from .request import RETRIEVALS
 
@@ -90,8 +90,6 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
     ----------
     experiment : fastprobe.runs.experiment.Experiment
     """
-    import pyarrow as pa
-
     path = "faiss" if experiment.retrieval == "faiss" else "numpy"
     device = "cuda:0" if path == "faiss" and faiss_gpus() and _cuda() else None
     k = max(experiment.ks)
@@ -99,7 +97,7 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
         probe, name = experiment.probe_of(i), experiment.cells[i].probe
         if isinstance(probe, Similarity):
             continue
-        classes, clips = pa.array(pair.classes.tolist()), pa.array(pair.clip_ids.tolist())
+        classes, clips = words(pair.classes.tolist()), words(pair.clip_ids.tolist())
         splits, repeats = experiment.plan.shape(i)
         for split in range(splits):
             queries = np.flatnonzero(np.isin(pair.labels, experiment.split(split).test))
@@ -115,9 +113,9 @@ def observed(experiment: Any) -> Iterator[tuple[dict[str, Any], dict[str, Any]]]
                     def columns(copies: int, pair=pair, name=name, split=split, repeat=repeat, rows=rows, clips=clips, classes=classes):
                         n = len(rows) * copies
                         return {
-                            "text": pa.repeat(pair.text_name, n),
-                            "audio": pa.repeat(pair.audio_name, n),
-                            "probe": pa.repeat(name, n),
+                            "text": repeated(pair.text_name, n),
+                            "audio": repeated(pair.audio_name, n),
+                            "probe": repeated(name, n),
                             "split": np.full(n, split, np.int32),
                             "seed": np.full(n, repeat, np.int32),
                             "query": clips.take(to_arrow(np.repeat(rows, copies))),

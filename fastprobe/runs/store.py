@@ -25,7 +25,7 @@ from ..protocol.cells import Cell
 from ..protocol.plan import JobPlan, Unit
 from ..protocol.probes import is_similarity
 from ..storage import Folder, RemoteFolder, open_folder
-from ..storage.columns import to_arrow, to_numpy
+from ..storage.columns import to_arrow, to_numpy, words
 from .manifest import cells_of, describe_difference, manifest_bytes, read_manifest, shapes_of, to_json
 
 __all__ = ["ResultStore", "column_digest", "read_manifest"]
@@ -192,7 +192,7 @@ class ResultStore:
 
         rows = len(columns["permutation"])
         names = {
-            side: pa.DictionaryArray.from_arrays(to_arrow(np.zeros(rows, np.int32)), pa.array([name]))
+            side: pa.DictionaryArray.from_arrays(to_arrow(np.zeros(rows, np.int32)), words([name]))
             for side, name in zip(_NAMES, self.cells[unit.cell])
         }
         table = pa.table({**names, **{n: to_arrow(v) for n, v in columns.items()}}).replace_schema_metadata(

@@ -5,6 +5,7 @@ pyarrow's own conversions import pandas wherever it is installed, a quarter of a
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +28,28 @@ def to_arrow(values: Any) -> pa.Array:
         return values
     values = np.ascontiguousarray(values)
     return pa.Array.from_buffers(pa.from_numpy_dtype(values.dtype), len(values), [None, pa.py_buffer(values)])
+
+
+def words(values: Sequence[str]) -> pa.Array:
+    """Text as Arrow has it.
+
+    Examples
+    --------
+    >>> words(["dog", "Küchenuhr"]).to_pylist()
+    ['dog', 'Küchenuhr']
+    """
+    import pyarrow as pa
+
+    encoded = [str(v).encode() for v in values]
+    ends = np.cumsum([0, *map(len, encoded)])
+    if ends[-1] > np.iinfo(np.int32).max:  # more than one array of 32-bit positions holds
+        return pa.array(values, pa.large_string())
+    return pa.StringArray.from_buffers(len(encoded), pa.py_buffer(ends.astype(np.int32)), pa.py_buffer(b"".join(encoded)))
+
+
+def repeated(value: str, times: int) -> pa.Array:
+    """The same text in every row."""
+    return words([value]).take(to_arrow(np.zeros(times, np.int32)))
 
 
 def to_numpy(column: pa.Array | pa.ChunkedArray) -> np.ndarray:
