@@ -36,6 +36,10 @@ def option(default: Any, help: str, **words: Any) -> Any:
     return field(default=default, metadata={"help": help, **words})
 
 
+# Beyond any probe: a slip of the keyboard is told before memory is asked for.
+_AT_MOST = 10_000_000
+
+
 @dataclass(frozen=True, kw_only=True)
 class ProbeConfig:
     """How one contrastive linear probe is trained.
@@ -136,6 +140,8 @@ class ProbeConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
                 raise InputError(f"`{name}` must be a whole number of at least {low}; got {value!r}.")
+            if value > _AT_MOST:
+                raise InputError(f"`{name}` must be at most {_AT_MOST:,}; got {value!r}.")
             object.__setattr__(self, name, int(value))  # NumPy's numbers are welcome, and stored as plain ones
         for name, bound, strict in (("temperature", 0.0, True), ("lr", 0.0, True), ("momentum", 0.0, False), ("weight_decay", 0.0, False)):
             value = getattr(self, name)

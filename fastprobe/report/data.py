@@ -233,8 +233,7 @@ def load_run(path: str | os.PathLike, categories: str | os.PathLike | None = Non
     manifest = read_manifest(folder)
     try:
         summary = json.loads(folder.read("summary.json").decode("utf-8"))
-        if not isinstance(summary, dict) or not isinstance(summary.get("pairs"), list):
-            raise ValueError("not a summary")
+        _check_summary(summary)
     except FileNotFoundError:
         raise StoreError(f"{folder}: the run has no summary.json yet. Finish it with the command that began it and --resume.") from None
     except (OSError, ValueError, RecursionError) as error:
@@ -272,6 +271,22 @@ def load_run(path: str | os.PathLike, categories: str | os.PathLike | None = Non
         notes,
         tried(path, manifest),
     )
+
+
+def _check_summary(summary: Any) -> None:
+    """Whether a document has the form of a summary; ValueError if not."""
+    if not isinstance(summary, dict):
+        raise ValueError("it is no object")
+    records, statistic, n = (summary.get(name) for name in ("pairs", "statistic", "n_classes"))
+    if not isinstance(records, list) or not records or not all(isinstance(r, dict) for r in records):
+        raise ValueError("`pairs` is no list of records")
+    if not isinstance(statistic, str):
+        raise ValueError(f"`statistic` is {statistic!r}")
+    if not isinstance(n, int) or isinstance(n, bool) or not 2 <= n <= 1 << 31:
+        raise ValueError(f"`n_classes` is {n!r}")
+    for r in records:
+        if absent := [name for name in ("text", "audio") if not isinstance(r.get(name), str)]:
+            raise ValueError(f"a record whose `{absent[0]}` is {r.get(absent[0])!r}")
 
 
 def _curve(ks: tuple[int, ...], t: dict[str, np.ndarray]) -> Curve:

@@ -15,8 +15,10 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 from collections.abc import Sequence
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -255,7 +257,7 @@ class GalleryIndex:
             return rows.astype(str)
         if hasattr(self._texts, "take") and not isinstance(self._texts, np.ndarray):  # an Arrow column, mapped
             wanted, back = np.unique(rows, return_inverse=True)
-            found = np.array(self._texts.take(to_arrow(wanted)).to_pylist(), dtype=str)
+            found = np.array(_taken(self._texts, wanted, self._home), dtype=str)
             return found[back].reshape(rows.shape)
         return np.asarray(self._texts, dtype=str)[rows]
 
@@ -322,9 +324,13 @@ class GalleryIndex:
         index = cls.__new__(cls)
         index.meta, index._faiss, index._shards, index._home, index._fetched = meta, None, None, home, fetched
         try:
-            index.vectors = np.load(home / "vectors.npy", mmap_mode="r", allow_pickle=False)
+            index.vectors = _mapped(home / "vectors.npy")
             with pa.memory_map(str(home / "texts.arrow")) as file:
-                index._texts = pa.ipc.open_file(file).read_all()["text"]
+                texts = pa.ipc.open_file(file).read_all()["text"]
+            if not pa.types.is_large_string(texts.type):
+                raise ValueError(f"texts of type {texts.type}")
+            texts.validate()
+            index._texts = texts
             if index.vectors.shape != (meta["rows"], meta["width"]) or len(index._texts) != meta["rows"]:
                 raise ValueError(
                     f"vectors of shape {index.vectors.shape} and {len(index._texts)} texts, not {meta['rows']} x {meta['width']}"
@@ -336,6 +342,33 @@ class GalleryIndex:
                 raise
             raise InputError(f"{path}: a damaged index ({str(error).splitlines()[0]}). Build it again.") from None
         return index
+
+
+def _mapped(file: Path) -> np.ndarray:
+    """The vectors, on disk; ValueError for whatever a damaged header makes NumPy raise."""
+    try:
+        vectors = np.load(file, mmap_mode="r", allow_pickle=False)
+    except (EOFError, SyntaxError, OverflowError, MemoryError, TokenError, struct.error) as error:
+        raise ValueError(f"vectors.npy: {error}") from None
+    if not isinstance(vectors, np.ndarray) or vectors.dtype != np.float32:
+        raise ValueError("vectors.npy: no array of float32")
+    return vectors
+
+
+def _taken(column: Any, rows: np.ndarray, home: Path | None) -> list[str]:
+    """Rows of a column of text. A position that points outside its file would end the process, so what is read is checked first.
+
+    Only the blocks that hold a wanted row are checked: a query does not read the texts of a whole gallery.
+    """
+    import pyarrow as pa
+
+    ends = np.cumsum([len(chunk) for chunk in column.chunks])
+    try:
+        for i in np.unique(np.searchsorted(ends, rows, side="right")):
+            column.chunk(int(i)).validate(full=True)
+        return column.take(to_arrow(rows)).to_pylist()
+    except (pa.ArrowException, UnicodeDecodeError) as error:
+        raise InputError(f"{home}: a damaged index (texts.arrow: {str(error).splitlines()[0]}). Build it again.") from None
 
 
 def choose_kind(rows: int) -> str:

@@ -118,8 +118,10 @@ def read_manifest(path: str | os.PathLike | Folder | RemoteFolder) -> dict[str, 
         ("seeds", identity.get("seeds"), 1),
         ("permutations", manifest.get("permutations"), 0),
     ):
-        if value is not None and not _whole(value, low, LIMITS[name]):
+        if not _whole(value, low, LIMITS[name]):
             raise StoreError(f"{file}: `{name}` must be a whole number from {low} to {LIMITS[name]:,}; got {_short(value)}.")
+    if not isinstance(manifest.get("statistic"), str):
+        raise StoreError(f"{file}: `statistic` must name a metric; got {_short(manifest.get('statistic'))}.")
     return manifest
 
 

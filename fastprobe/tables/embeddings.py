@@ -332,6 +332,7 @@ def _read_parquet(source: Path, path: str):
 
     try:
         frame = pq.ParquetFile(source).read()  # not read_table, which takes folder names like a=b for columns
+        frame.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise _foreign(path, "parquet", str(error).splitlines()[0]) from None
     for name in ("label", "vector"):
@@ -350,7 +351,7 @@ def _read_parquet(source: Path, path: str):
     ids = None
     if "id" in frame.column_names:
         ids = np.asarray([str(v) for v in frame["id"].to_pylist()])
-    meta = read_meta(path, (frame.schema.metadata or {}).get(b"fastprobe", b"").decode())
+    meta = read_meta(path, (frame.schema.metadata or {}).get(b"fastprobe", b"").decode("utf-8", "replace"))
     return vectors, np.asarray([str(v) if v is not None else "" for v in frame["label"].to_pylist()], dtype=str), ids, meta
 
 

@@ -238,10 +238,19 @@ def _parquet_head(path: _Source) -> tuple[int, int, dict[str, Any]]:
             if name not in names:
                 raise InputError(f"{path}: column `{name}` is missing; found {', '.join(names) or 'nothing'}.")
         check_vector_type(file.schema_arrow.field("vector").type, path)
-        meta = read_meta(path, (file.schema_arrow.metadata or {}).get(b"fastprobe", b"").decode())
+        meta = read_meta(path, (file.schema_arrow.metadata or {}).get(b"fastprobe", b"").decode("utf-8", "replace"))
         first = next(file.iter_batches(1, columns=["vector"]), None)
         width = 0 if first is None or not len(first) else first.column(0).value_lengths()[0].as_py() or 0
         return file.metadata.num_rows, width, meta
+
+
+def _validated(batch: Any, path: _Source) -> None:
+    import pyarrow as pa
+
+    try:
+        batch.validate(full=True)
+    except pa.ArrowException as error:
+        raise InputError(f"{path}: a damaged Parquet file ({str(error).splitlines()[0]}). Write it again.") from None
 
 
 def _parquet_blocks(path: _Source, rows: int) -> Iterator[tuple[np.ndarray, list[str]]]:
@@ -252,6 +261,7 @@ def _parquet_blocks(path: _Source, rows: int) -> Iterator[tuple[np.ndarray, list
     with pq.ParquetFile(path.file, pre_buffer=False, buffer_size=1 << 20) as file:
         for group in range(file.num_row_groups):
             for batch in file.iter_batches(rows, row_groups=[group], columns=["label", "vector"], use_threads=False):
+                _validated(batch, path)
                 column = batch.column(batch.schema.get_field_index("vector"))
                 lengths = set(column.value_lengths().to_pylist())
                 if len(lengths) != 1 or column.null_count:
