@@ -140,7 +140,7 @@ class ProbeConfig:
             value = getattr(self, name)
             if isinstance(value, bool) or not isinstance(value, Integral) or value < low:
                 raise InputError(f"`{name}` must be a whole number of at least {low}; got {value!r}.")
-            if value > _AT_MOST:
+            if int(value) > _AT_MOST:
                 raise InputError(f"`{name}` must be at most {_AT_MOST:,}; got {value!r}.")
             object.__setattr__(self, name, int(value))  # NumPy's numbers are welcome, and stored as plain ones
         for name, bound, strict in (("temperature", 0.0, True), ("lr", 0.0, True), ("momentum", 0.0, False), ("weight_decay", 0.0, False)):
