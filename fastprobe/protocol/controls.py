@@ -19,6 +19,7 @@ import numpy as np
 from ..errors import InputError
 from ..randomness import CONTROL, generator
 from ..tables.embeddings import first_few
+from ..tables.spelling import near_misses
 from ..tables.vocabulary import read_csv
 from . import plan
 
@@ -186,7 +187,10 @@ def read_groups(path: str | os.PathLike, column: str, classes: Sequence[str] | n
             raise InputError(f"`groups`: {path} puts label {label!r} into both {found[label]!r} and {group!r}. Keep one.")
     missing = [str(c) for c in classes if not found.get(str(c))]
     if missing:
-        raise InputError(f"`groups`: {path} has no {column!r} for {len(missing)} of {len(classes)} classes: {first_few(missing)}.")
+        raise InputError(
+            f"`groups`: {path} has no {column!r} for {len(missing)} of {len(classes)} classes: {first_few(missing)}."
+            f"{near_misses(missing, found)}"
+        )
     return np.array([found[str(c)] for c in classes])
 
 
@@ -214,7 +218,9 @@ def groups_for(groups: Any, within: str | None, classes: np.ndarray) -> np.ndarr
     if isinstance(groups, Mapping):
         missing = [str(c) for c in classes if str(c) not in groups]
         if missing:
-            raise InputError(f"`groups` lacks {len(missing)} of {len(classes)} classes: {first_few(missing)}.")
+            raise InputError(
+                f"`groups` lacks {len(missing)} of {len(classes)} classes: {first_few(missing)}.{near_misses(missing, groups)}"
+            )
         return np.array([str(groups[str(c)]) for c in classes])
     if isinstance(groups, bytes) or not isinstance(groups, Iterable):
         raise InputError(f"`groups` must be a file, a mapping from label to group, or one group per class; got {groups!r}.")

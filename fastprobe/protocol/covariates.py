@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
+from ..tables.spelling import near_misses
 from ..tables.vocabulary import read_csv
 
 # Residuals in fewer dimensions than this have too few distinct arrangements to split into train and test classes.
@@ -148,7 +149,8 @@ def covariates_of_file(path: str | os.PathLike, labels: Sequence[str]) -> dict[s
     if len(by_label) < len(rows):
         raise InputError(f"`covariates` must give each label once; {str(path)!r} has {len(rows)} rows of {len(by_label)} labels.")
     if missing := [str(c) for c in labels if c not in by_label]:
-        raise InputError(f"`covariates` must have every class; {len(missing)} of {len(labels)} are missing, such as {missing[:3]}.")
+        near = near_misses(missing, by_label)
+        raise InputError(f"`covariates` must have every class; {len(missing)} of {len(labels)} are missing, such as {missing[:3]}.{near}")
     return {column: [by_label[c][column] for c in labels] for column in columns}
 
 

@@ -22,6 +22,7 @@ from ..protocol.covariates import (
     design,
 )
 from ..tables.embeddings import SUFFIXES, EmbeddingTable
+from ..tables.spelling import near_misses
 from ..tables.vocabulary import read_csv
 
 # What pandas.cut calls its bins.
@@ -68,7 +69,8 @@ def _columns(given: Any, classes: np.ndarray) -> tuple[Sequence[str], np.ndarray
         for name, values in given.items():
             if isinstance(values, Mapping):
                 if missing := [str(c) for c in classes if str(c) not in values]:
-                    raise InputError(f"`covariates` must have every class; {name!r} lacks {len(missing)}, such as {missing[:3]}.")
+                    near = near_misses(missing, values)
+                    raise InputError(f"`covariates` must have every class; {name!r} lacks {len(missing)}, such as {missing[:3]}.{near}")
                 values = [values[str(c)] for c in classes]
             if len(values) != len(classes):
                 raise InputError(f"`covariates` must have one value for each of the {len(classes)} classes; {name!r} has {len(values)}.")
@@ -101,7 +103,8 @@ def _of_table(
     if len(row) < len(labels):
         raise InputError(f"`covariates` must give each label once; the table {table.name} has labels in several rows.")
     if missing := [str(c) for c in classes if str(c) not in row]:
-        raise InputError(f"`covariates` must have every class; the table {table.name} lacks {len(missing)}, such as {missing[:3]}.")
+        near = near_misses(missing, row)
+        raise InputError(f"`covariates` must have every class; the table {table.name} lacks {len(missing)}, such as {missing[:3]}.{near}")
     vectors = table.vectors[[row[str(c)] for c in classes]]
     if number is None:
         if table.width >= len(classes):

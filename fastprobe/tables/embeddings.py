@@ -20,6 +20,7 @@ import numpy as np
 from ..errors import InputError
 from ..storage import is_url, local_copy, local_path, name_of, new_file
 from ..storage.columns import to_arrow, to_numpy
+from .spelling import near_misses
 
 SUFFIXES = (".npz", ".safetensors", ".parquet")
 
@@ -403,14 +404,14 @@ def check_labels(text: EmbeddingTable, audio: EmbeddingTable) -> None:
     if unknown:
         raise InputError(
             f"audio table {audio.name!r} has {len(unknown)} labels that text table {text.name!r} lacks "
-            f"({sum(clips[u] for u in unknown)} clips): {first_few(unknown)}. Add their text rows, or drop "
+            f"({sum(clips[u] for u in unknown)} clips): {first_few(unknown)}.{near_misses(unknown, counts)} Add their text rows, or drop "
             'these clips (`classes="common"`, in the shell `--classes common`).'
         )
     silent = sorted(set(counts) - set(clips))
     if silent:
         raise InputError(
             f"text table {text.name!r} has {len(silent)} classes without a clip in audio table "
-            f"{audio.name!r}: {first_few(silent)}. Add clips, or drop these rows "
+            f"{audio.name!r}: {first_few(silent)}.{near_misses(silent, clips)} Add clips, or drop these rows "
             '(`classes="common"`, in the shell `--classes common`).'
         )
 
