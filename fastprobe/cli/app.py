@@ -282,7 +282,7 @@ def plan(
     probe: _Probe = None,
     similarity: _Similarity = None,
     effect: Annotated[
-        float | None, typer.Option(help="Expected gain over the control, for the power.", show_default="twice the null's sd")
+        float | None, typer.Option(help="Expected gain over the control, for the power.", show_default="no power is given")
     ] = None,
     alpha: Annotated[float, typer.Option(help="Level of the test.")] = 0.05,
     seconds: Annotated[float, typer.Option(help="Time to spend on the calibration.")] = 5.0,

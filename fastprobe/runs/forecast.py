@@ -50,10 +50,10 @@ class RunPlan:
     observed, null_mean, null_sd : float
         Of the first pair in the calibration, from `calibration_permutations` permutations; rough.
     calibration_permutations : int
-    effect : float
-        For which the power is given: as asked, or twice the null sd.
+    effect : float or None
+        For which the power is given, as asked.
     power : Power or None
-        None where the calibration gave no null sd.
+        None where no effect was named, or the calibration gave no null sd.
     control : str
     stop : str or None
         The declared rule. Probes, time and disk are then the most it can come to; smallest p and power are those without it.
@@ -85,7 +85,7 @@ class RunPlan:
     null_mean: float
     null_sd: float
     calibration_permutations: int
-    effect: float
+    effect: float | None
     power: Power | None
     control: str = "permute"
     stop: str | None = None
@@ -108,7 +108,8 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
     experiment : Experiment
         As `run.prepare` gives it.
     effect : float, optional
-        Expected observed value minus null mean, in the statistic's unit; by default twice the null sd.
+        Expected observed value minus null mean, in the statistic's unit. Without it no power is given: a number for
+        an effect that nobody expects misleads.
     alpha : float
     seconds : float
         Time to spend, on all probes together. At least two blocks of each are computed whatever it says.
@@ -141,10 +142,10 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
     t = shown.t
     n_tests = plan.n_tested // len(experiment.probes) if experiment.nested else plan.n_tested
     null_sd = float(t[1:].std(ddof=1)) if len(t) > 2 else float("nan")
-    effect = 2 * null_sd if effect is None else float(effect)
+    effect = None if effect is None else float(effect)
     power = (
         simulate_power(effect, null_sd, plan.n_permutations, alpha, n_tests, rng=generator(experiment.seed, _POWER))
-        if null_sd > 0
+        if null_sd > 0 and effect is not None
         else None
     )
     return RunPlan(
@@ -262,6 +263,9 @@ def describe(plan: RunPlan) -> list[str]:
         lines.append(f"control: {plan.control}")
     if plan.stop:
         lines.append(f"stop: {plan.stop}; probes, time and disk are the most there can be; smallest p and power are those without it")
+    if plan.effect is None and plan.null_sd > 0:
+        told = f"null sd {plan.null_sd:.3g}, from {plan.calibration_permutations} permutations of the first pair"
+        return [*lines, f"power: name the gain over the control that you expect with `effect` (in the shell --effect); {told}"]
     if plan.power is None:
         return [*lines, "power: unknown, because the control did not vary in the calibration"]
     p = plan.power

@@ -23,6 +23,12 @@ def test_a_plan_counts_what_the_run_will_train():
     assert found.memory_bytes > 10e6 and found.calibration_permutations >= 1
 
 
+def test_no_power_without_an_effect():
+    found = plan_run(experiment(199), seconds=0.2)
+    assert found.power is None and found.effect is None and found.null_sd > 0
+    assert any(line.startswith("power: name the gain") and f"{found.null_sd:.3g}" in line for line in describe(found))
+
+
 def test_power_is_that_of_the_measured_null():
     chosen = experiment(199, statistic="mean_log_rank")
     found = plan_run(chosen, effect=0.5, alpha=0.1, seconds=0.2)
