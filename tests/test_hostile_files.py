@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -86,8 +87,9 @@ def test_a_damaged_file_is_refused_in_a_sentence(whole, tmp_path, name):
     code = CODE.format(source=str(whole / file), work=str(tmp_path), part=part, reader=reader, mutate=mutate, seed=seed, count=CASES)
     for sibling in ("text.npz", "audio.npz"):
         (tmp_path / sibling).write_bytes((whole / sibling).read_bytes())
+    here = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}  # what the cases write, a run among it, lies in the test's own folder
     done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, cwd=Path(__file__).parent, timeout=300, stdin=subprocess.DEVNULL
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path, env=here, timeout=300, stdin=subprocess.DEVNULL
     )
     said = [line for line in done.stdout.splitlines() if line.startswith(("case", "FAULTS"))]
     assert done.returncode == 0 and said[-1].startswith("FAULTS"), f"the process ended at {said[-1:]}: {done.stderr[-2000:]}"
