@@ -23,7 +23,18 @@ from . import demo as cli_demo
 from . import query as cli_query
 from . import runs as cli_runs
 from .embed import app as _embed
-from .options import choice, listed_parameters, on_this_machine, option_parameters, plain, read_several, with_options
+from .options import (
+    LabelColumn,
+    VectorColumn,
+    choice,
+    listed_parameters,
+    name_columns,
+    on_this_machine,
+    option_parameters,
+    plain,
+    read_several,
+    with_options,
+)
 
 app = typer.Typer(
     name="fastprobe",
@@ -164,6 +175,8 @@ def run(
     log_json: Annotated[
         str | None, typer.Option(help="JSON lines about the run to FILE, or - for stderr.", metavar="FILE", rich_help_panel=_SCALE)
     ] = None,
+    vector_column: VectorColumn = None,
+    label_column: LabelColumn = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
     request: dict,
     fields: dict,
@@ -178,7 +191,8 @@ def run(
         "shard": shard,
         "log_json": log_json,
     }
-    given = {"text": text, "audio": audio, "out": out, "probe": probe, "similarity": similarity, **how, **request, **fields}
+    columns = {"vector_column": vector_column, "label_column": label_column}
+    given = {"text": text, "audio": audio, "out": out, "probe": probe, "similarity": similarity, **how, **columns, **request, **fields}
     if config is not None:
         for name, value in _read_toml(config, set(given)).items():
             if name in ("text", "audio", "groups", "out", "covariates", "baseline"):
@@ -202,6 +216,10 @@ def run(
             raise InputError(f"`{side}` is missing: give --{side} FILE (repeatable), or `{side}` in --config.")
         if not (isinstance(given[side], list) and all(isinstance(p, str) for p in given[side])):
             raise InputError(f"`{side}` must be a file or a list of files; got {given[side]!r}.")
+    sides = [side for side in ("text", "audio", "baseline") if isinstance(given[side], list)]
+    tables = iter(name_columns([at for side in sides for at in given[side]], given["vector_column"], given["label_column"]))
+    for side in sides:
+        given[side] = [next(tables) for _ in given[side]]
     given["k"] = _whole_numbers("k", given["k"])
     asked = RunRequest(
         probe=_probes(given["probe"], {n: given[n] for n in fields}),
@@ -236,6 +254,8 @@ def fit(
     backend: Annotated[Backend, typer.Option(help="What trains the probe.")] = "auto",
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, mps.")] = None,
     seed: Annotated[int, typer.Option(help="Of all randomness.")] = 0,
+    vector_column: VectorColumn = None,
+    label_column: LabelColumn = None,
     fields: dict,
 ) -> None:
     """Fit one probe and save it."""
@@ -255,6 +275,7 @@ def fit(
         unused = _unused([probe], [name for name, source in sources.items() if source is not None and source.name == "COMMANDLINE"])
         if unused:
             raise InputError(unused)
+    text, audio = name_columns([text, audio], vector_column, label_column)
     texts = EmbeddingTable.load(text)
     names = sorted(set(texts.labels.tolist()))
     check_ks((k,), len(names))
@@ -286,6 +307,8 @@ def plan(
     ] = None,
     alpha: Annotated[float, typer.Option(help="Level of the test.")] = 0.05,
     seconds: Annotated[float, typer.Option(help="Time to spend on the calibration.")] = 5.0,
+    vector_column: VectorColumn = None,
+    label_column: LabelColumn = None,
     as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False,
     request: dict,
     fields: dict,
@@ -294,7 +317,9 @@ def plan(
     from ..runs import forecast
     from ..runs.experiment import prepare
 
-    experiment = prepare(text, audio, RunRequest(probe=_probes(probe, fields), similarity=similarity, **request))
+    tables = name_columns([*text, *audio], vector_column, label_column)
+    asked = RunRequest(probe=_probes(probe, fields), similarity=similarity, **request)
+    experiment = prepare(tables[: len(text)], tables[len(text) :], asked)
     found = forecast.plan_run(experiment, effect, alpha, seconds)
     if as_json:
         from ..runs.manifest import to_json

@@ -17,6 +17,7 @@ import typer
 
 from ..errors import InputError
 from ..storage import local_path
+from ..tables.arrow import with_columns
 
 
 def choice(name: str, values: Iterable[str]) -> Any:
@@ -46,6 +47,32 @@ def on_this_machine(ctx: Any, parameter: Any, value: Any) -> Any:
                     f"`{parameter.name}` must be a path on this machine; got {str(path).replace(':/', '://', 1)!r}. Copy it here first."
                 ) from None
     return value
+
+
+VectorColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of the vectors in Parquet tables of others.", show_default="vector", rich_help_panel="Parquet tables"),
+]
+LabelColumn = Annotated[
+    str | None,
+    typer.Option(help="Their column of class names.", show_default="label", rich_help_panel="Parquet tables"),
+]
+
+
+def name_columns(locations: Sequence[str], vector: str | None, label: str | None) -> list[str]:
+    """Locations of tables, the Parquet ones with the columns that --vector-column and --label-column name.
+
+    Raises
+    ------
+    InputError
+        No location is one of a Parquet file, or a name is no text.
+    """
+    for option, value in (("vector_column", vector), ("label_column", label)):
+        if not isinstance(value, str | None) or value == "":
+            raise InputError(f"`{option}` must name a column; got {value!r}.")
+        if value is not None and not any(str(at).lower().endswith(".parquet") for at in locations):
+            raise InputError(f"`{option}` names a column of Parquet tables; got {', '.join(map(str, locations))}. Leave it out.")
+    return [with_columns(at, vector, label) for at in locations]
 
 
 def _shell_type(field: dataclasses.Field[Any], hint: Any) -> Any:

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InputError
 from ..storage import open_folder
-from .options import choice, plain
+from .options import LabelColumn, VectorColumn, choice, name_columns, plain
 
 app = typer.Typer(no_args_is_help=True, help="Large text collections: build an index once, search it often.")
 if TYPE_CHECKING:  # to mypy a class made while the module loads is no type; what arrives is text
@@ -31,9 +31,13 @@ def query(
     any_model: Annotated[bool, typer.Option("--any-model", help="Accept tables of other models than the probe's.")] = False,
     audio_checkpoint: Annotated[str | None, typer.Option(help="Where the audio model's weights lie now, if moved.")] = None,
     text_model: Annotated[str | None, typer.Option(help="Where the text model lies now, if moved.")] = None,
+    vector_column: VectorColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """The texts nearest to each sound, by a saved probe."""
     from ..retrieval import query as _query
+
+    inputs, gallery = _with_columns(inputs, gallery, vector_column, label_column)
 
     _show_found(
         _query.query(
@@ -41,6 +45,14 @@ def query(
         ),
         as_json,
     )
+
+
+def _with_columns(
+    inputs: list[str], further: str | None, vector_column: str | None, label_column: str | None
+) -> tuple[list[str], str | None]:
+    """The inputs of a command and one more table, or None, with their columns named."""
+    named = name_columns([*inputs, *([] if further is None else [further])], vector_column, label_column)
+    return named[: len(inputs)], None if further is None else named[-1]
 
 
 def _show_found(found: list, as_json: bool) -> None:
@@ -66,6 +78,8 @@ def index_build(
     ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace an index that is there.")] = False,
     any_model: Annotated[bool, typer.Option("--any-model", help="Accept a table of another model than the probe's.")] = False,
+    vector_column: VectorColumn = None,
+    label_column: LabelColumn = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No progress.")] = False,
 ) -> None:
     """Write a table as an index, block by block; the memory it will take is said beforehand."""
@@ -73,6 +87,7 @@ def index_build(
     from ..retrieval.fit import load_probe
     from ..retrieval.query import project_inputs
 
+    (table,), queries = _with_columns([table], queries, vector_column, label_column)
     loaded = None if probe is None else load_probe(probe)
     plan = indexing.plan_index(table, plain(kind), loaded, any_model)
     if queries is not None and loaded is None:
@@ -110,8 +125,12 @@ def index_search(
     exact: Annotated[bool, typer.Option("--exact", help="Score every text, whatever the kind.")] = False,
     device: Annotated[str | None, typer.Option(help="For the embedding models: cpu, cuda, cuda:1.")] = None,
     any_model: Annotated[bool, typer.Option("--any-model", help="Accept tables of other models than the index's.")] = False,
+    vector_column: VectorColumn = None,
+    label_column: LabelColumn = None,
 ) -> None:
     """Look inputs up in an index; it carries the probe it was built with."""
     from ..retrieval.query import search_index
+
+    inputs, _ = _with_columns(inputs, None, vector_column, label_column)
 
     _show_found(search_index(index, inputs, k, exact=exact, device=device, any_model=any_model), as_json)

@@ -16,6 +16,7 @@ import numpy as np
 
 from ..errors import InputError
 from ..storage import Fetched, is_url, local_copy, local_path, open_folder, suffix_of
+from ..tables.arrow import split_location
 from ..tables.embeddings import SUFFIXES, EmbeddingTable, first_few
 from .fit import load_probe
 from .gallery import GalleryIndex
@@ -126,7 +127,7 @@ def search_index(
     else:
         names, vectors = [], []
         for file in inputs:
-            if suffix_of(file) not in SUFFIXES:
+            if not _is_table(file):
                 raise InputError(
                     f"{file}: this index was built without a probe, so only tables can be looked up in it. Build "
                     "it with --probe to look up sounds."
@@ -150,6 +151,11 @@ def search_index(
     return lookup(index, queries, k, exact)
 
 
+def _is_table(path: str | os.PathLike) -> bool:
+    """Whether a location is one of a table, by its suffix."""
+    return suffix_of(split_location(path)[0]) in SUFFIXES
+
+
 def open_gallery(
     probe: LinearProbe,
     gallery: str | os.PathLike | None,
@@ -161,7 +167,7 @@ def open_gallery(
     """The gallery of a query, projected by the probe and ready to be searched; see `query`."""
     if gallery is None:
         return GalleryIndex(probe.gallery_, probe.classes_, "exact")
-    if suffix_of(gallery) in SUFFIXES and (is_url(gallery) or not local_path(gallery).is_dir()):
+    if _is_table(gallery) and (is_url(gallery) or not local_path(gallery).is_dir()):
         table = EmbeddingTable.load(gallery)
         check_model(probe, "text", table.meta, table.width, str(gallery), any_model)
         return GalleryIndex(probe.project_text(table), table.labels, "exact")
@@ -220,10 +226,10 @@ def project_inputs(
         inputs = [inputs]
     if not inputs:
         raise InputError("`inputs` must name at least one sound file or audio table; got none.")
-    if missing := [str(p) for p in inputs if not is_url(p) and not local_path(p).is_file()]:
+    if missing := [str(p) for p in inputs if not is_url(p) and not local_path(split_location(p)[0]).is_file()]:
         raise InputError(f"`inputs`: {len(missing)} are not there: {first_few(missing)}.")
     parts: list[tuple[list[str], np.ndarray]] = [([], np.empty(0))] * len(inputs)
-    sounds = [i for i, p in enumerate(inputs) if suffix_of(p) not in SUFFIXES]
+    sounds = [i for i, p in enumerate(inputs) if not _is_table(p)]
     for i in sorted(set(range(len(inputs))) - set(sounds)):
         table = EmbeddingTable.load(inputs[i])
         check_model(probe, "audio", table.meta, table.width, str(inputs[i]), any_model)

@@ -22,7 +22,7 @@ from ..protocol.metrics import check_ks, column_of, is_unseen, metric_names, sta
 from ..protocol.plan import JobPlan, Split, Unit, inner_split, split_classes, train_count
 from ..protocol.probes import Probe, Similarity
 from ..storage import absolute
-from ..tables.embeddings import EmbeddingTable, check_labels, keep_common
+from ..tables.embeddings import EmbeddingTable, check_labels, keep_common, number_note
 from .designs import binned, read_design
 from .observed import check_retrieval
 from .outcomes import OUTCOMES, Outcome, closed, similar, trained_again
@@ -238,12 +238,11 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
     chosen = select_backend(request.backend, trained[0].precision, request.device, trained[0].optimizer)
     for probe in trained:
         chosen.check(probe.precision, probe.optimizer)
-    given, rivals, audios = _read_tables(text, audio, request)
+    given, rivals, audios, notes = _read_tables(text, audio, request)
     classes = np.unique(given[0].labels)
     n_classes = len(classes)
     JobPlan(1, request.splits, request.seeds, request.permutations)  # refuses impossible numbers first
     train_count(n_classes, request.train_fraction)
-    notes: list[str] = []
     blocks: np.ndarray | None = None
     categories: np.ndarray | None
     if request.groups is not None and request.baselines and request.control == "permute":
@@ -356,8 +355,10 @@ def _check_inner(experiment: Experiment) -> None:
                 raise InputError(f'in the inner split of `select`="nested": {error}') from None
 
 
-def _read_tables(text: Any, audio: Any, request: RunRequest) -> tuple[list[EmbeddingTable], list[EmbeddingTable], list[EmbeddingTable]]:
-    """The texts under test, the baselines that were given, and the sounds, once they fit together."""
+def _read_tables(
+    text: Any, audio: Any, request: RunRequest
+) -> tuple[list[EmbeddingTable], list[EmbeddingTable], list[EmbeddingTable], list[str]]:
+    """The texts under test, the baselines that were given, and the sounds, once they fit together; and notes on how they do."""
     texts = [EmbeddingTable.coerce(t, "text") for t in _as_list(text)]
     rivals = [EmbeddingTable.coerce(t, "baseline") for t in request.baseline or ()]
     audios = [EmbeddingTable.coerce(a, "audio") for a in _as_list(audio)]
@@ -366,13 +367,14 @@ def _read_tables(text: Any, audio: Any, request: RunRequest) -> tuple[list[Embed
             raise InputError(f"`{side}` needs at least one table.")
     _check_names("text", [*texts, *rivals])
     _check_names("audio", audios)
+    note = number_note([*texts, *rivals, *audios])
     if request.classes == "common":
         kept = iter(keep_common([*texts, *rivals, *audios]))
         texts, rivals, audios = ([next(kept) for _ in tables] for tables in (texts, rivals, audios))
     for t in [*texts, *rivals]:
         for a in audios:
             check_labels(t, a)
-    return texts, rivals, audios
+    return texts, rivals, audios, [] if note is None else [note]
 
 
 def _check_names(side: str, tables: Sequence[EmbeddingTable]) -> None:

@@ -19,13 +19,22 @@ import numpy as np
 
 from ..errors import InputError
 from ..storage import is_url, local_copy, local_path, name_of, new_file
-from ..storage.columns import to_arrow, to_numpy
+from ..storage.columns import to_arrow
+from .arrow import LABEL, OWN, VECTOR, Columns, read_arrow, split_location
 from .spelling import near_misses
 
 SUFFIXES = (".npz", ".safetensors", ".parquet")
 
 # Without ids a table makes them, so `ids` is None on the way in only, and its type says what everybody reads.
 _ROW_NUMBERS: Any = None
+
+
+def _on_cpu(values: Any) -> Any:
+    """A PyTorch tensor as NumPy can read it: on the CPU, without its graph, in a type that NumPy has; anything else as it is."""
+    if not (hasattr(values, "detach") and hasattr(values, "cpu")):
+        return values
+    values = values.detach().cpu()
+    return values.float() if values.is_floating_point() else values
 
 
 def first_few(names: Sequence[str], limit: int = 5) -> str:
@@ -49,6 +58,8 @@ class EmbeddingTable:
     meta : dict
         Where the vectors come from (model, layer, pooling, ...), JSON-serialisable. ``meta["name"]`` is
         what the table is called in results; `load` sets it to the file's stem when absent.
+    integer_labels : bool
+        Whether the labels came as whole numbers; `labels` holds them as text, and matches those of other tables as text.
 
     Raises
     ------
@@ -72,16 +83,18 @@ class EmbeddingTable:
     labels: np.ndarray
     ids: np.ndarray = _ROW_NUMBERS
     meta: dict[str, Any] = field(default_factory=dict)
+    integer_labels: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
         where = self._where()
-        vectors = np.asarray(self.vectors)
+        vectors = np.asarray(_on_cpu(self.vectors))
         if vectors.dtype == object or not (np.issubdtype(vectors.dtype, np.floating) or np.issubdtype(vectors.dtype, np.integer)):
             raise InputError(f"`vectors`{where} must be numbers; got dtype {vectors.dtype}.")
         if vectors.ndim != 2 or vectors.shape[0] == 0 or vectors.shape[1] == 0:
             raise InputError(f"`vectors`{where} must have shape (rows, width), neither zero; got {vectors.shape}.")
         n = len(vectors)
         labels = self._strings("labels", self.labels, n, where)
+        object.__setattr__(self, "integer_labels", np.asarray(self.labels).dtype.kind in "iu")
         ids = np.arange(n).astype(str) if self.ids is None else self._strings("ids", self.ids, n, where)
         with np.errstate(over="ignore"):
             vectors = np.ascontiguousarray(vectors, dtype=np.float32)
@@ -176,31 +189,86 @@ class EmbeddingTable:
 
     @classmethod
     def coerce(cls, value: Any, name: str) -> EmbeddingTable:
-        """A table, a path, or a pair (vectors, labels); `name` is the argument, and the default name."""
+        """A table, a path, a pair (vectors, labels), or a frame; `name` is the argument, and the default name."""
         if isinstance(value, cls):
             return value if "name" in value.meta else cls(value.vectors, value.labels, value.ids, {**value.meta, "name": name})
         if isinstance(value, (str, os.PathLike)):
             return cls.load(value)
         if isinstance(value, tuple) and len(value) == 2:
             return cls(value[0], value[1], meta={"name": name})
-        raise InputError(f"`{name}` must be an EmbeddingTable, a path, or a pair (vectors, labels); got {type(value).__name__}.")
-
-    # ---- files -----------------------------------------------------------------------------------
+        if hasattr(value, "__arrow_c_stream__"):
+            return cls.from_frame(value, name=name)
+        raise InputError(
+            f"`{name}` must be an EmbeddingTable, a path, a pair (vectors, labels), or a frame of pandas or polars; got "
+            f"{type(value).__name__}."
+        )
 
     @classmethod
-    def load(cls, path: str | os.PathLike) -> EmbeddingTable:
-        """Read a table; the format follows the suffix.
+    def from_frame(
+        cls, frame: Any, *, vector_column: str | None = None, label_column: str | None = None, name: str = "table"
+    ) -> EmbeddingTable:
+        """A table from a frame of pandas or polars, or from whatever else speaks Arrow's C stream interface.
+
+        Parameters
+        ----------
+        frame : pandas.DataFrame, polars.DataFrame, pyarrow.Table, ...
+            One column holds a list or array of numbers in every row, another the labels. A column `id` names the rows.
+        vector_column, label_column : str, optional
+            By default `vector` and `label`.
+        name : str
+            What results call the table.
 
         Raises
         ------
         InputError
-            A missing, truncated or foreign file, a missing array, pickled objects.
+            A column is missing (the message names those that it could be), or is not what it should be.
+
+        Examples
+        --------
+        >>> import pandas as pd
+        >>> frame = pd.DataFrame({"text": ["bell", "dog"], "embedding": [[1.0, 0.0], [0.0, 1.0]]})
+        >>> EmbeddingTable.from_frame(frame, vector_column="embedding", label_column="text", name="toy")
+        EmbeddingTable('toy', 2 rows, width 2, 2 classes)
         """
+        import pyarrow as pa
+
+        try:
+            table = pa.table(frame)
+        except (pa.ArrowException, TypeError, ValueError) as error:
+            raise InputError(
+                f"`{name}`: {type(frame).__name__} has columns that Arrow cannot hold: {str(error).splitlines()[0]}."
+            ) from None
+        vectors, labels, ids = read_arrow(table, f"`{name}`", Columns(vector_column, label_column))
+        return cls(vectors, labels, ids, {"name": name})
+
+    # ---- files -----------------------------------------------------------------------------------
+
+    @classmethod
+    def load(cls, path: str | os.PathLike, *, vector_column: str | None = None, label_column: str | None = None) -> EmbeddingTable:
+        """Read a table; the format follows the suffix.
+
+        Parameters
+        ----------
+        path : path or URL
+            Of a Parquet file it may name the columns: ``names.parquet#vector=embedding&label=text``.
+        vector_column, label_column : str, optional
+            Columns of a Parquet file that was not written here, as by pandas or Hugging Face `datasets`; by default `vector`
+            and `label`.
+
+        Raises
+        ------
+        InputError
+            A missing, truncated or foreign file, a missing array or column, pickled objects.
+        """
+        path, named = split_location(path)
+        columns = Columns(vector_column or named.vector, label_column or named.label)
         shown = str(path) if is_url(path) else str(local_path(path))
         name = name_of(path)
-        read = _FORMATS[_suffix(name, shown)].read
+        suffix = _suffix(name, shown)
+        if suffix != ".parquet" and columns != Columns():
+            raise InputError(f"{shown}: only Parquet has columns to name; got {', '.join(f'`{c}`' for c in columns if c)}. Leave them out.")
         with local_copy(path) as file:
-            vectors, labels, ids, meta = read(file, shown)
+            vectors, labels, ids, meta = _FORMATS[suffix].read(file, shown, columns)
         table = cls(vectors, labels, ids, {"name": name.stem, **meta, "source": shown})
         table.meta.pop("source")
         return table
@@ -242,7 +310,7 @@ def read_meta(path: object, text: str | None) -> dict[str, Any]:
     return value
 
 
-def _read_npz(source: Path, path: str):
+def _read_npz(source: Path, path: str, columns: Columns):
     try:
         archive = np.load(source, allow_pickle=False)
         if not hasattr(archive, "files"):
@@ -292,7 +360,7 @@ def read_bfloat16(source: Path, start: int = 0, stop: int | None = None) -> np.n
     return (halves.astype(np.uint32) << 16).view(np.float32).reshape(stop - start, *shape[1:])
 
 
-def _read_safetensors(source: Path, path: str):
+def _read_safetensors(source: Path, path: str, columns: Columns):
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -327,7 +395,7 @@ def _write_safetensors(table: EmbeddingTable, file) -> None:
     )
 
 
-def _read_parquet(source: Path, path: str):
+def _read_parquet(source: Path, path: str, columns: Columns):
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -336,32 +404,8 @@ def _read_parquet(source: Path, path: str):
         frame.validate(full=True)
     except (pa.ArrowException, OSError) as error:
         raise _foreign(path, "parquet", str(error).splitlines()[0]) from None
-    for name in ("label", "vector"):
-        if name not in frame.column_names:
-            raise _missing(path, f"column `{name}`", frame.column_names)
-    column = frame["vector"].combine_chunks()
-    kind = column.type
-    check_vector_type(kind, path)
-    widths = Counter(column.value_lengths().to_pylist())
-    if len(widths) != 1 or None in widths or column.null_count:
-        raise InputError(f"{path}: all vectors must have one width; got {dict(widths)}.")
-    values = column.flatten()
-    if values.null_count or not (pa.types.is_floating(kind.value_type) or pa.types.is_integer(kind.value_type)):
-        raise InputError(f"{path}: column `vector` must hold numbers without nulls; got {kind}.")
-    vectors = to_numpy(values).reshape(len(frame), -1) if len(frame) else np.empty((0, 0))
-    ids = None
-    if "id" in frame.column_names:
-        ids = np.asarray([str(v) for v in frame["id"].to_pylist()])
-    meta = read_meta(path, (frame.schema.metadata or {}).get(b"fastprobe", b"").decode("utf-8", "replace"))
-    return vectors, np.asarray([str(v) if v is not None else "" for v in frame["label"].to_pylist()], dtype=str), ids, meta
-
-
-def check_vector_type(kind: Any, path: object) -> None:
-    """Refuse a Parquet column of anything but lists."""
-    import pyarrow as pa
-
-    if not (pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)):
-        raise InputError(f"{path}: column `vector` must hold lists of numbers; got {kind}.")
+    meta = read_meta(path, (frame.schema.metadata or {}).get(OWN, b"").decode("utf-8", "replace"))
+    return *read_arrow(frame, path, columns), meta
 
 
 def _write_parquet(table: EmbeddingTable, file) -> None:
@@ -369,14 +413,14 @@ def _write_parquet(table: EmbeddingTable, file) -> None:
     import pyarrow.parquet as pq
 
     vector = pa.FixedSizeListArray.from_arrays(to_arrow(table.vectors.ravel()), table.width)
-    frame = pa.table({"id": table.ids.tolist(), "label": table.labels.tolist(), "vector": vector})
-    pq.write_table(frame.replace_schema_metadata({"fastprobe": json.dumps(table.meta)}), file)
+    frame = pa.table({"id": table.ids.tolist(), LABEL: table.labels.tolist(), VECTOR: vector})
+    pq.write_table(frame.replace_schema_metadata({OWN: json.dumps(table.meta).encode()}), file)
 
 
 class _Format(NamedTuple):
-    """A kind of file: read(file on this machine, name for messages) -> vectors, labels, ids, meta; write(table, open file)."""
+    """A kind of file: read(file on this machine, name for messages, columns) -> vectors, labels, ids, meta; write(table, open file)."""
 
-    read: Callable[[Path, str], tuple[Any, ...]]
+    read: Callable[[Path, str, Columns], tuple[Any, ...]]
     write: Callable[[EmbeddingTable, BinaryIO], None]
 
 
@@ -414,6 +458,22 @@ def check_labels(text: EmbeddingTable, audio: EmbeddingTable) -> None:
             f"{audio.name!r}: {first_few(silent)}.{near_misses(silent, clips)} Add clips, or drop these rows "
             '(`classes="common"`, in the shell `--classes common`).'
         )
+
+
+def number_note(tables: Sequence[EmbeddingTable]) -> str | None:
+    """What to say where some tables name the classes by whole numbers and others by text; None where all do alike.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> number_note([EmbeddingTable(np.eye(2), [0, 1], meta={"name": "a"}), EmbeddingTable(np.eye(2), ["0", "1"], meta={"name": "b"})])
+    "labels are whole numbers in 'a' and text in 'b': they are matched as text, 7 with '7'."
+    """
+    numbers = [t.name for t in tables if t.integer_labels]
+    words = [t.name for t in tables if not t.integer_labels]
+    if not numbers or not words:
+        return None
+    return f"labels are whole numbers in {first_few(numbers)} and text in {first_few(words)}: they are matched as text, 7 with '7'."
 
 
 def keep_common(tables: Sequence[EmbeddingTable]) -> list[EmbeddingTable]:

@@ -17,8 +17,8 @@ import numpy as np
 
 from ..errors import InputError
 from ..storage import Fetched, is_url, local_path, name_of, suffix_of
-from ..storage.columns import to_numpy
-from .embeddings import SUFFIXES, check_vector_type, read_bfloat16, read_meta
+from .arrow import OWN, Columns, class_names, labels_of, pick_columns, split_location, vectors_of
+from .embeddings import SUFFIXES, read_bfloat16, read_meta
 
 
 class Block(NamedTuple):
@@ -40,23 +40,27 @@ class TableStream:
     rows, width : int
         Known before any row is read.
     meta : dict
+    columns : Columns
+        Of a Parquet file, where the location named them.
     """
 
     path: Path | str
     rows: int
     width: int
     meta: dict[str, Any] = field(default_factory=dict)
+    columns: Columns = Columns()
     _source: Fetched | Path | None = field(default=None, repr=False)
 
     @classmethod
     def open(cls, path: str | os.PathLike) -> TableStream:
-        """Read the shape and the meta of a table, and nothing more.
+        """Read the shape and the meta of a table, and nothing more. The path may name columns, as in `EmbeddingTable.load`.
 
         Raises
         ------
         InputError
             A missing, foreign or truncated file, no vectors or labels in it, no row.
         """
+        path, columns = split_location(path)
         if suffix_of(path) not in SUFFIXES:
             raise InputError(f"{path}: the suffix {suffix_of(path)!r} is not one of {', '.join(SUFFIXES)}. Save the table as one of these.")
         source = Fetched(path) if is_url(path) else local_path(path)
@@ -65,10 +69,10 @@ class TableStream:
         if not file.is_file():
             raise InputError(f"{shown}: no such file." if not file.is_dir() else f"{shown}: a directory, not a file.")
         with _readable(shown):
-            rows, width, meta = _HEADS[suffix_of(path)](_Source(file, str(shown)))
+            rows, width, meta = _HEADS[suffix_of(path)](_Source(file, str(shown), columns))
         if rows == 0 or width == 0:
             raise InputError(f"{shown}: an empty table, {rows} rows of width {width}. Embed some texts.")
-        return cls(shown, rows, width, {"name": name_of(path).stem, **meta}, source)
+        return cls(shown, rows, width, {"name": name_of(path).stem, **meta}, columns, source)
 
     def blocks(self, rows: int) -> Iterator[Block]:
         """All rows in order, at most `rows` at a time.
@@ -81,7 +85,7 @@ class TableStream:
         start = 0
         file = self._source.path if isinstance(self._source, Fetched) else local_path(self.path)
         with _readable(self.path):
-            for vectors, labels in _BLOCKS[suffix_of(self.path)](_Source(file, str(self.path)), rows):
+            for vectors, labels in _BLOCKS[suffix_of(self.path)](_Source(file, str(self.path), self.columns), rows):
                 vectors = np.ascontiguousarray(vectors, np.float32)
                 self._check(start, vectors, labels)
                 yield Block(start, vectors, labels)
@@ -110,10 +114,11 @@ class TableStream:
 
 
 class _Source(NamedTuple):
-    """A file on this machine, and what messages call it."""
+    """A file on this machine, what messages call it, and the columns that were named."""
 
     file: Path
     shown: str
+    columns: Columns = Columns()
 
     def __str__(self) -> str:
         return self.shown
@@ -233,13 +238,10 @@ def _parquet_head(path: _Source) -> tuple[int, int, dict[str, Any]]:
     import pyarrow.parquet as pq
 
     with pq.ParquetFile(path.file) as file:
-        names = file.schema_arrow.names
-        for name in ("label", "vector"):
-            if name not in names:
-                raise InputError(f"{path}: column `{name}` is missing; found {', '.join(names) or 'nothing'}.")
-        check_vector_type(file.schema_arrow.field("vector").type, path)
-        meta = read_meta(path, (file.schema_arrow.metadata or {}).get(b"fastprobe", b"").decode("utf-8", "replace"))
-        first = next(file.iter_batches(1, columns=["vector"]), None)
+        schema = file.schema_arrow
+        vector, _ = pick_columns(schema, path, path.columns)
+        meta = read_meta(path, (schema.metadata or {}).get(OWN, b"").decode("utf-8", "replace"))
+        first = next(file.iter_batches(1, columns=[vector]), None)
         width = 0 if first is None or not len(first) else first.column(0).value_lengths()[0].as_py() or 0
         return file.metadata.num_rows, width, meta
 
@@ -259,21 +261,13 @@ def _parquet_blocks(path: _Source, rows: int) -> Iterator[tuple[np.ndarray, list
     # Read through a small buffer, one row group after the other: by default whole row groups are fetched ahead,
     # and a file of eight of them was held complete.
     with pq.ParquetFile(path.file, pre_buffer=False, buffer_size=1 << 20) as file:
+        vector, label = pick_columns(file.schema_arrow, path, path.columns)
+        names = class_names(file.schema_arrow, label)
         for group in range(file.num_row_groups):
-            for batch in file.iter_batches(rows, row_groups=[group], columns=["label", "vector"], use_threads=False):
+            for batch in file.iter_batches(rows, row_groups=[group], columns=[label, vector], use_threads=False):
                 _validated(batch, path)
-                column = batch.column(batch.schema.get_field_index("vector"))
-                lengths = set(column.value_lengths().to_pylist())
-                if len(lengths) != 1 or column.null_count:
-                    raise InputError(f"{path}: all vectors must have one width; got {sorted(map(str, lengths))}.")
-                values = column.flatten()
-                if values.null_count:
-                    raise InputError(f"{path}: column `vector` must hold numbers without nulls.")
-                labels = batch.column(batch.schema.get_field_index("label")).to_pylist()
-                yield (
-                    to_numpy(values).reshape(len(batch), -1),
-                    ["" if label is None else str(label) for label in labels],
-                )
+                found = labels_of(batch.column(batch.schema.get_field_index(label)), names)
+                yield vectors_of(batch.column(batch.schema.get_field_index(vector)), path, vector), found.astype(str).tolist()
 
 
 _HEADS = {".npz": _npz_head, ".safetensors": _safetensors_head, ".parquet": _parquet_head}

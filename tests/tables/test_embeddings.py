@@ -181,7 +181,7 @@ def test_keep_common():
 
 def test_coerce_says_what_it_takes():
     assert EmbeddingTable.coerce((np.ones((1, 2)), ["a"]), "text").name == "text"
-    with pytest.raises(InputError, match="`audio` must be an EmbeddingTable, a path, or a pair"):
+    with pytest.raises(InputError, match="`audio` must be an EmbeddingTable, a path, a pair"):
         EmbeddingTable.coerce(3, "audio")
 
 
