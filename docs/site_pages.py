@@ -86,6 +86,7 @@ def shell_page() -> str:
         context = typer.Context(command, info_name=path)
         usage = " ".join([path, *command.collect_usage_pieces(context)])
         lines += [f"## {path}", "", f"    {usage}", "", command.help or "", ""]
+        lines += ["Example:", "", f"    {command.epilog.removeprefix('Example: ')}", ""]
         panels: dict[str, list] = {}
         for parameter in command.params:
             if not getattr(parameter, "hidden", False):
@@ -192,4 +193,14 @@ def gallery_page() -> tuple[str, dict[str, bytes]]:
         lines += [f"## {title.rstrip('.')}", "", text.strip(), "", f"`examples/gallery/{script.name}`", ""]
         lines += ["```python", body, "```", "", "```{.text .gallery-output}", done.stdout.rstrip(), "```", ""]
         lines += [f"![{title}](images/gallery/{name}){{.plot}}" for name in drawn] + [""]
+    for notebook in sorted((ROOT / "examples" / "gallery").glob("*.ipynb")):
+        lines += [notebook_section(notebook), "", f"`examples/gallery/{notebook.name}`", ""]
     return "\n".join(lines), images
+
+
+def notebook_section(path: Path) -> str:
+    """A notebook as it was executed and stored, its title one level down. `tests/test_docs.py` executes it again."""
+    from nbconvert import MarkdownExporter
+
+    text, _ = MarkdownExporter().from_filename(str(path))
+    return re.sub(r"^# ", "## ", text, count=1, flags=re.MULTILINE)

@@ -28,8 +28,32 @@ def test_gallery_script_runs(script, tmp_path):
     assert done.stdout.strip()
 
 
+NOTEBOOKS = sorted((ROOT / "examples" / "gallery").glob("*.ipynb"))
+
+
+def shown(notebook):
+    """What the cells of a notebook print and give, as text; colours and pictures aside."""
+    out = []
+    for cell in notebook.cells:
+        for output in cell.get("outputs", ()):
+            assert output.output_type != "error", output.evalue
+            out.append(output.text if output.output_type == "stream" else output.data.get("text/html", output.data["text/plain"]))
+    return out
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda p: p.stem)
+def test_notebook_gives_what_it_shows(path, tmp_path):
+    nbformat = pytest.importorskip("nbformat", reason="nbclient is not installed")
+    nbclient = pytest.importorskip("nbclient", reason="nbclient is not installed")
+    stored = nbformat.read(path, as_version=4)
+    again = nbformat.read(path, as_version=4)
+    nbclient.NotebookClient(again, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    assert shown(stored) and shown(again) == shown(stored)
+    assert any("<progress" not in text and "training" in text for text in shown(stored))
+
+
 def test_the_gallery_has_at_least_six():
-    assert len(SCRIPTS) >= 6
+    assert len(SCRIPTS) >= 6 and NOTEBOOKS
 
 
 def test_the_charts_name_what_exists():
@@ -52,6 +76,7 @@ def test_every_command_and_option_has_its_row():
     spec.loader.exec_module(module)
     page = module.shell_page()
     sections = dict(re.findall(r"^## (fastprobe [^\n]+)\n(.*?)(?=^## |\Z)", page, re.M | re.S))
+    assert page.count("\nExample:\n") == len(sections)
     run = typer.main.get_command(app).commands["run"]
     assert {"fastprobe run", "fastprobe embed audio", "fastprobe index build"} <= set(sections)
     for parameter in run.params:

@@ -27,6 +27,7 @@ from .options import (
     LabelColumn,
     VectorColumn,
     choice,
+    example,
     listed_parameters,
     name_columns,
     on_this_machine,
@@ -40,7 +41,6 @@ app = typer.Typer(
     name="fastprobe",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    add_completion=False,
     context_settings={"help_option_names": ["-h", "--help"]},
     help="Millions of small contrastive linear probes, trained as one job, with p-values that hold up.",
 )
@@ -147,7 +147,7 @@ def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
     return flat
 
 
-@app.command()
+@app.command(**example("fastprobe run --text bert.npz --audio passt.npz --out runs/first"))
 @with_options(request=RUN, fields=PROBES)
 def run(
     ctx: typer.Context,
@@ -230,12 +230,13 @@ def run(
     cli_runs.carry_out(given["text"], given["audio"], asked, out, **{name: given[name] for name in how})
 
 
-app.command()(cli_demo.demo)
-for _command in (cli_runs.status, cli_runs.merge, cli_runs.verify):
-    app.command()(_command)
+app.command(**example("fastprobe demo"))(cli_demo.demo)
+app.command(**example("fastprobe status runs/first --watch"))(cli_runs.status)
+app.command(**example("fastprobe merge runs/whole runs/part0 runs/part1"))(cli_runs.merge)
+app.command(**example("fastprobe verify runs/first --sample 200"))(cli_runs.verify)
 
 
-@app.command()
+@app.command(**example("fastprobe fit --text bert.npz --audio passt.npz --train-fraction 0.7 --out probe.safetensors"))
 @with_options(fields=PROBE)
 def fit(
     ctx: typer.Context,
@@ -291,10 +292,10 @@ def fit(
     typer.echo(f"{out}: {how}; acc@{k} {fitted.score(k):.3f} on {which}")
 
 
-app.command()(cli_query.query)
+app.command(**example("fastprobe query dog.wav --probe probe.safetensors --gallery captions.txt -k 3"))(cli_query.query)
 
 
-@app.command()
+@app.command(**example("fastprobe plan --text bert.npz --audio passt.npz --permutations 1000 --effect 0.03"))
 @with_options(request=PLAN, fields=PROBES)
 def plan(
     *,
@@ -330,7 +331,7 @@ def plan(
         typer.echo(line)
 
 
-@app.command()
+@app.command(**example("fastprobe report runs/first"))
 def report(
     runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directory, or its URL; two are compared.")],
     out: Annotated[str | None, typer.Option(help="The page, a file or a URL.", show_default="RUN/report.html")] = None,
@@ -342,7 +343,7 @@ def report(
     typer.echo(str(write_report(runs, out, categories)))
 
 
-@app.command()
+@app.command(**example("fastprobe bench --shape A --probe ridge"))
 def bench(
     shape: Annotated[list[str] | None, typer.Option(help="A, B, ... or train,r_text,r_audio,d; repeatable.", show_default="A B")] = None,
     optimizer: Annotated[list[Optimizer] | None, typer.Option(help="Repeatable.", show_default="adam-mini")] = None,
@@ -363,7 +364,7 @@ def bench(
     )
 
 
-@app.command()
+@app.command(**example("fastprobe doctor"))
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="For machines to read.")] = False) -> None:
     """What this machine has, what fastprobe uses of it, and what would help."""
     from .doctor import examine

@@ -3,76 +3,22 @@
 from __future__ import annotations
 
 import sys
-import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import nullcontext
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, Any
 
 from ..protocol.cells import Cell
 from ..protocol.controls import CONTROLS
 from ..protocol.probes import is_similarity
+from ..runs.follow import TRAINING, duration, follow
 from ..statistics.baselines import verdict
 
 if TYPE_CHECKING:
     from ..runs.run import Progress
 
-T = TypeVar("T")
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(int(seconds + 0.5), 3600)
-    return f"{hours}:{rest // 60:02d}:{rest % 60:02d}"
-
 
 def show_progress(steps: Iterable[Progress], quiet: bool = False) -> Iterator[Progress]:
     """The steps of a run, as `follow` shows them."""
-    return follow(steps, "training", "probes", lambda step, _: (step.done, step.total, step.resumed), quiet)
-
-
-def follow(steps: Iterable[T], verb: str, noun: str, count: Callable[[T, int], tuple[int, int, int]], quiet: bool = False) -> Iterator[T]:
-    """Pass steps through and show done, rate and time left on stderr: a bar on a terminal, else a line every 10 s.
-
-    Parameters
-    ----------
-    count : callable (step, its number from 1) -> (done, total, of these done before the start)
-    """
-    if quiet:
-        yield from steps
-        return
-    start = time.monotonic()
-    bar = _bar(verb, noun) if sys.stderr.isatty() else None
-    shown = start
-    with bar or nullcontext():
-        for number, step in enumerate(steps, start=1):
-            now, (done, total, before) = time.monotonic(), count(step, number)
-            rate = (done - before) / max(now - start, 1e-9)
-            speed = f"{rate:,.{0 if rate >= 100 else 1}f}/s" if rate else ""
-            left = f"ETA {_duration((total - done) / rate)}" if rate else ""
-            if bar is not None:
-                bar.update(bar.task_ids[0], completed=done, total=total, rate=speed, eta=left)
-            elif now - shown >= 10:
-                shown = now
-                print(", ".join(filter(None, (f"{verb} {done:,}/{total:,} {noun}", speed, left))), file=sys.stderr, flush=True)
-            yield step
-
-
-def _bar(verb: str, noun: str):
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
-    from rich.progress import Progress as Bar
-
-    bar = Bar(
-        TextColumn(verb),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TextColumn(noun),
-        TextColumn("{task.fields[rate]}"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[eta]}"),
-        console=Console(stderr=True),
-    )
-    bar.add_task("", total=None, rate="", eta="")
-    return bar
+    return follow(steps, *TRAINING, quiet)
 
 
 def show_status(found: dict[str, Any]) -> None:
@@ -93,7 +39,7 @@ def show_status(found: dict[str, Any]) -> None:
     )
     if found["holder"]:
         rate = found["jobs_per_second"]
-        eta = f", {rate:,.0f} probes/s, ETA {_duration(found['eta_seconds'])}" if rate else ""
+        eta = f", {rate:,.0f} probes/s, ETA {duration(found['eta_seconds'])}" if rate else ""
         console.print(f"held by {found['holder']}{eta}", markup=False, highlight=False, soft_wrap=True)
     for name, w in sorted(found["workers"].items()):
         console.print(

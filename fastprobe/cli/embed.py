@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from ..extract.models import family_names
-from .options import choice, on_this_machine, plain
+from .options import choice, example, on_this_machine, plain
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -48,7 +48,7 @@ def _check_out(out: str) -> None:
         raise InputError(f"`out` {out} cannot be a file: {path if path.is_dir() else path.parent} is in the way.")
 
 
-@app.command()
+@app.command(**example("fastprobe embed text --model bert-base-uncased --classes names.txt --out bert.npz"))
 def text(
     *,
     model: Annotated[
@@ -121,7 +121,7 @@ def text(
     typer.echo(f"{len(names)} classes, {len(tables)} table{'s' * several} in {time.perf_counter() - started:.1f} s", err=True)
 
 
-@app.command()
+@app.command(**example("fastprobe embed audio --model passt --folder sounds/ --out passt.npz"))
 def audio(
     *,
     model: Annotated[
@@ -188,9 +188,9 @@ def audio(
     from ..extract.cache import default_folder
     from ..extract.datasets import from_folder, from_manifest, load_dataset
     from ..extract.spec import AudioSpec
+    from ..runs.follow import follow
     from ..storage import name_of
     from ..tables.embeddings import first_few
-    from .console import follow
 
     spec = AudioSpec(
         model=model,

@@ -59,6 +59,11 @@ LabelColumn = Annotated[
 ]
 
 
+def example(command: str) -> dict[str, Any]:
+    """Arguments of `app.command` that put an example below the help of a command."""
+    return {"epilog": f"Example: {command}"}
+
+
 def name_columns(locations: Sequence[str], vector: str | None, label: str | None) -> list[str]:
     """Locations of tables, the Parquet ones with the columns that --vector-column and --label-column name.
 

@@ -10,7 +10,7 @@ import typer
 
 from ..errors import InputError
 from ..storage import open_folder
-from .options import LabelColumn, VectorColumn, choice, name_columns, plain
+from .options import LabelColumn, VectorColumn, choice, example, name_columns, plain
 
 app = typer.Typer(no_args_is_help=True, help="Large text collections: build an index once, search it often.")
 if TYPE_CHECKING:  # to mypy a class made while the module loads is no type; what arrives is text
@@ -66,7 +66,7 @@ def _show_found(found: list, as_json: bool) -> None:
         Console().print(_query.to_table(found))
 
 
-@app.command("build")
+@app.command("build", **example("fastprobe index build captions.parquet --probe probe.safetensors --out captions.index"))
 def index_build(
     table: Annotated[str, typer.Argument(metavar="TABLE", help="Text table of any size (.npz, .safetensors, .parquet).")],
     out: Annotated[str, typer.Option(help="The index, a new folder.")],
@@ -116,7 +116,7 @@ def index_build(
         )
 
 
-@app.command("search")
+@app.command("search", **example("fastprobe index search captions.index dog.wav -k 3"))
 def index_search(
     index: Annotated[str, typer.Argument(metavar="INDEX", help="Folder of an index.")],
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Sound files or audio tables; without a probe: tables.")],

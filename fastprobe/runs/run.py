@@ -24,6 +24,7 @@ from .analysis import analyse, summary
 from .choice import chosen
 from .engines import Finished, Pace, Task, local
 from .experiment import Experiment, prepare
+from .follow import TRAINING, follow, in_notebook
 from .lock import RunLock
 from .manifest import read_manifest
 from .observed import write_observed
@@ -256,6 +257,7 @@ def permutation_test(
     *,
     out: str | os.PathLike | None = None,
     resume: bool = False,
+    progress: bool | None = None,
     **options: Any,
 ) -> Any:
     """Does the geometry of the texts carry over to the sounds? A probe's accuracy on unseen classes, against
@@ -276,6 +278,9 @@ def permutation_test(
         Run directory; by default nothing is written.
     resume : bool
         Continue what is in `out`.
+    progress : bool, optional
+        Show how many probes are trained, how fast, and the time left: below the cell of a notebook, which is the default
+        there, or on stderr.
 
     Returns
     -------
@@ -305,7 +310,7 @@ def permutation_test(
     store = open_store(experiment, out, resume)
     if (again := siblings.warning(siblings.tried(out, manifest(experiment, "running")))) is not None:
         warnings.warn(again, stacklevel=2)
-    for _ in execute(experiment, store):
+    for _ in follow(execute(experiment, store), *TRAINING, quiet=not (in_notebook() if progress is None else progress)):
         continue
     results = analyse(experiment, store)
     store.write_summary(summary(experiment, results, store))

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
+import typer.main
 
+from fastprobe.cli.app import app
 from fastprobe.protocol.config import ProbeConfig
 from support.strategies import tables
 
@@ -36,6 +40,34 @@ def test_help_imports_nothing_heavy(shell):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "demo" in done.stdout and "run" in done.stdout
+
+
+def commands(command=None, path=("fastprobe",)):
+    """Every command of the shell with its path."""
+    command = command or typer.main.get_command(app)
+    for name, child in getattr(command, "commands", {}).items():
+        yield from commands(child, (*path, name))
+    if not hasattr(command, "commands"):
+        yield path, command
+
+
+@pytest.mark.parametrize(("path", "command"), list(commands()), ids=lambda v: "-".join(v) if isinstance(v, tuple) else "")
+def test_every_help_ends_with_an_example_that_parses(path, command):
+    words = shlex.split(command.epilog.removeprefix("Example: "))
+    assert tuple(words[: len(path)]) == path
+    context = command.make_context(path[-1], words[len(path) :])  # unknown options and missing arguments raise
+    assert context.params
+
+
+@pytest.mark.parametrize(("name", "marker"), [("bash", "complete -o default -F"), ("zsh", "#compdef fastprobe"), ("fish", "complete")])
+def test_completion_is_offered_for_the_usual_shells(name, marker):
+    def asked(**environment):
+        command = [Path(sys.executable).with_name("fastprobe")]  # by its name, which the scripts of completion go by
+        return subprocess.run(command, env={**os.environ, **environment}, capture_output=True, text=True).stdout
+
+    assert marker in asked(_FASTPROBE_COMPLETE=f"source_{name}")
+    found = asked(_FASTPROBE_COMPLETE="complete_bash", COMP_WORDS="fastprobe run --contr", COMP_CWORD="2")
+    assert found.split() == ["--control"]
 
 
 def test_run_has_an_option_for_every_probe_field(shell):
