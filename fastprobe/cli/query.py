@@ -18,6 +18,11 @@ if TYPE_CHECKING:  # to mypy a class made while the module loads is no type; wha
 else:
     IndexKind = choice("IndexKind", ("auto", "exact", "hnsw", "ivfpq"))
 
+AudioModel = Annotated[
+    str | None,
+    typer.Option(help="The audio model that the probe names, as hear:MODULE: needed where loading it would import a module."),
+]
+
 
 def query(
     inputs: Annotated[list[str], typer.Argument(metavar="INPUT", help="Sound files, or audio tables (every row a query).")],
@@ -31,6 +36,7 @@ def query(
     any_model: Annotated[bool, typer.Option("--any-model", help="Accept tables of other models than the probe's.")] = False,
     audio_checkpoint: Annotated[str | None, typer.Option(help="Where the audio model's weights lie now, if moved.")] = None,
     text_model: Annotated[str | None, typer.Option(help="Where the text model lies now, if moved.")] = None,
+    audio_model: AudioModel = None,
     vector_column: VectorColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
@@ -41,7 +47,15 @@ def query(
 
     _show_found(
         _query.query(
-            probe, inputs, gallery, k, device=device, any_model=any_model, audio_checkpoint=audio_checkpoint, text_model=text_model
+            probe,
+            inputs,
+            gallery,
+            k,
+            device=device,
+            any_model=any_model,
+            audio_checkpoint=audio_checkpoint,
+            text_model=text_model,
+            audio_model=audio_model,
         ),
         as_json,
     )
@@ -125,6 +139,7 @@ def index_search(
     exact: Annotated[bool, typer.Option("--exact", help="Score every text, whatever the kind.")] = False,
     device: Annotated[str | None, typer.Option(help="For the embedding models: cpu, cuda, cuda:1.")] = None,
     any_model: Annotated[bool, typer.Option("--any-model", help="Accept tables of other models than the index's.")] = False,
+    audio_model: AudioModel = None,
     vector_column: VectorColumn = None,
     label_column: LabelColumn = None,
 ) -> None:
@@ -133,4 +148,4 @@ def index_search(
 
     inputs, _ = _with_columns(inputs, None, vector_column, label_column)
 
-    _show_found(search_index(index, inputs, k, exact=exact, device=device, any_model=any_model), as_json)
+    _show_found(search_index(index, inputs, k, exact=exact, device=device, any_model=any_model, audio_model=audio_model), as_json)

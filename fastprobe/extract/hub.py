@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,12 @@ def fetched(what: str, load: Any) -> Any:
         return load()
     except InputError:
         raise
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except pickle.UnpicklingError:
+        raise InputError(
+            f"{what} holds pickled objects, which could run anything while they load and are never unpickled here. Save its weights as "
+            "safetensors."
+        ) from None
+    except (OSError, ValueError, RuntimeError, KeyError, TypeError, AttributeError) as error:  # a damaged configuration raises any of them
         detail = " ".join(str(error).split())
         raise InputError(
             f"{what} could not be loaded ({detail[:300]}). By name it needs the network; without one give a local folder or file."

@@ -116,8 +116,31 @@ class AudioSpec:
     @classmethod
     def from_meta(cls, meta: Mapping[str, Any], checkpoint: str | None = None) -> AudioSpec:
         """The spec of a table that `build_table` made; `checkpoint` says where its weights lie now, if they moved."""
-        spec = _from_meta(cls, meta, "audio")
+        spec: AudioSpec = _from_meta(cls, meta, "audio")
         return dataclasses.replace(spec, checkpoint=str(checkpoint)) if checkpoint else spec
+
+    def check_named(self, named: str | None, where: str) -> None:
+        """Whether a model that a file names may be loaded: what imports code only if the user named it too.
+
+        Parameters
+        ----------
+        named : str, optional
+            `model` as the user gave it.
+        where : str
+            What messages call the file.
+
+        Raises
+        ------
+        InputError
+            Another model was named, or none where one must be.
+        """
+        if named is not None and named != self.model:
+            raise InputError(f"`audio_model`: {where} names {self.model!r}; got {named!r}. Give that, or leave it out.")
+        if named is None and AUDIO_MODELS[self.family].imports:
+            raise InputError(
+                f"{where} names the audio model {self.model!r}, which would import and run the module {self.variant}. A file cannot ask "
+                f"for that: if you trust it, name it yourself with `audio_model` (in the shell --audio-model {self.model})."
+            )
 
     def to_dict(self) -> dict[str, Any]:
         """All fields as plain values."""

@@ -56,6 +56,7 @@ def _load(spec: TextSpec, device: str | None) -> _Model:
     if local and spec.revision:
         raise InputError(f"`revision` belongs to a model fetched by name; got a folder, {spec.model}. Leave it out.")
     where: dict[str, Any] = {"local_files_only": True} if local else {"revision": spec.revision or "main"}
+    where["trust_remote_code"] = False  # said outright, or transformers asks at the terminal whether to run a folder's own code
     what = f"`model` {spec.model}"
 
     def load() -> tuple[Any, Any, Any]:

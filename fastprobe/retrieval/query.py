@@ -49,6 +49,7 @@ def query(
     any_model: bool = False,
     audio_checkpoint: str | None = None,
     text_model: str | None = None,
+    audio_model: str | None = None,
 ) -> list[Found]:
     """The k texts nearest to each sound.
 
@@ -68,6 +69,9 @@ def query(
         Accept tables of other models, if their width fits.
     audio_checkpoint, text_model : str, optional
         Where the weights lie now, when they have moved since the tables were made.
+    audio_model : str, optional
+        The audio model that the probe names, as "hear:MODULE". It must be given where loading it imports a module: a probe
+        may come from strangers.
 
     Returns
     -------
@@ -84,7 +88,7 @@ def query(
     index = open_gallery(probe, gallery, device=device, any_model=any_model, text_model=text_model)
     if isinstance(k, int) and k > len(index):  # before any sound is decoded
         raise InputError(f"`k` must be at most the size of the gallery, {len(index):,}; got {k:,}. Lower it.")
-    queries = project_inputs(probe, inputs, device=device, any_model=any_model, audio_checkpoint=audio_checkpoint)
+    queries = project_inputs(probe, inputs, device=device, any_model=any_model, audio_checkpoint=audio_checkpoint, audio_model=audio_model)
     if probe.csls:  # the gallery lies in memory: `open_gallery` lets no index pass
         return _named(index, queries, *probe.search(queries.vectors, np.asarray(index.vectors), k))
     return lookup(index, queries, k)
@@ -108,6 +112,7 @@ def search_index(
     exact: bool = False,
     device: str | None = None,
     any_model: bool = False,
+    audio_model: str | None = None,
 ) -> list[Found]:
     """Look inputs up in an index on disk.
 
@@ -123,7 +128,7 @@ def search_index(
     if index.probe_file is not None:
         probe = load_probe(index.probe_file)
         index.check_probe(probe.digest)
-        queries = project_inputs(probe, inputs, device=device, any_model=any_model)
+        queries = project_inputs(probe, inputs, device=device, any_model=any_model, audio_model=audio_model)
     else:
         names, vectors = [], []
         for file in inputs:
@@ -220,6 +225,7 @@ def project_inputs(
     device: str | None = None,
     any_model: bool = False,
     audio_checkpoint: str | None = None,
+    audio_model: str | None = None,
 ) -> Queries:
     """Sound files and audio tables, in their order, in the probe's space; see `query`."""
     if isinstance(inputs, (str, os.PathLike)):
@@ -238,7 +244,7 @@ def project_inputs(
         made_by = _made_by(probe, "audio")
         with ExitStack() as copies:
             files = [copies.enter_context(Fetched(p)) if is_url(p) else local_path(p) for p in (inputs[i] for i in sounds)]
-            vectors = _embed_files(files, made_by, audio_checkpoint, device)
+            vectors = _embed_files(files, made_by, audio_checkpoint, device, audio_model)
         check_model(probe, "audio", {}, vectors.shape[1], str(inputs[sounds[0]]))
         for i, row in zip(sounds, probe.queries(vectors)):
             parts[i] = [str(inputs[i])], row[None]
@@ -257,10 +263,14 @@ def _made_by(probe: LinearProbe, side: str) -> dict[str, Any]:
     return meta
 
 
-def _embed_files(paths: Sequence[Path], meta: dict[str, Any], checkpoint: str | None, device: str | None) -> np.ndarray:
-    from ..extract.audio import AudioSpec, embed_files
+def _embed_files(paths: Sequence[Path], meta: dict[str, Any], checkpoint: str | None, device: str | None, model: str | None) -> np.ndarray:
+    from ..extract.spec import AudioSpec
 
-    return embed_files(paths, AudioSpec.from_meta(meta, checkpoint), device)
+    spec = AudioSpec.from_meta(meta, checkpoint)
+    spec.check_named(model, "the probe")  # before anything of the model is imported
+    from ..extract.audio import embed_files
+
+    return embed_files(paths, spec, device)
 
 
 def _embed_texts(texts: Sequence[str], meta: dict[str, Any], model: str | None, device: str | None) -> np.ndarray:

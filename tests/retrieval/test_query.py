@@ -57,7 +57,7 @@ def models(made, monkeypatch):
     text, audio, _ = made
     asked = {}
 
-    def files(paths, meta, checkpoint, device):
+    def files(paths, meta, checkpoint, device, model):
         asked["audio"] = meta, checkpoint, device
         return np.stack([audio.vectors[audio.ids.tolist().index(p.name)] for p in paths])
 
@@ -307,7 +307,8 @@ def test_from_recordings_to_texts_in_four_commands(shell, tmp_path, monkeypatch)
         done = shell(*command)
         assert done.returncode == 0, done.err
     sounds = [f"clips/{name}/1.wav" for name in names]
-    done = shell("query", "--probe", "p.safetensors", *sounds, "-k", "2", "--json")
+    named = ("--audio-model", "hear:quiet_hear_module")
+    done = shell("query", "--probe", "p.safetensors", *sounds, "-k", "2", "--json", *named)
     assert done.returncode == 0, done.err
     answer = json.loads(done.out)
     assert [a["query"] for a in answer] == sounds and [a["texts"][0] for a in answer] == names
@@ -326,11 +327,12 @@ def test_from_recordings_to_texts_in_four_commands(shell, tmp_path, monkeypatch)
         "-k",
         "6",
         "--json",
+        *named,
     )
     assert done.returncode == 0, done.err
     assert all(set(a["texts"]) == {*names, "water tap, faucet"} for a in json.loads(done.out))
     known = [next(t for t in a["texts"] if t in names) for a in json.loads(done.out)]
     assert known == names
     (tmp_path / "noise.wav").write_bytes(b"this is not a sound")
-    done = shell("query", "--probe", "p.safetensors", "noise.wav")
+    done = shell("query", "--probe", "p.safetensors", "noise.wav", *named)
     assert done.returncode == 2 and "cannot be decoded" in done.err and "Traceback" not in done.err

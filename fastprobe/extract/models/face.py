@@ -76,6 +76,8 @@ class AudioFamily:
     has_modes, any_length, on_hub, can_be_random : bool
         Whether it knows `mode`; takes clips as they are (`pad`); has revisions on the Hugging Face hub; can start from
         random weights.
+    imports : bool
+        Whether loading it imports code that `model` names. It is then loaded only for who named it, not because a file did.
     """
 
     name: str
@@ -90,6 +92,7 @@ class AudioFamily:
     any_length: bool = False
     on_hub: bool = False
     can_be_random: bool = True
+    imports: bool = False
 
     @property
     def shown(self) -> str:

@@ -78,4 +78,5 @@ HEAR = AudioFamily(
     has_modes=True,
     any_length=True,
     can_be_random=False,
+    imports=True,
 )
