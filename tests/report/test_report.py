@@ -426,3 +426,57 @@ def test_names_are_escaped(tmp_path):
     assert "<b>x</b>&'" in text and "<b>x</b>" not in html
     assert latex_escape("50%_#&") == r"50\%\_\#\&"
     assert all(p.parent == run_dir / "figures" for p in (run_dir / "figures").rglob("*"))
+
+
+HOSTILE = (
+    "</title></style></script><script>alert(1)</script>",
+    '"><img src=x onerror=alert(1)>',
+    "' onmouseover='alert(1)",
+    "<svg/onload=alert(1)>",
+    "javascript:alert(1)",
+    "--><!--<![CDATA[",
+    "&lt;script&gt;alert(1)&lt;/script&gt;",
+    "`${alert(1)}`",
+)
+
+
+class Scripts(HTMLParser):
+    """What a browser would run: scripts, handlers, addresses that are code."""
+
+    def __init__(self):
+        super().__init__()
+        self.found = []
+
+    def handle_starttag(self, tag, attrs):
+        self.found += [tag] if tag in ("script", "img", "iframe", "object", "embed", "base") else []
+        self.found += [(tag, n) for n, v in attrs if n.startswith("on") or (v or "").strip().lower().startswith("javascript:")]
+
+
+def test_no_label_becomes_a_script(tmp_path):
+    """Class labels, table names, ids, meta, groups and a folder's name, through every page that a run can give."""
+    rng = np.random.default_rng(0)
+    labels = [f"{w} {i}" for i in range(2) for w in HOSTILE]
+    text = EmbeddingTable(rng.standard_normal((16, 6)), labels, meta={"name": HOSTILE[0], "model": HOSTILE[1], HOSTILE[2]: HOSTILE[3]})
+    audio = EmbeddingTable(
+        np.repeat(text.vectors, 4, 0) + rng.standard_normal((64, 6)), np.repeat(labels, 4), meta={"name": HOSTILE[1], "model": HOSTILE[0]}
+    )
+    folder = tmp_path / HOSTILE[2]
+    groups = dict(zip(labels, HOSTILE * 2))
+    for where in (folder, tmp_path / "other"):
+        permutation_test(
+            text, audio, permutations=9, splits=2, probe=["procrustes", "ridge"], similarity="cka", groups=groups, out=where,
+            covariates={HOSTILE[3]: rng.random(16).tolist()}, seed=int(where != folder),
+        )  # fmt: skip
+    (tmp_path / "c.csv").write_text("label,category\n" + "".join('"{}",{}\n'.format(x.replace('"', '""'), "<b>x</b>") for x in labels))
+    for page in (
+        write_report([folder], tmp_path / "one.html", tmp_path / "c.csv"),
+        write_report([folder, tmp_path / "other"], tmp_path / "two.html"),
+    ):
+        html = page.read_text("utf-8")
+        parser = Scripts()
+        parser.feed(html)
+        assert not parser.found and "<script" not in html.lower() and "<b>x" not in html
+        assert "&lt;script&gt;alert(1)" in html  # the labels are there, as text
+        checked(page)
+    for drawing in (tmp_path / "one_files").rglob("*.svg") if (tmp_path / "one_files").is_dir() else folder.rglob("*.svg"):
+        assert "<script" not in drawing.read_text("utf-8").lower()
