@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import inspect
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,16 +40,44 @@ class Hear(AudioModel):
         return wave[None]
 
     def forward(self, batch: Any) -> Any:
-        return self.api.get_scene_embeddings(batch, self.module)
+        name = self.api.__name__
+        with _theirs(name, "get_scene_embeddings"):
+            vectors = self.api.get_scene_embeddings(batch, self.module)
+        shape = tuple(getattr(vectors, "shape", ()))
+        if len(shape) != 2 or shape[0] != len(batch) or not hasattr(vectors, "detach"):
+            raise InputError(
+                f"`model` hear:{name}: its get_scene_embeddings must give a tensor (sounds, width) for {len(batch)} sounds; got "
+                f"{type(vectors).__name__} {shape}."
+            )
+        return vectors
+
+
+@contextlib.contextmanager
+def _theirs(name: str, function: str) -> Iterator[None]:
+    """Turn what a module's own code raises into a message that says whose it is."""
+    import torch
+
+    try:
+        yield
+    except (InputError, MemoryError, torch.OutOfMemoryError):  # what whoever calls has better words for
+        raise
+    except Exception as error:
+        raise InputError(
+            f"`model` hear:{name}: its {function} fails ({type(error).__name__}: {' '.join(str(error).split())[:300]}). The module may "
+            "have been written for other versions of the packages that it uses: see what it asks for."
+        ) from error
 
 
 def load_hear(spec: AudioSpec) -> AudioModel:
     """A HEAR module by its name; `checkpoint` is handed to its `load_model`."""
     name = spec.variant or ""
     try:
-        api = importlib.import_module(name)
-    except ImportError as error:
-        raise InputError(f"`model` hear:{name}: the module cannot be imported ({error}). Install it, or correct its name.") from None
+        with _theirs(name, "import"):
+            api = importlib.import_module(name)
+    except InputError as error:
+        if not isinstance(why := error.__cause__, ImportError):
+            raise
+        raise InputError(f"`model` hear:{name}: the module cannot be imported ({why}). Install it, or correct its name.") from None
     if absent := [f for f in ("load_model", "get_scene_embeddings") if not callable(getattr(api, f, None))]:
         raise InputError(f"`model` hear:{name}: not a HEAR module: it has no {' and no '.join(absent)}.")
     arguments: dict[str, Any] = {}
@@ -58,7 +88,8 @@ def load_hear(spec: AudioSpec) -> AudioModel:
     passt = name.split(".")[0] == "hear21passt"
     if passt and spec.checkpoint:
         raise InputError(f"`checkpoint`: {name} takes a path and reads nothing from it. Use model passt, which loads {spec.checkpoint}.")
-    model = api.load_model(spec.checkpoint, **arguments) if spec.checkpoint else api.load_model(**arguments)
+    with _theirs(name, "load_model"):
+        model = api.load_model(spec.checkpoint, **arguments) if spec.checkpoint else api.load_model(**arguments)
     if not hasattr(model, "sample_rate"):
         raise InputError(f"`model` hear:{name}: its model has no `sample_rate`, which the HEAR API asks for.")
     provenance = tuned(PASST.provenance if passt else UNTRAINED, f"{name} {Path(spec.checkpoint or '').name}")
