@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -32,6 +32,8 @@ class Metric:
     lower_is_better : bool
     continuous : bool
         Whether it takes so many values that a fit to the tail of its null makes sense.
+    proportion : bool
+        Whether it lies between 0 and 1, so that larger values vary more until one half.
     of_rank : callable, optional
         f of an array of ranks, for metrics that are a mean of f(rank): over the clips of a class and then over
         classes (macro, the plain name), and over clips (`_micro`). None for what is computed otherwise.
@@ -41,6 +43,7 @@ class Metric:
     words: str
     lower_is_better: bool = False
     continuous: bool = False
+    proportion: bool = field(default=False, kw_only=True)
     of_rank: Callable[[np.ndarray], np.ndarray] | None = None
 
     def chance(self, n_classes: int) -> float:
@@ -54,9 +57,15 @@ class Metric:
 METRICS: dict[str, Metric] = {
     m.name: m
     for m in (
-        Metric("acc@k", "is the share of sounds whose own text is among the {k} nearest"),
+        Metric("acc@k", "is the share of sounds whose own text is among the {k} nearest", proportion=True),
         Metric("hits@k", "is the number of sounds whose own text is among the {k} nearest"),
-        Metric("mrr", "is the mean of 1 / rank of a sound's own text", continuous=True, of_rank=lambda r: 1.0 / np.maximum(r, 1)),
+        Metric(
+            "mrr",
+            "is the mean of 1 / rank of a sound's own text",
+            continuous=True,
+            proportion=True,
+            of_rank=lambda r: 1.0 / np.maximum(r, 1),
+        ),
         Metric("mean_rank", "is the mean rank of a sound's own text", True, True, lambda r: r),
         Metric("mean_log_rank", "is the mean logarithm of the rank of a sound's own text", True, True, lambda r: np.log(np.maximum(r, 1))),
         Metric("median_rank", "is the median rank of a sound's own text", True),

@@ -10,16 +10,34 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..protocol.metrics import column_of
+from ..protocol.metrics import column_of, metric_of
 from ..protocol.plan import Unit
 from ..protocol.probes import is_similarity
 from ..randomness import generator
-from ..statistics.power import Power, permutations_for, simulate_power, smallest_pvalue
+from ..statistics.power import (
+    EXCESS,
+    Power,
+    advised_permutations,
+    intraclass_correlation,
+    permutations_for,
+    sd_of_splits,
+    simulate_power,
+    smallest_pvalue,
+)
 from ..storage.columns import to_arrow
 from .run import Experiment
 
 # Purpose of the stream that simulates power; it decides nothing that is stored.
 _POWER = 101
+SPLITS = (5, 10, 20)
+
+
+class BySplits(NamedTuple):
+    """What a number of splits would give, the rest as planned: sd of a replicate, power (None without an effect)."""
+
+    n_splits: int
+    null_sd: float
+    power: float | None
 
 
 @dataclass(frozen=True)
@@ -61,6 +79,14 @@ class RunPlan:
         With ``nested`` each job trains twice, which is in the times.
     per_probe : dict of str to float
         Jobs per second of each probe and similarity.
+    icc : float
+        How alike the splits of one permutation are, in the calibration. Below 1 more splits lessen the noise.
+    by_splits : tuple of BySplits
+        The first pair at 5, 10 and 20 splits and as planned; empty where there is one split, or none.
+    permutations_advised : int
+        About 10 / alpha: more of them hardly changes whether p <= alpha.
+    more_powerful : str or None
+        A statistic that usually finds more than the one that is planned.
     """
 
     n_pairs: int
@@ -91,10 +117,14 @@ class RunPlan:
     stop: str | None = None
     select: str = "best"
     per_probe: dict[str, float] = field(default_factory=dict)
+    icc: float = float("nan")
+    by_splits: tuple[BySplits, ...] = ()
+    permutations_advised: int = 0
+    more_powerful: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, for JSON."""
-        return asdict(self)
+        return {**asdict(self), "by_splits": [s._asdict() for s in self.by_splits]}
 
 
 def plan_run(experiment: Experiment, effect: float | None = None, alpha: float = 0.05, seconds: float = 5.0) -> RunPlan:
@@ -108,8 +138,8 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
     experiment : Experiment
         As `run.prepare` gives it.
     effect : float, optional
-        Expected observed value minus null mean, in the statistic's unit. Without it no power is given: a number for
-        an effect that nobody expects misleads.
+        Expected gain of the observed value over the null mean, in the statistic's unit; positive for ranks too. Without
+        it no power is given: a number for an effect that nobody expects misleads.
     alpha : float
     seconds : float
         Time to spend, on all probes together. At least two blocks of each are computed whatever it says.
@@ -143,11 +173,26 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
     n_tests = plan.n_tested // len(experiment.probes) if experiment.nested else plan.n_tested
     null_sd = float(t[1:].std(ddof=1)) if len(t) > 2 else float("nan")
     effect = None if effect is None else float(effect)
-    power = (
-        simulate_power(effect, null_sd, plan.n_permutations, alpha, n_tests, rng=generator(experiment.seed, _POWER))
-        if null_sd > 0 and effect is not None
-        else None
-    )
+    similarity = is_similarity(experiment.cells[0].probe)
+    metric = None if similarity else metric_of(experiment.statistic)
+    skewness = _skewness(t[1:]) * (-1 if metric is not None and metric.lower_is_better else 1)
+    null_mean = float(t[1:].mean()) if metric is not None and metric.proportion and len(t) > 1 else None
+
+    def power_at(sd: float) -> Power | None:
+        if effect is None or not sd > 0:
+            return None
+        rng = generator(experiment.seed, _POWER)
+        shape: dict[str, Any] = {"null_mean": null_mean, "skewness": skewness, "excess": EXCESS}
+        return simulate_power(effect, sd, plan.n_permutations, alpha, n_tests, rng=rng, **shape)
+
+    power = power_at(null_sd)
+    icc = intraclass_correlation(shown.per_split[1:])
+    by_splits: list[BySplits] = []
+    if np.isfinite(icc) and null_sd > 0:
+        for n_splits in sorted({*SPLITS, plan.n_splits}):
+            sd = sd_of_splits(null_sd, plan.n_splits, icc, n_splits)
+            found = power_at(sd)
+            by_splits.append(BySplits(n_splits, sd, None if found is None else found.power))
     return RunPlan(
         len(experiment.names),
         plan.n_cells,
@@ -177,13 +222,25 @@ def plan_run(experiment: Experiment, effect: float | None = None, alpha: float =
         str(experiment.stop) if experiment.stop else None,
         experiment.request.select,
         {name: 1 / seconds for name, seconds in rate.items()},
+        icc,
+        tuple(by_splits),
+        advised_permutations(alpha),
+        "mean_log_rank" if metric is not None and metric.name == "acc@k" else None,
     )
 
 
+def _skewness(values: np.ndarray) -> float:
+    """Of a sample; 0 where it is too small or does not vary."""
+    from scipy.stats import skew
+
+    return float(skew(values)) if len(values) > 20 and np.ptp(values) > 0 else 0.0
+
+
 class _Measured(NamedTuple):
-    """What a few replicates of a cell showed: their values (n,), columns by block, time of a job, jobs."""
+    """What a few replicates of a cell showed: their values (n,) and by split (n, S), columns by block, time of a job, jobs."""
 
     t: np.ndarray
+    per_split: np.ndarray
     blocks: list[dict[str, np.ndarray]]
     seconds_per_job: float
     jobs: int
@@ -211,8 +268,9 @@ def _measure(experiment: Experiment, cell: int, seconds: float) -> _Measured:
         blocks.append(experiment.compute(unit))
         rates.append((time.monotonic() - start) / plan.count([unit]))
         at, size = stop, min(size * 4, experiment.unit_size())
-    t = np.concatenate([b[column].astype(np.float64) for b in blocks]).reshape(-1, plan.jobs(cell)).mean(axis=1)
-    return _Measured(t, blocks, rates[-1], len(t) * plan.jobs(cell))
+    per_split = np.concatenate([b[column].astype(np.float64) for b in blocks]).reshape(-1, *plan.shape(cell)).mean(axis=2)
+    t = per_split.mean(axis=1)
+    return _Measured(t, per_split, blocks, rates[-1], len(t) * plan.jobs(cell))
 
 
 def _disk(experiment: Experiment, measured: dict[str, _Measured]) -> int:
@@ -265,7 +323,8 @@ def describe(plan: RunPlan) -> list[str]:
         lines.append(f"stop: {plan.stop}; probes, time and disk are the most there can be; smallest p and power are those without it")
     if plan.effect is None and plan.null_sd > 0:
         told = f"null sd {plan.null_sd:.3g}, from {plan.calibration_permutations} permutations of the first pair"
-        return [*lines, f"power: name the gain over the control that you expect with `effect` (in the shell --effect); {told}"]
+        lines.append(f"power: name the gain over the control that you expect with `effect` (in the shell --effect); {told}")
+        return [*lines, *_advice(plan)]
     if plan.power is None:
         return [*lines, "power: unknown, because the control did not vary in the calibration"]
     p = plan.power
@@ -278,7 +337,34 @@ def describe(plan: RunPlan) -> list[str]:
             else ""
         )
         + f" (null sd {p.null_sd:.3g}, from {plan.calibration_permutations} permutations of the first pair)",
+        *_advice(plan),
     ]
+
+
+def _advice(plan: RunPlan) -> list[str]:
+    """Splits buy power, permutations resolution: what to change, and to what."""
+    lines = []
+    if plan.by_splits:
+        shown = ", ".join(
+            f"{s.n_splits}: sd {s.null_sd:.3g}" + ("" if s.power is None else f", power {s.power:.0%}") for s in plan.by_splits
+        )
+        lines.append(f"splits buy power: {shown} (splits of one permutation are alike by {plan.icc:.2f}, the intraclass correlation)")
+    enough = plan.permutations_advised
+    floor = f"p <= {plan.alpha:g} needs {plan.permutations_for_alpha}, adjusted by max-T or not; "
+    planned = f"{plan.n_permutations:,} are planned"
+    if plan.n_permutations < enough:
+        lines.append(f"permutations buy resolution: {floor}about {enough:,} decide as well as any number; {planned}")
+    elif plan.n_permutations > 10 * enough:
+        lines.append(
+            f"permutations buy resolution: {floor}{enough:,} would decide as well, and the time saved pays for "
+            f"{plan.n_permutations // enough} times the splits; more show how small p is"
+        )
+    if plan.more_powerful:
+        lines.append(
+            f"statistic: {plan.more_powerful} usually finds more than acc@k, which sees the first places alone (.83 against .72 of a weak "
+            "effect among 30 classes with 5 splits). Choose before the run"
+        )
+    return lines
 
 
 def _duration(seconds: float) -> str:
