@@ -26,6 +26,7 @@ _NAMES = {
     "fit": "retrieval.fit",
     "load_probe": "retrieval.fit",
     "permutation_test": "runs.run",
+    "curve": "runs.curve",
     "PermutationTestResult": "statistics.significance",
     "ResultStore": "runs.store",
     "InputError": "errors",

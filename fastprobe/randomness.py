@@ -13,6 +13,7 @@ from .errors import InputError
 
 # Part of the contract with stored runs: numbers are never reused for another purpose.
 SPLIT, PERMUTATION, CLIPS, TEXT_START, AUDIO_START, SIMULATION, BOOTSTRAP, CONTROL, BASELINE, CEILING, INNER = range(1, 12)
+CLIPS_KEPT, GALLERY = 12, 13
 
 
 def check_seed(seed: int) -> int:

@@ -19,6 +19,7 @@ from ..protocol.probes import PROBES as KINDS
 from ..protocol.probes import SIMILARITIES
 from ..runs.request import BACKEND_NAMES, RunRequest
 from ..storage import is_url
+from . import curve as cli_curve
 from . import demo as cli_demo
 from . import query as cli_query
 from . import runs as cli_runs
@@ -53,9 +54,12 @@ app.add_typer(cli_query.app, name="index")
 _SCALE = "Many devices and machines"
 PROBE = option_parameters(ProbeConfig, "The probe")
 PROBES = listed_parameters(PROBE)
-RUN = option_parameters(RunRequest, "The run")
+ONE = option_parameters(RunRequest, "The run")
+# Of these several values make a curve, a run for each.
+POINTS = [p for p in ONE if p.name in ("train_fraction", "clips", "gallery_size")]
+RUN = [next((q for q in listed_parameters(POINTS) if q.name == p.name), p) for p in ONE]
 # What `plan` does not need: the k beside that of the statistic, and how lists are served.
-PLAN = [p for p in RUN if p.name not in ("k", "retrieval")]
+PLAN = [p for p in ONE if p.name not in ("k", "retrieval")]
 if TYPE_CHECKING:  # to mypy a class made while the module loads is no type; what arrives is text
     Backend = str
     Engine = str
@@ -221,13 +225,12 @@ def run(
     for side in sides:
         given[side] = [next(tables) for _ in given[side]]
     given["k"] = _whole_numbers("k", given["k"])
-    asked = RunRequest(
-        probe=_probes(given["probe"], {n: given[n] for n in fields}),
-        similarity=given["similarity"],
-        **{n: given[n] for n in request},
-    )
+    along = read_several(POINTS, {p.name: given[p.name] for p in POINTS})
+    rest = {n: given[n] for n in request if n not in {p.name for p in POINTS}}
+    probes = {"probe": _probes(given["probe"], {n: given[n] for n in fields}), "similarity": given["similarity"]}
     out = given["out"] or time.strftime("runs/%Y%m%d-%H%M%S")
-    cli_runs.carry_out(given["text"], given["audio"], asked, out, **{name: given[name] for name in how})
+    carry_out = cli_curve.carry_out if any(isinstance(v, list) for v in along.values()) else cli_runs.carry_out
+    carry_out(given["text"], given["audio"], {**probes, **rest, **along}, out, **{name: given[name] for name in how})
 
 
 app.command(**example("fastprobe demo"))(cli_demo.demo)

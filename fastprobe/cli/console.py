@@ -102,6 +102,29 @@ def name_columns(records: list[dict[str, Any]]) -> list[str]:
     return ["text", "audio", *(["probe"] if several else [])]
 
 
+def curve_table(curve: Any) -> Any:
+    """A rich table with a line for each point, pair and probe of a curve."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
+    several = len({r["probe"] for r in curve.records}) > 1
+    caption = "null 95%: the middle 95% of the permuted runs at that point; max-T: p adjusted for all lines"
+    table = Table(box=box.SIMPLE_HEAD, caption=caption, caption_justify="left")
+    for name in (*curve.fields, "text", "audio", *(["probe"] if several else []), "", "null 95%", "p", "max-T"):
+        table.add_column(name, justify="left" if name in ("text", "audio", "probe") else "right", overflow="fold")
+    for r in curve.records:
+        table.add_row(
+            *(f"{r[f]:g}" for f in curve.fields),
+            *(escape(r[name]) for name in ("text", "audio", *(["probe"] if several else []))),
+            f"{r['statistic']:.3f}",
+            f"{r['null_low']:.3f}-{r['null_high']:.3f}",
+            f"{r['pvalue']:.3g}",
+            f"{r['pvalue_maxT']:.3g}",
+        )
+    return table
+
+
 def results_table(records: list[dict[str, Any]]):
     """The pairs of a summary as a rich table, for stdout."""
     from rich import box

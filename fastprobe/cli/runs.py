@@ -65,7 +65,7 @@ def interruptible(where: object, log: Any = None, again: str = "the same command
 def carry_out(
     text: list[Any],
     audio: list[Any],
-    request: RunRequest,
+    request: RunRequest | dict[str, Any],
     out: str,
     *,
     resume: bool = False,
@@ -76,8 +76,10 @@ def carry_out(
     shard: str | None = None,
     log_json: str | None = None,
     opening: Callable[[dict[str, Any]], Iterable[str]] | None = None,
+    show: bool = True,
 ) -> None:
     """Prepare, execute, analyse and show one run; `opening` makes of the summary the paragraphs that stand before the table."""
+    request = request if isinstance(request, RunRequest) else RunRequest(**request)
     from ..runs import run as _run
     from ..runs import siblings
     from ..runs.progress import JsonLog
@@ -129,8 +131,9 @@ def carry_out(
             log("done", run=str(out), pairs=[{k: r[k] for k in ("text", "audio", "statistic", "pvalue")} for r in summary["pairs"]])
     if opening is not None:
         typer.echo("\n".join(opening(summary)))
-    show_summary(summary)
-    typer.echo(f"run directory: {out}", err=True)
+    if show:
+        show_summary(summary)
+        typer.echo(f"run directory: {out}", err=True)
 
 
 def _pairs(experiment: Any) -> str:

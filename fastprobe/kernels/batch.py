@@ -37,6 +37,8 @@ class ProbeBatch:
     permutations : int64 (P, C)
     text_start, audio_start : float64 (r_text, d), (r_audio, d)
         Starts of the heads W and V, the same for every probe of the batch.
+    rivals : int64 (R,), optional
+        Train classes whose texts compete with those of the unseen in the second ranking.
     """
 
     config: ProbeConfig
@@ -49,6 +51,7 @@ class ProbeBatch:
     permutations: np.ndarray
     text_start: np.ndarray
     audio_start: np.ndarray
+    rivals: np.ndarray | None = None
 
     @property
     def n_probes(self) -> int:
@@ -62,8 +65,9 @@ class ProbeBatch:
 
     @cached_property
     def gallery(self) -> np.ndarray:
-        """The unseen classes, those of the queries, ascending: int64 (G,)."""
-        return np.unique(self.labels[self.queries])
+        """The unseen classes, those of the queries, and `rivals` if there are any, ascending: int64 (G,)."""
+        unseen = np.unique(self.labels[self.queries])
+        return unseen if self.rivals is None else np.union1d(unseen, self.rivals)
 
     @cached_property
     def row_classes(self) -> np.ndarray:
@@ -101,7 +105,7 @@ class BatchResult:
     ranks : int32 (P, Q)
         Rank of the true class among all C texts, from 1 (best); ties count against it.
     ranks_unseen : int32 (P, Q)
-        The same among the texts of the unseen classes alone, `ProbeBatch.gallery`.
+        The same among the texts of `ProbeBatch.gallery`, the unseen classes alone where there are no `rivals`.
     text_heads, audio_heads : float (P, r_text, d), (P, r_audio, d) or None
         The trained W and V, when asked for.
     """
@@ -134,7 +138,14 @@ def check_cpu(backend: str, device: str | None) -> None:
 
 
 def make_batch(
-    pair: PairData, config: ProbeConfig, split: Split, seed: int, split_number: int, repeat: int, permutations: np.ndarray
+    pair: PairData,
+    config: ProbeConfig,
+    split: Split,
+    seed: int,
+    split_number: int,
+    repeat: int,
+    permutations: np.ndarray,
+    rivals: np.ndarray | None = None,
 ) -> ProbeBatch:
     """The batch of a pair at (split, seed), with the clip draws and starts that the plan gives there.
 
@@ -145,6 +156,8 @@ def make_batch(
     split_number, repeat : int
         Coordinates of the job: number of the split and of the seed r.
     permutations : int64 (P, C)
+    rivals : int64 (R,), optional
+        Seen classes whose texts compete in the second ranking, beside those of the unseen.
     """
     train, test = split
     clips = None
@@ -152,6 +165,5 @@ def make_batch(
         clips = sample_clips(seed, split_number, repeat, pair.first[train], pair.count[train], config.steps, config.clips_per_class)
     queries = np.flatnonzero(np.isin(pair.labels, test))
     text_start, audio_start = start_heads(seed, split_number, repeat, pair.text.shape[1], pair.audio.shape[1], config.dim)
-    return ProbeBatch(
-        config, pair.text, pair.audio, pair.labels, train, clips, queries, np.ascontiguousarray(permutations), text_start, audio_start
-    )
+    orders = np.ascontiguousarray(permutations)
+    return ProbeBatch(config, pair.text, pair.audio, pair.labels, train, clips, queries, orders, text_start, audio_start, rivals)

@@ -59,6 +59,7 @@ class ClosedForm:
         queries: np.ndarray,
         backend: str = "cpp",
         device: str | None = None,
+        rivals: np.ndarray | None = None,
     ) -> None:
         if backend not in BACKENDS:
             raise InputError(f"`backend` of {probe.name} must be one of {', '.join(BACKENDS)}; got {backend!r}.")
@@ -70,7 +71,7 @@ class ClosedForm:
         check_csls(probe.csls, len(queries), len(text))
         self.probe, self.backend, self.device = probe, backend, device
         self.train, self.labels = np.asarray(train_classes), labels[queries]
-        self.test = np.unique(self.labels)
+        self.test = np.unique(self.labels) if rivals is None else np.union1d(self.labels, rivals)
         rest = np.setdiff1d(np.arange(len(text)), self.test)
         self._order = np.concatenate([self.test, rest])
         self._truth = np.searchsorted(self.test, self.labels)

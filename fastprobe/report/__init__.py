@@ -19,12 +19,12 @@ __all__ = ["write_report"]
 def write_report(
     run_dirs: Sequence[str | os.PathLike], out: str | os.PathLike | None = None, categories: str | os.PathLike | None = None
 ) -> Path | str:
-    """Write the report of a run, or the comparison of two.
+    """Write the report of a run or a curve, or the comparison of two runs.
 
     Parameters
     ----------
     run_dirs : sequence of path-like or URL
-        One run directory, or two.
+        One run directory, or the folder of a curve; or two run directories.
     out : path-like or URL, optional
         The page; by default ``report.html`` in the run directory (``comparison.html`` in the first of two). Figures go
         into ``figures/`` beside it (SVG and PDF), tables into ``tables/`` (CSV and LaTeX).
@@ -45,8 +45,11 @@ def write_report(
         run_dirs = [run_dirs]
     if len(run_dirs) not in (1, 2):
         raise InputError(f"`report` takes one run directory, or two to compare; got {len(run_dirs)}.")
-    from ._write import write_comparison, write_single
+    from ..runs.curve import is_curve
+    from ._write import write_comparison, write_curve, write_single
 
+    if len(run_dirs) == 1 and is_curve(run_dirs[0]):
+        return write_curve(run_dirs[0], out or within(run_dirs[0], "report.html"))
     if len(run_dirs) == 1:
         return write_single(run_dirs[0], out or within(run_dirs[0], "report.html"), categories)
     return write_comparison(run_dirs[0], run_dirs[1], out or within(run_dirs[0], "comparison.html"), categories)

@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from ..randomness import BOOTSTRAP, generator
+from ..runs.curve import load_curve
 from ..statistics.comparison import Comparison, compare_many
-from ..storage import beside, is_url, local_path, write_atomically
-from . import compare_page, page, probes, tables
+from ..storage import beside, is_url, local_path, name_of, write_atomically
+from . import compare_page, curve_page, page, probes, tables
 from .data import RunData, load_run, n_classes_of, procrustes_of
 
 # One map for each audio model, and no more: each needs the tables themselves and 999 decompositions.
@@ -46,6 +47,15 @@ def write_single(run_dir: Location, out: Location, categories: Location | None) 
     if run.confusions:
         texts["confusions.csv"] = tables.to_csv(*tables.confusions(run))
     return _write(made, out, texts)
+
+
+def write_curve(folder: Location, out: Location) -> Path | str:
+    """See `fastprobe.report.write_report`."""
+    found = load_curve(folder)
+    made = curve_page.page_of(found, name_of(folder if is_url(folder) else local_path(folder).resolve()).name)
+    header = list(found.records[0])
+    rows = [[str(r[name]) for name in header] for r in found.records]
+    return _write(made, out, {"curve.csv": tables.to_csv(header, rows)})
 
 
 def write_comparison(first_dir: Location, second_dir: Location, out: Location, categories: Location | None) -> Path | str:

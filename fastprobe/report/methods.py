@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from ..kernels import BACKENDS
 from ..protocol.controls import CONTROLS
@@ -97,10 +98,12 @@ def primer(run: RunData) -> str:
     n, n_train, n_test = n_classes_of(run)
     measure = metric_of(run.statistic).words.format(k=next(iter(statistic_ks(run.statistic)), ""))
     alone = is_unseen(run.statistic)
+    size = run.identity.get("gallery_size")
+    among = f"all {n}" if size is None else f"{size} of them"
     out = [
         f"A probe learned on {n_train} classes to bring the text of a class and its sounds together. The sounds of the other "
         f"{n_test} classes, which it never saw, were then looked up among "
-        f"{'their own texts alone' if alone else f'the texts of all {n}'}: {run.statistic} {measure}."
+        f"{'their own texts alone' if alone else f'the texts of {among}'}: {run.statistic} {measure}."
     ]
     if run.n_permutations:
         several = (
@@ -150,6 +153,8 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
         f"{plural(len(audios), 'audio embedding table')} ({listing(audios)}) with {what}, using fastprobe {version}.",
         f"The {n} classes were divided at random into {n_train} train and {n_test} test classes, {j} {'times' if j > 1 else 'time'}.",
     ]
+    if kept := identity.get("clips"):
+        out.append(f"Of every class at most {plural(kept, 'clip')} {'was' if kept == 1 else 'were'} kept, drawn at random.")
     if trained:
         others = (
             f" These are the values of the first of {len(trained)} configurations; the others differ as named." if len(trained) > 1 else ""
@@ -169,7 +174,7 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
         hubs = f", with cross-domain similarity local scaling over {csls} neighbours (Conneau et al. 2018)" if csls else ""
         out.append(
             f"Every clip of the unseen classes was then ranked against the texts of "
-            f"{f'the {n_test} unseen classes alone' if is_unseen(run.statistic) else f'all {n} classes'}"
+            f"{f'the {n_test} unseen classes alone' if is_unseen(run.statistic) else _gallery(identity, n, n_test)}"
             f"{hubs}, ties counting against the true one. "
             f"The statistic is {run.statistic}{macro}, averaged over {'splits and starts' if r > 1 else 'splits'}."
         )
@@ -247,6 +252,14 @@ def paragraph(run: RunData, with_map: bool = False) -> str:
         f"{identity['seed']})."
     )
     return " ".join(out)
+
+
+def _gallery(identity: dict[str, Any], n: int, n_test: int) -> str:
+    """Whose texts compete."""
+    size = identity.get("gallery_size")
+    if size is None or size == n:
+        return f"all {n} classes"
+    return f"{size} classes, the {n_test} unseen ones and {size - n_test} others drawn at random" if size > n_test else "the unseen classes"
 
 
 def _held_against(run: RunData, baselines: list[str]) -> list[str]:

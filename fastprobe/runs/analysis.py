@@ -29,7 +29,7 @@ def analyse(experiment: Specification, store: ResultStore) -> list[PermutationTe
     cells = experiment.cells[: experiment.n_tested]
     replicates, per_split = found[column][: len(cells)], per_split[: len(cells)]
     n_train = train_count(experiment.n_classes, experiment.train_fraction)
-    expected = chance(column, experiment.n_classes, experiment.n_classes - n_train)
+    expected = chance(column, experiment.n_rivals, experiment.n_classes - n_train)
     family = None
     if experiment.stop is not None:
         family = replay(experiment.stop, experiment.oriented(replicates))

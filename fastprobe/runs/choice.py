@@ -47,7 +47,7 @@ def chosen(spec: Specification, store: ResultStore) -> list[PermutationTestResul
         np.stack(splits),
         names,
         metrics=[spec.statistic] * n,
-        chances=[chance(column, spec.n_classes, spec.n_classes - n_train)] * n,
+        chances=[chance(column, spec.n_rivals, spec.n_classes - n_train)] * n,
         lower_is_better=[sign < 0] * n,
         n_train=n_train,
         n_test=spec.n_classes - n_train,

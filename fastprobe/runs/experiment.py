@@ -21,8 +21,9 @@ from ..protocol.features import PairData, TableFeatures, make_pair, residual_pai
 from ..protocol.metrics import check_ks, column_of, is_unseen, metric_names, statistic_ks, summarise, unseen_names
 from ..protocol.plan import JobPlan, Split, Unit, inner_split, split_classes, train_count
 from ..protocol.probes import Probe, Similarity
+from ..randomness import GALLERY, generator
 from ..storage import absolute
-from ..tables.embeddings import EmbeddingTable, check_labels, keep_common, number_note
+from ..tables.embeddings import EmbeddingTable, check_labels, keep_clips, keep_common, number_note
 from .designs import binned, read_design
 from .observed import check_retrieval
 from .outcomes import OUTCOMES, Outcome, closed, similar, trained_again
@@ -70,6 +71,17 @@ class Experiment(Specification):
         """The same experiment on the train classes alone, each split divided once more: what a nested choice looks at."""
         return _Inner(**{f.name: getattr(self, f.name) for f in fields(self)})
 
+    def rivals(self, split: int) -> np.ndarray | None:
+        """Further classes whose texts compete with those of the test classes; None where all do.
+
+        Drawn at random from (seed, split), and those of a smaller gallery are among those of a larger one.
+        """
+        if self.request.gallery_size is None:
+            return None
+        test = self.split(split).test
+        others = np.setdiff1d(np.arange(self.n_classes), test)
+        return np.sort(generator(self.seed, GALLERY, split).permutation(others)[: self.request.gallery_size - len(test)])
+
     def relabellings(self, start: int, stop: int) -> np.ndarray:
         """Permutations `start` ... `stop`-1 of the text rows, int64 (stop - start, C)."""
         if self.enumerated and self.groups is not None:
@@ -81,7 +93,7 @@ class Experiment(Specification):
         config = self.probe_of(cell)
         assert isinstance(config, ProbeConfig)
         relabellings = self.relabellings(start, stop)
-        batch = make_batch(self.pairs[cell], config, self.split(split), self.seed, split, repeat, relabellings)
+        batch = make_batch(self.pairs[cell], config, self.split(split), self.seed, split, repeat, relabellings, self.rivals(split))
         if self.design is None:
             return batch
         (relabelling,) = relabellings  # residualised again after the rows have moved, so that each permutation has texts of its own
@@ -105,9 +117,11 @@ class Experiment(Specification):
         probe = self.probe_of(cell)
         if isinstance(probe, ProbeConfig):
             outcome = OUTCOMES.get(self.control, trained_again)
-            return outcome(self, self.trainer(cell, backend), cell, split, repeat, start, stop)
-        assert not isinstance(probe, Similarity)
-        return closed(self, probe, cell, split, start, stop, backend or self.backend)
+            found = outcome(self, self.trainer(cell, backend), cell, split, repeat, start, stop)
+        else:
+            assert not isinstance(probe, Similarity)
+            found = closed(self, probe, cell, split, start, stop, backend or self.backend)
+        return found if self.request.gallery_size is None else found.in_gallery()
 
     def similarities(self, cell: int, start: int, stop: int, backend: str | None = None) -> np.ndarray:
         """Values of a similarity's cell, float64 (stop - start,)."""
@@ -262,8 +276,9 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
     kinds = {b.table.name: b.kind for b in baselines}
     if request.baselines and len(given) > 1:
         kinds |= {t.name: SPELLING for t in given if is_spelling(t)}
-    beyond = ceilings(audios, request.seed) if request.ceiling else []
-    couples = [(t, a) for a in audios for t in texts] + [(c.text, c.audio) for c in beyond]
+    sounds = audios if request.clips is None else [keep_clips(a, request.clips, request.seed) for a in audios]
+    beyond = ceilings(sounds, request.seed) if request.ceiling else []
+    couples = [(t, a) for a in sounds for t in texts] + [(c.text, c.audio) for c in beyond]
     names = probe_names(request.probes) * len(couples)
     shapes = tuple(shape_of(name, request.splits, request.seeds) for name in names)
     plan = JobPlan(len(names), request.splits, request.seeds, request.permutations, shapes, len(beyond) * len(request.probes))
@@ -292,6 +307,9 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
         if enumerated:
             raise InputError(f"`stop` is of no use with all {plan.n_permutations + 1} distinct permutations listed. Leave it out.")
         meta |= {"stop": str(request.stop), "stop_limit": request.permutations, "stop_statistic": request.statistic}
+    for name in ("clips", "gallery_size"):
+        if getattr(request, name) is not None:
+            meta[name] = getattr(request, name)
     if request.select == "nested":
         meta |= {"select": request.select, "select_statistic": request.statistic}
     sources = (("text", [*_as_list(text), *(request.baseline or ())], [*given, *rivals]), ("audio", _as_list(audio), audios))
@@ -307,7 +325,7 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
         n_classes=n_classes,
         plan=plan,
         ks=ks,
-        columns=(*metric_names(ks), *unseen_names(ks)),
+        columns=(*metric_names(ks), *(unseen_names(ks) if request.gallery_size is None else ())),
         backend=chosen.name,
         inputs=(
             *(
@@ -418,10 +436,21 @@ def _cell_data(
 def _stored_ks(request: RunRequest, n_classes: int) -> tuple[int, ...]:
     """All k of the run, those of the statistic included."""
     own = statistic_ks(request.statistic)
-    wanted = [x for x in DEFAULT_KS if x <= n_classes] if request.k is None else list(request.k)
-    ks = check_ks([*wanted, *own], n_classes)
-    column_of(request.statistic, ks)
     n_test = n_classes - train_count(n_classes, request.train_fraction)
+    size = request.gallery_size or n_classes
+    if not n_test <= size <= n_classes:
+        raise InputError(
+            f"`gallery_size` must hold the texts of all {n_test} test classes, and there are {n_classes} in all; got {size}. Give "
+            f"{n_test} to {n_classes}."
+        )
+    wanted = [x for x in DEFAULT_KS if x <= size] if request.k is None else list(request.k)
+    ks = check_ks([*wanted, *own], size)
+    column_of(request.statistic, ks)
+    if request.gallery_size is not None and is_unseen(request.statistic):
+        raise InputError(
+            f"`statistic`={request.statistic!r} ranks among the test classes alone, whatever `gallery_size` says; got {size}. "
+            "Leave one out."
+        )
     if is_unseen(request.statistic) and own and own[0] > n_test:
         raise InputError(
             f"`statistic`={request.statistic!r} ranks among the {n_test} test classes alone, so its k must be at most {n_test}. "

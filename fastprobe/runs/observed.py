@@ -140,25 +140,36 @@ _Block = tuple[int, np.ndarray, np.ndarray, np.ndarray]
 def _trained_lists(experiment: Any, cell: int, split: int, repeat: int, k: int, path: str, device: str | None) -> Iterator[_Block]:
     pair, batch = experiment.pairs[cell], experiment.batch(cell, split, repeat, 0, 1)
     result = experiment.trainer(cell)(batch, experiment.device, heads=True)
+    among, all_ranks = _competing(experiment, batch.gallery, result.ranks[0], result.ranks_unseen[0])
     gallery = norm(batch.text @ result.text_heads[0].astype(np.float64))[0].astype(np.float32)
     head = result.audio_heads[0].astype(np.float64)
     if csls := batch.config.csls:  # corrected for hubs, scores hang on all queries
         queries, labels = norm(pair.audio[batch.queries] @ head)[0], pair.labels[batch.queries]
-        scores = csls_scores(queries @ gallery.T.astype(np.float64), csls)
-        yield 0, result.ranks[0], *lists_of(scores, labels, result.ranks[0], k)
+        scores = csls_scores(queries @ gallery.T.astype(np.float64), csls)[:, among]
+        rows, found = lists_of(scores, np.searchsorted(among, labels), all_ranks, k)
+        yield 0, all_ranks, among[rows], found
         return
     for start in range(0, len(batch.queries), _QUERY_BLOCK):
         rows = batch.queries[start : start + _QUERY_BLOCK]
-        ranks = result.ranks[0, start : start + _QUERY_BLOCK].astype(np.int32)
+        ranks = all_ranks[start : start + _QUERY_BLOCK].astype(np.int32)
         queries = norm(pair.audio[rows] @ head)[0].astype(np.float32)
-        yield start, ranks, *top_lists(gallery, queries, pair.labels[rows], ranks, k, path, device)
+        found, scores = top_lists(gallery[among], queries, np.searchsorted(among, pair.labels[rows]), ranks, k, path, device)
+        yield start, ranks, among[found], scores
 
 
 def _closed_lists(experiment: Any, probe: ClosedProbe, cell: int, split: int, k: int) -> Iterator[_Block]:
     form = closed_form(experiment, probe, cell, split, experiment.backend)
     identity = experiment.relabellings(0, 1)
-    ranks = form.ranks(identity)[0][0]
-    yield 0, ranks, *lists_of(form.scores(identity[0]), form.labels, ranks, k)
+    among, ranks = _competing(experiment, form.test, *(side[0] for side in form.ranks(identity)))
+    rows, found = lists_of(form.scores(identity[0])[:, among], np.searchsorted(among, form.labels), ranks, k)
+    yield 0, ranks, among[rows], found
+
+
+def _competing(experiment: Any, gallery: np.ndarray, ranks: np.ndarray, in_gallery: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The classes among which the run ranks, ascending, and the ranks there."""
+    if experiment.request.gallery_size is None:
+        return np.arange(experiment.n_classes), ranks
+    return gallery, in_gallery
 
 
 def lists_of(scores: np.ndarray, labels: np.ndarray, ranks: np.ndarray, k: int) -> tuple[np.ndarray, np.ndarray]:

@@ -28,7 +28,12 @@ class Outcome(NamedTuple):
     loss: np.ndarray
     ranks: np.ndarray
     classes: np.ndarray
-    ranks_unseen: np.ndarray
+    ranks_unseen: np.ndarray | None
+
+    def in_gallery(self) -> Outcome:
+        """The same where a smaller gallery was the second ranking: it becomes the only one."""
+        assert self.ranks_unseen is not None
+        return self._replace(ranks=self.ranks_unseen, ranks_unseen=None)
 
 
 Train = Callable[..., Any]
@@ -57,7 +62,8 @@ def frozen(run: Experiment, train: Train, cell: int, split: int, repeat: int, st
     # The texts stay the same ones, and with them what the correction for hubs subtracts.
     scores = csls_scores(b @ a.T, batch.config.csls)
     ranks = frozen_ranks(scores, classes, test, orders)
-    unseen = frozen_ranks(scores[:, test], np.searchsorted(test, classes), np.arange(len(test)), np.searchsorted(test, orders))
+    among = batch.gallery
+    unseen = frozen_ranks(scores[:, among], np.searchsorted(among, classes), np.searchsorted(among, test), np.searchsorted(among, orders))
     return Outcome(np.repeat(result.loss, stop - start), ranks, classes, unseen)
 
 
@@ -83,7 +89,7 @@ def closed_form(run: Experiment, probe: ClosedProbe, cell: int, split: int, back
     device = run.device if backend == "torch" else None
     # The texts of the observed run, by the path that those of every permutation take.
     text = pair.text if run.design is None else residual_text(pair, run.design, run.relabellings(0, 1)[0])
-    return ClosedForm(probe, text, pair.audio, pair.labels, train, queries, backend, device)
+    return ClosedForm(probe, text, pair.audio, pair.labels, train, queries, backend, device, run.rivals(split))
 
 
 def closed(run: Experiment, probe: ClosedProbe, cell: int, split: int, start: int, stop: int, backend: str) -> Outcome:

@@ -39,6 +39,10 @@ class RunRequest:
         Random partitions of the classes; repeats of each, with other starts and clip draws.
     train_fraction : float
         Share of the classes to train on.
+    clips : int, optional
+        Clips of each class kept, drawn at random; classes that have fewer keep what they have. By default all.
+    gallery_size : int, optional
+        Texts that compete for a clip: those of the test classes, and of others drawn at random up to so many. By default all.
     statistic : str
         A stored metric: "acc@3" (macro), "acc@3_micro", "mrr", "mean_rank", "mean_log_rank", ...
     k : sequence of int, optional
@@ -94,6 +98,8 @@ class RunRequest:
     splits: int = option(5, "Random partitions of the classes.")
     seeds: int = option(1, "Repeats of each split, with other starts and clip draws.")
     train_fraction: float = option(0.7, "Share of the classes to train on.")
+    clips: int | None = option(None, "Clips of each class to keep, drawn at random.", show_default="all")
+    gallery_size: int | None = option(None, "Texts that compete: the test classes' and others up to so many.", show_default="all")
     statistic: str = option("acc@3", "Metric to test: acc@3 (macro), acc@3_micro, mrr, mean_log_rank ...")
     k: Sequence[int] | None = option(None, "k to store: 1,3 or repeated.", metavar="INT", show_default="1,3,5,10")
     classes: Literal["strict", "common"] = option("strict", "Labels that a table lacks: an error, or left out.", choices=CLASSES)
@@ -154,6 +160,13 @@ class RunRequest:
             if value not in choices:
                 words = f"{', '.join(choices)}" if len(choices) > 2 else " or ".join(choices)
                 raise InputError(f"`{name}` must be {'one of ' if len(choices) > 2 else ''}{words}; got {value!r}.")
+        for name in ("train_fraction", "clips", "gallery_size"):
+            if isinstance(getattr(self, name), (list, tuple)):
+                raise InputError(f"`{name}` takes one value here; got {getattr(self, name)!r}. Several make a curve: `fastprobe.curve`.")
+        for name in ("clips", "gallery_size"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise InputError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
         object.__setattr__(self, "seed", check_seed(self.seed))
         if not isinstance(self.statistic, str):
             raise InputError(f'`statistic` must name a stored metric, as "acc@3"; got {self.statistic!r}.')

@@ -304,21 +304,29 @@ def permutation_test(
     True
     """
     request = replace(request, **options) if request is not None else RunRequest(**options)
-    experiment = continued(prepare(text, audio, as_begun(request, out)), out)
-    for note in experiment.notes:
-        warnings.warn(note, stacklevel=2)
-    store = open_store(experiment, out, resume)
-    if (again := siblings.warning(siblings.tried(out, manifest(experiment, "running")))) is not None:
-        warnings.warn(again, stacklevel=2)
-    for _ in follow(execute(experiment, store), *TRAINING, quiet=not (in_notebook() if progress is None else progress)):
-        continue
-    results = analyse(experiment, store)
-    store.write_summary(summary(experiment, results, store))
+    experiment, store, results = tested(text, audio, request, out, resume, progress)
     if experiment.nested:
         results = chosen(experiment, store)
     given = {EmbeddingTable.coerce(t, "text").name for t in (text if isinstance(text, list) else [text])}
     results = [r for r in results if r.text in given]
     return results if isinstance(text, list) or isinstance(audio, list) or len(results) > 1 else results[0]
+
+
+def tested(
+    text: Any, audio: Any, request: RunRequest, out: str | os.PathLike | None, resume: bool, progress: bool | None
+) -> tuple[Experiment, ResultStore, list[Any]]:
+    """The whole way of `permutation_test`: the experiment, its store, and a result for every cell that is tested, baselines too."""
+    experiment = continued(prepare(text, audio, as_begun(request, out)), out)
+    for note in experiment.notes:
+        warnings.warn(note, stacklevel=3)
+    store = open_store(experiment, out, resume)
+    if (again := siblings.warning(siblings.tried(out, manifest(experiment, "running")))) is not None:
+        warnings.warn(again, stacklevel=3)
+    for _ in follow(execute(experiment, store), *TRAINING, quiet=not (in_notebook() if progress is None else progress)):
+        continue
+    results = analyse(experiment, store)
+    store.write_summary(summary(experiment, results, store))
+    return experiment, store, results
 
 
 def _with_request_fields(function: Callable[..., Any]) -> inspect.Signature:

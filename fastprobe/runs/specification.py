@@ -131,6 +131,11 @@ class Specification:
         return float(self.request.train_fraction)
 
     @property
+    def n_rivals(self) -> int:
+        """Texts that a clip's own text is ranked among, itself included."""
+        return self.request.gallery_size or self.n_classes
+
+    @property
     def statistic(self) -> str:
         """What is tested."""
         return self.request.statistic
@@ -210,6 +215,8 @@ def stored_specification(manifest: dict[str, Any]) -> Specification:
             ceiling=bool(identity.get("ceiling")),
             within=identity.get("within"),
             select=identity.get("select", "best"),
+            clips=identity.get("clips"),
+            gallery_size=identity.get("gallery_size"),
             stop=identity.get("stop"),
             backend=identity["backend"],
             seed=identity["seed"],

@@ -18,6 +18,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 
 from ..errors import InputError
+from ..randomness import CLIPS_KEPT, generator
 from ..storage import is_url, local_copy, local_path, name_of, new_file
 from ..storage.columns import to_arrow
 from .arrow import LABEL, OWN, VECTOR, Columns, read_arrow, split_location
@@ -458,6 +459,38 @@ def check_labels(text: EmbeddingTable, audio: EmbeddingTable) -> None:
             f"{audio.name!r}: {first_few(silent)}.{near_misses(silent, clips)} Add clips, or drop these rows "
             '(`classes="common"`, in the shell `--classes common`).'
         )
+
+
+def keep_clips(audio: EmbeddingTable, clips: int, seed: int) -> EmbeddingTable:
+    """An audio table with at most so many clips of each class, drawn at random; those of fewer are among those of more.
+
+    Parameters
+    ----------
+    audio : EmbeddingTable
+    clips : int
+        At least 1; classes that have fewer keep what they have.
+    seed : int
+
+    Raises
+    ------
+    InputError
+        No class has so many.
+
+    Examples
+    --------
+    >>> audio = EmbeddingTable(np.ones((5, 2)), ["bell", "bell", "bell", "dog", "dog"])
+    >>> keep_clips(audio, 2, seed=0).labels.tolist()
+    ['bell', 'bell', 'dog', 'dog']
+    """
+    most = max(Counter(audio.labels.tolist()).values())
+    if clips > most:
+        raise InputError(f"`clips` must be at most {most}, the most that a class of audio table {audio.name!r} has; got {clips}. Lower it.")
+    order = generator(seed, CLIPS_KEPT).permutation(len(audio))
+    place = np.empty(len(audio), np.int64)  # of each row among those of its class, in the random order
+    for label in np.unique(audio.labels):
+        rows = order[audio.labels[order] == label]
+        place[rows] = np.arange(len(rows))
+    return audio.select(place < clips)
 
 
 def number_note(tables: Sequence[EmbeddingTable]) -> str | None:
