@@ -336,13 +336,19 @@ def plan(
 
 @app.command(**example("fastprobe report runs/first"))
 def report(
-    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directory, or its URL; two are compared.")],
-    out: Annotated[str | None, typer.Option(help="The page, a file or a URL.", show_default="RUN/report.html")] = None,
+    runs: Annotated[list[str], typer.Argument(metavar="RUN", help="Run directory, curve, or its URL; two are compared.")],
+    out: Annotated[str | None, typer.Option(help="The page, a file or a URL.", show_default="RUN/report.html, RUN/atlas.html")] = None,
     categories: Annotated[str | None, typer.Option(help="CSV with columns label, category.")] = None,
+    atlas: Annotated[bool, typer.Option("--atlas", help="All pairs of any number of runs: heat map, details, table to sort.")] = False,
 ) -> None:
     """One page that answers in a sentence per pair, with figures (SVG, PDF) and tables (CSV, LaTeX) beside it."""
-    from ..report import write_report
+    from ..report import write_atlas, write_report
 
+    if atlas:
+        if categories is not None:
+            raise InputError("`categories` are for the report of one run; an atlas has none. Leave them out.")
+        typer.echo(str(write_atlas(runs, out)))
+        return
     typer.echo(str(write_report(runs, out, categories)))
 
 

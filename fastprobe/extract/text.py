@@ -251,16 +251,17 @@ def embed_classes(
                 )
         layers = choose_layers(layers, 0)
         vectors = char_ngrams(names).vectors[None]
-        digest, count, revision, device = None, 0, None, "cpu"
+        digest, count, revision, device, parameters = None, 0, None, "cpu", None
     elif is_vector_file(spec.model):
         layers = choose_layers(layers, 0)
         vectors, digest = static_embeddings(spec, names)
-        vectors, count, revision, device = vectors[None], 0, None, "cpu"
+        vectors, count, revision, device, parameters = vectors[None], 0, None, "cpu", None
     else:
         model = _load(spec, device)
         layers = choose_layers(layers, model.layers)
         vectors = _run(model, names, spec, layers, batch_size)
         digest, revision, device, count = model.digest, model.revision, model.device, model.layers
+        parameters = sum(p.numel() for p in model.network.parameters())
     for layer, block in zip(layers, vectors):
         if (bad := np.flatnonzero(~np.isfinite(block).all(axis=1))).size:
             raise InputError(
@@ -285,6 +286,7 @@ def embed_classes(
                 "untrained": spec.random_init,
                 "layer": layer,
                 "n_layers": count,
+                "parameters": parameters,
                 "pooling": spec.pool,
                 "template": list(spec.templates),
                 "dtype": spec.dtype,

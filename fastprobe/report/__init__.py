@@ -13,7 +13,39 @@ from pathlib import Path
 from ..errors import InputError
 from ..storage import within
 
-__all__ = ["write_report"]
+__all__ = ["write_atlas", "write_report"]
+
+
+def write_atlas(run_dirs: Sequence[str | os.PathLike], out: str | os.PathLike | None = None) -> Path | str:
+    """Write one page with every pair of some runs: heat map, each pair's null and classes, a table to sort and filter.
+
+    Parameters
+    ----------
+    run_dirs : sequence of path-like or URL
+        Finished run directories.
+    out : path-like or URL, optional
+        The page; by default ``atlas.html`` in the first run directory. ``atlas.csv`` and ``atlas.json``, a document for each model in
+        the manner of MTEB's result files, go beside it.
+
+    Raises
+    ------
+    InputError
+        No run there, an unfinished one, one given twice.
+    """
+    from ..storage import beside, is_url, local_path, write_atomically
+    from .atlas import make_atlas
+
+    if isinstance(run_dirs, (str, os.PathLike)):
+        run_dirs = [run_dirs]
+    made = make_atlas(run_dirs)
+    out = out or within(run_dirs[0], "atlas.html")
+    if not is_url(out):
+        local_path(out).parent.mkdir(parents=True, exist_ok=True)
+    stem = os.fspath(out).rsplit("/", 1)[-1].removesuffix(".html")
+    for name, text in ((f"{stem}.csv", made.csv), (f"{stem}.json", made.json)):
+        write_atomically(beside(out, name), text.encode())
+    write_atomically(out, made.html.encode())
+    return str(out) if is_url(out) else local_path(out)
 
 
 def write_report(

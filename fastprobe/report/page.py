@@ -10,7 +10,7 @@ from typing import Any
 from ..statistics.baselines import verdict
 from ..statistics.comparison import Comparison
 from ..statistics.significance import Interval
-from . import figures, methods, probes, tables
+from . import figures, methods, probes, ranks, tables
 from .data import RunData, n_classes_of
 from .text import between, number, plural, pvalue, sentence
 
@@ -246,6 +246,7 @@ def single(run: RunData, found: list[Comparison], maps: list[tuple[int, Any]]) -
         )
     _layers(page, run)
     _families(page, run)
+    ranks.add_order(page, run)
     _compare_texts(page, run, found)
     _classes(page, run)
     _maps(page, run, maps)

@@ -258,6 +258,20 @@ def test_caveats_say_what_the_audio_model_had_heard(run_dir):
     assert "permute-within" in said and "60 permutations cannot show" in said
 
 
+def test_many_models_are_put_in_order_with_what_cannot_be_told_apart(tmp_path):
+    texts = [f"m{i}" for i in range(5)]
+    inputs = [
+        {"side": side, "name": n, "rows": 20, "width": 8, "digest": f"{side}{n}".encode().hex() * 4, "meta": {"parameters": size}}
+        for side, names in (("text", texts), ("audio", ["a"]))
+        for size, n in enumerate(names, start=1)
+    ]
+    run = write_run(tmp_path / "r", texts, ["a"], 40, inputs=inputs)
+    html, text = checked(write_report([run]))
+    assert "Language models in order" in text and "95% interval of the rank" in text and "Spearman" in text and "5 models" in text
+    two, _ = checked(write_report([write_run(tmp_path / "few", ["x", "y"], ["a"], 40)]))
+    assert "Language models in order" not in two
+
+
 def test_what_is_missing_is_said_in_a_sentence(tmp_path):
     run_dir = write_run(tmp_path / "r", ["t"], ["a"], 30, retrieved=False)
     (run_dir / "observed.parquet").unlink()
