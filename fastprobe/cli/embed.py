@@ -53,7 +53,7 @@ def text(
     *,
     model: Annotated[
         str,
-        typer.Option(help="A name on the Hugging Face hub, a model's folder, or a text file of word vectors (GloVe, word2vec; .gz too)."),
+        typer.Option(help="A name on the Hugging Face hub, a model's folder, or word vectors (GloVe, word2vec as text or .bin; .gz too)."),
     ],
     classes: Annotated[
         str,

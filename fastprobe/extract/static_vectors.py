@@ -1,4 +1,4 @@
-"""Word vectors in text files (GloVe, word2vec, fastText) as a language model with one layer."""
+"""Word vectors in files (GloVe, fastText, word2vec as text or binary) as a language model with one layer."""
 
 from __future__ import annotations
 
@@ -36,9 +36,45 @@ class _Hashed:
         return block
 
 
-def _lines(path: Path, source: _Hashed) -> Iterator[bytes]:
+def _opened(path: Path, source: _Hashed) -> gzip.GzipFile | IO[bytes]:
     raw = cast(IO[bytes], source)  # reading forward asks a file for nothing but `read`
-    stream: gzip.GzipFile | IO[bytes] = gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+    return gzip.GzipFile(fileobj=raw) if path.suffix == ".gz" else raw
+
+
+def _is_binary(path: Path) -> bool:
+    """Whether a file has the binary format of word2vec, by its name: .bin or .bin.gz, as GoogleNews has."""
+    return path.name.lower().removesuffix(".gz").endswith(".bin")
+
+
+def _entries(path: Path, source: _Hashed) -> Iterator[tuple[bytes, bytes]]:
+    """Words and float32 numbers of a binary file: a line "WORDS WIDTH", then a word, a space and WIDTH numbers for each.
+
+    Raises
+    ------
+    InputError
+        Not such a file, or one that ends too early.
+    """
+    stream = _opened(path, source)
+    foreign = InputError(f"`model` {path}: not the binary format of word2vec, or truncated. Give text, or suffix it as what it is.")
+    rest = bytes(stream.read(1 << 20))
+    head, newline, rest = rest.partition(b"\n")
+    counts = head.split()
+    if not newline or len(counts) != 2 or not all(p.isdigit() and len(p) < 12 for p in counts) or not 1 < int(counts[1]) < 1 << 20:
+        raise foreign
+    size, at = 4 * int(counts[1]), 0
+    for _ in range(int(counts[0])):
+        space = rest.find(b" ", at)
+        while space < 0 or space + 1 + size > len(rest):
+            if not (block := stream.read(1 << 20)) or (space < 0 and len(rest) - at > 1 << 20):
+                raise foreign
+            rest, at = rest[at:] + block, 0
+            space = rest.find(b" ", at)
+        yield rest[at:space].lstrip(b"\n"), rest[space + 1 : space + 1 + size]
+        at = space + 1 + size
+
+
+def _lines(path: Path, source: _Hashed) -> Iterator[bytes]:
+    stream = _opened(path, source)
     rest = b""
     while block := stream.read(1 << 20):
         *whole, rest = (rest + block).split(b"\n")
@@ -50,8 +86,8 @@ def _lines(path: Path, source: _Hashed) -> Iterator[bytes]:
 def read_vectors(path: str | os.PathLike, wanted: Iterable[str]) -> tuple[dict[str, np.ndarray], str]:
     """The vectors of the wanted words, and the file's digest.
 
-    Each line is a word and its numbers; a first line of two whole numbers (word2vec: words and width) is skipped. The file is
-    streamed: only wanted words are held.
+    Each line is a word and its numbers; a first line of two whole numbers (word2vec: words and width) is skipped. Names that end in
+    .bin or .bin.gz are taken for word2vec's binary format. The file is streamed: only wanted words are held.
 
     Raises
     ------
@@ -65,7 +101,13 @@ def read_vectors(path: str | os.PathLike, wanted: Iterable[str]) -> tuple[dict[s
     with open(path, "rb") as raw:
         source = _Hashed(raw)
         try:
-            for number, line in enumerate(_lines(path, source), start=1):
+            for word_bytes, numbers in _entries(path, source) if _is_binary(path) else ():
+                word = keys.get(word_bytes)
+                if word is not None and word not in found:
+                    found[word] = np.frombuffer(numbers, "<f4").astype(np.float32)
+                    if not np.isfinite(found[word]).all():
+                        raise InputError(f"`model` {path}: {word!r} holds NaN or infinity.")
+            for number, line in enumerate(() if _is_binary(path) else _lines(path, source), start=1):
                 parts = line.rstrip().split(b" ")
                 if number == 1 and len(parts) == 2 and all(p.isdigit() for p in parts):
                     continue

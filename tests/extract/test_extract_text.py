@@ -289,6 +289,44 @@ def test_bad_class_files(tmp_path, name, data, match):
 GLOVE = "dog 1 0 0\nbarking 0 1 0\nhi 1 1 1\nhat 0 0 2\nnew york 5 5 5\nDog 9 9 9\n"
 
 
+def word2vec_binary(words, vectors, newline=b""):
+    """The binary format of word2vec: some writers end an entry with a newline, GoogleNews does not."""
+    head = f"{len(words)} {vectors.shape[1]}\n".encode()
+    return head + b"".join(w.encode() + b" " + v.astype("<f4").tobytes() + newline for w, v in zip(words, vectors))
+
+
+@pytest.mark.parametrize("newline", [b"", b"\n"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_binary_word_vectors(tmp_path, newline, packed):
+    words = [*(f"word{i}" for i in range(3000)), "dog", "bark", "New_York"]
+    vectors = np.random.default_rng(0).standard_normal((len(words), 300)).astype(np.float32)
+    data = word2vec_binary(words, vectors, newline)  # more than one block of a megabyte
+    path = tmp_path / ("news.bin.gz" if packed else "news.bin")
+    path.write_bytes(gzip.compress(data) if packed else data)
+    [table] = embed_classes(["Dog_bark", "dog"], TextSpec(model=str(path))).values()
+    np.testing.assert_allclose(table.vectors[1], vectors[words.index("dog")])
+    np.testing.assert_allclose(table.vectors[0], (vectors[words.index("dog")] + vectors[words.index("bark")]) / 2, rtol=1e-6)
+    again = embed_texts(["bark"], table.meta)
+    np.testing.assert_allclose(again[0], vectors[words.index("bark")])
+
+
+@pytest.mark.parametrize(
+    ("data", "match"),
+    [
+        (b"", "not the binary format"),
+        (b"dog 1 2 3\ncat 4 5 6\n", "not the binary format"),
+        (b"2 3\ndog " + bytes(12) + b"cat " + bytes(5), "truncated"),
+        (b"9999999999 3\ndog " + bytes(12), "truncated"),
+        (b"1 3\n" + b"x" * (1 << 22), "not the binary format"),
+        (b"1 3\ndog " + np.array([1, np.nan, 2], "<f4").tobytes(), "NaN or infinity"),
+    ],
+)
+def test_bad_binary_word_vectors(tmp_path, data, match):
+    (tmp_path / "v.bin").write_bytes(data)
+    with pytest.raises(InputError, match=match):
+        embed_classes(["dog"], TextSpec(model=str(tmp_path / "v.bin")))
+
+
 @pytest.mark.parametrize("header", ["", "6 3\n"])
 @pytest.mark.parametrize("packed", [False, True])
 def test_word_vectors(tmp_path, header, packed):
