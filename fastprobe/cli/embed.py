@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -48,6 +49,16 @@ def _check_out(out: str) -> None:
         raise InputError(f"`out` {out} cannot be a file: {path if path.is_dir() else path.parent} is in the way.")
 
 
+def _places(out: str, layers: Iterable[int]) -> dict[int, str]:
+    """Where the table of each layer goes: to `out` where there is one, else to bert-layer00.npz, bert-layer01.npz, ..."""
+    from ..storage import beside, name_of
+
+    numbers, name = list(layers), name_of(out)
+    if len(numbers) == 1:
+        return {numbers[0]: out}
+    return {layer: str(beside(out, f"{name.stem}-layer{layer:02d}{name.suffix}")) for layer in numbers}
+
+
 @app.command(**example("fastprobe embed text --model bert-base-uncased --classes names.txt --out bert.npz"))
 def text(
     *,
@@ -86,13 +97,12 @@ def text(
     seed: Annotated[int, typer.Option(help="Of --random-init.")] = 0,
 ) -> None:
     """Embed class names with a language model."""
-    from ..errors import InputError
 
     _check_out(out)
     from ..extract.names import read_classes
     from ..extract.spec import TextSpec
     from ..extract.text import embed_classes
-    from ..storage import beside, name_of
+    from ..storage import name_of
 
     spec = TextSpec(
         model=model,
@@ -107,10 +117,7 @@ def text(
     started = time.perf_counter()
     tables = embed_classes(names, spec, layers, device=device, batch_size=batch_size)
     several = len(tables) > 1
-    name = name_of(out)
-    places = {layer: str(beside(out, f"{name.stem}-layer{layer:02d}{name.suffix}")) if several else out for layer in tables}
-    if several and len(set(places.values())) < len(places):
-        raise InputError(f"`out` {out}: two layers would go to one file.")
+    places = _places(out, tables)
     for layer, table in tables.items():
         table.meta["name"] = name_of(places[layer]).stem
         table.save(places[layer])
@@ -148,6 +155,12 @@ def audio(
     pad: Annotated[
         Pad, typer.Option(help=f"Short clips: padded as the model was trained, or as they are ({family_names('any_length')}).")
     ] = "trained",
+    layers: Annotated[
+        str | None,
+        typer.Option(
+            help=f"last, all, or numbers as 0,6,-1, a table each from one pass ({family_names('has_layers')}).", show_default="the output"
+        ),
+    ] = None,
     allow_label_leak: Annotated[
         bool,
         typer.Option("--allow-label-leak", help="Take a model that was fine-tuned on the very labels under test. The table says so."),
@@ -184,16 +197,18 @@ def audio(
     if no_cache and cache:
         raise InputError("--cache and --no-cache exclude each other. Give one of them.")
     _check_out(out)
-    from ..extract.audio import AudioEmbedder, build_table, check_leak
+    from ..extract.audio import AudioEmbedder, build_table, check_leak, layer_tables
     from ..extract.cache import default_folder
     from ..extract.datasets import from_folder, from_manifest, load_dataset
     from ..extract.spec import AudioSpec
+    from ..extract.text import choose_layers
     from ..runs.follow import follow
     from ..storage import name_of
     from ..tables.embeddings import first_few
 
     spec = AudioSpec(
         model=model,
+        layers=None if layers is None else (0,),
         checkpoint=str(checkpoint) if checkpoint else None,
         revision=revision,
         random_init=random_init,
@@ -218,7 +233,10 @@ def audio(
             "leave them out with --skip-bad."
         )
     typer.echo(f"{len(corpus.clips)} clips of {len(corpus.classes())} classes; loading {model} ...", err=True)
-    embedder = AudioEmbedder(spec, device, batch_size=batch_size, workers=workers, cache=None if no_cache else cache or default_folder())
+    how: dict[str, Any] = {"batch_size": batch_size, "workers": workers, "cache": None if no_cache else cache or default_folder()}
+    embedder = AudioEmbedder(spec, device, **how)
+    if layers is not None:
+        embedder = embedder.at_layers(choose_layers(layers, len(embedder.model.blocks)))
     check_leak(embedder.spec, corpus.clips, corpus.name, allow_label_leak, embedder.model.provenance)
     total = len(corpus.clips)
     done = follow(embedder.embed(c.path for c in corpus.clips), "embedding", "clips", lambda _, n: (n, total, 0), quiet)
@@ -226,13 +244,21 @@ def audio(
         corpus.clips, embedder, done, skip_bad=skip_bad, allow_label_leak=allow_label_leak, dataset=corpus.name, about=corpus.about
     )
     table.meta["name"] = name_of(out).stem
-    table.save(out)
+    if embedder.spec.layers is None:
+        table.save(out)
+    else:
+        tables = layer_tables(table, embedder.spec, len(embedder.model.blocks))
+        for layer, place in _places(out, tables).items():
+            tables[layer].meta["name"] = name_of(place).stem
+            tables[layer].save(place)
+            typer.echo(f"{place}: layer {layer} of {len(embedder.model.blocks)}, {tables[layer].width} wide")
     skipped, cached = table.meta["skipped"], table.meta["n_cached"]
     for line in skipped["files"]:
         typer.echo(f"skipped: {line}", err=True)
     fresh = len(table) - cached
     typer.echo(
-        f"{out}: {len(table)} clips of {len(set(table.labels.tolist()))} classes, {table.width} wide"
+        f"{out}: {len(table)} clips of {len(set(table.labels.tolist()))} classes, "
+        + (f"{table.width} wide" if embedder.spec.layers is None else f"{len(embedder.spec.layers)} layers")
         + (", UNTRAINED weights" if random_init else "")
         + (f", {skipped['count']} file{'s' * (skipped['count'] > 1)} skipped" if skipped["count"] else "")
     )

@@ -15,6 +15,7 @@ import warnings
 from collections import deque
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from copy import copy
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -99,6 +100,8 @@ class AudioEmbedder:
             if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"`{name}` must be a whole number of at least 1; got {value!r}.")
         self.model = load_model(spec, device)
+        if spec.layers is not None and max(spec.layers) > len(self.model.blocks):
+            raise InputError(f"`layers` of {spec.model} go from 0 to {len(self.model.blocks)}; got {max(spec.layers)}.")
         self.spec = dataclasses.replace(
             spec,
             weights=self.model.digest or None,
@@ -106,24 +109,33 @@ class AudioEmbedder:
             revision=spec.revision if spec.checkpoint or spec.random_init else self.model.revision or spec.revision,
         )
         self.batch_size, self.workers = batch_size, workers or min(os.cpu_count() or 1, 8)
-        # A module without a state dict has no digest: then its own name and checkpoint must do.
-        weights = self.model.digest or [self.spec.checkpoint, self.spec.revision]
-        self.cache = (
-            None
-            if cache is None
-            else VectorCache(
-                cache,
-                {
-                    "recipe": RECIPE,
-                    "model": spec.model,
-                    "weights": weights,
-                    "mode": spec.mode,
-                    "rate": self.model.sample_rate,
-                    **self.model.recipe,
-                },
-            )
-        )
+        self._folder = cache
+        self.cache = self._open_cache()
         self.model_seconds = self.seconds = 0.0
+
+    def _open_cache(self) -> VectorCache | None:
+        if self._folder is None:
+            return None
+        spec = self.spec
+        options: dict[str, Any] = {
+            "recipe": RECIPE,
+            "model": spec.model,
+            # A module without a state dict has no digest: then its own name and checkpoint must do.
+            "weights": self.model.digest or [spec.checkpoint, spec.revision],
+            "mode": spec.mode,
+            "rate": self.model.sample_rate,
+            **self.model.recipe,
+        }
+        if spec.layers is not None:
+            options["layers"] = list(spec.layers)
+        return VectorCache(self._folder, options)
+
+    def at_layers(self, layers: Sequence[int]) -> AudioEmbedder:
+        """The same loaded model, whose vectors are those of some hidden layers side by side; see `layer_tables`."""
+        other = copy(self)
+        other.spec = dataclasses.replace(self.spec, layers=tuple(layers))
+        other.cache = other._open_cache()
+        return other
 
     def embed(self, paths: Iterable[str | os.PathLike]) -> Iterator[Embedded]:
         """Embed files; each comes out once, as soon as it is done (not in order), and is in the cache by then.
@@ -193,7 +205,9 @@ class AudioEmbedder:
         try:
             with torch.inference_mode(), warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # the packages' own: deprecated calls, "image size" of a short clip
-                vectors = self.model.forward(inputs.to(self.model.device)).float().cpu().numpy()
+                given, layers = inputs.to(self.model.device), self.spec.layers
+                found = self.model.forward(given) if layers is None else self.model.forward_layers(given, layers)
+                vectors = found.float().cpu().numpy()
         except torch.OutOfMemoryError:
             raise InputError(
                 f"`batch_size` {self.batch_size} does not fit into the memory of {self.model.device}. Lower it; what "
@@ -335,8 +349,8 @@ def build_table(
         "trained_on": list(model.provenance.trained_on),
         "label_leak": reason,
         "mode": spec.mode,
-        "layer": "output",
-        "pooling": "mean over windows",
+        "layer": "output" if spec.layers is None else list(spec.layers),
+        "pooling": "mean over windows" if spec.layers is None else "mean over patch tokens and windows",
         "template": None,
         "sample_rate": model.sample_rate,
         "windows": dict(model.recipe),
@@ -351,3 +365,24 @@ def build_table(
     return EmbeddingTable(
         np.stack([vectors[i] for i in kept]), np.array([clips[i].label for i in kept]), np.array([clips[i].id for i in kept]), meta
     )
+
+
+def layer_tables(table: EmbeddingTable, spec: AudioSpec, n_layers: int) -> dict[int, EmbeddingTable]:
+    """A table of several layers side by side as one table for each, by its layer.
+
+    Parameters
+    ----------
+    table : EmbeddingTable
+        As `build_table` makes it with a spec that has `layers`.
+    spec : AudioSpec
+        The embedder's.
+    n_layers : int
+        Of the model.
+    """
+    assert spec.layers is not None
+    out = {}
+    for layer, vectors in zip(spec.layers, np.split(table.vectors, len(spec.layers), axis=1)):
+        own = dataclasses.replace(spec, layers=(layer,)).to_dict()
+        meta = {**table.meta, "name": f"{table.name}-layer{layer:02d}", "layer": layer, "n_layers": n_layers, "spec": own}
+        out[layer] = EmbeddingTable(vectors, table.labels, table.ids, meta)
+    return out

@@ -62,6 +62,9 @@ class AudioSpec:
     pad : {"trained", "none"}
         ``trained``: a short clip is padded to the length the model was trained on. ``none``: it goes in as it is
         (``passt`` and ``pann``; always so for ``hear``).
+    layers : tuple of int, optional
+        Hidden layers in place of the model's output (``passt``, ``audiomae``, ``ast``): means over the patch tokens, several side by
+        side. 0 is the patch embedding.
     weights : str, optional
         Digest the loaded weights must have. A table's meta holds it, so that a query meets the same model.
     """
@@ -73,6 +76,7 @@ class AudioSpec:
     seed: int = 0
     mode: str = "embed_only"
     pad: str = "trained"
+    layers: tuple[int, ...] | None = None
     weights: str | None = None
 
     def __post_init__(self) -> None:
@@ -98,6 +102,13 @@ class AudioSpec:
             )
         if self.random_init and not known.can_be_random:
             raise InputError(f"`random_init` cannot be had for a {self.family.upper()} module, which loads its own weights. Leave it out.")
+        if self.layers is not None:
+            if not known.has_layers:
+                raise InputError(f"`layers` are those of {family_names('has_layers')}; got model {self.model!r}. Leave them out.")
+            if self.mode != "embed_only":
+                raise InputError(f"`layers` stand in place of the output that `mode` chooses; got {self.mode!r}. Leave one of them out.")
+            if not self.layers or not all(isinstance(x, int) and not isinstance(x, bool) and x >= 0 for x in self.layers):
+                raise InputError(f"`layers` must be whole numbers of at least 0; got {self.layers!r}.")
         if self.revision and not known.on_hub:
             raise InputError(f"`revision` is for models of the Hugging Face hub ({family_names('on_hub')}); got model {self.model!r}.")
         if self.revision and self.checkpoint:

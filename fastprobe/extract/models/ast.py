@@ -29,6 +29,12 @@ class Ast(AudioModel):
         self.window = min(10 * self.sample_rate, longest)
         self.recipe = extractor_recipe(self.window, extractor)
 
+    prefix = 2  # class and distillation token
+
+    @property
+    def blocks(self) -> Any:
+        return self.module.layers if hasattr(self.module, "layers") else self.module.encoder.layer  # transformers 5, and before
+
     def prepare(self, wave: np.ndarray) -> np.ndarray:
         windows = spread_windows(pad_to(wave, self.sample_rate // 40), self.window)
         return np.stack([self.extractor(w, sampling_rate=self.sample_rate, return_tensors="np")["input_values"][0] for w in windows])
@@ -68,4 +74,5 @@ AST = AudioFamily(
     package="transformers",
     variant="NAME",
     on_hub=True,
+    has_layers=True,
 )

@@ -36,7 +36,12 @@ class AudioMae(AudioModel):
     def __init__(self, module: Any, provenance: Provenance) -> None:
         super().__init__(module, provenance)
         self.frames, self.bands = module.patch_embed.img_size
+        self.prefix = module.num_prefix_tokens
         self.recipe = {"window_seconds": 10, "windows": "spread evenly", "pad": "trained"}
+
+    @property
+    def blocks(self) -> Any:
+        return self.module.blocks
 
     def prepare(self, wave: np.ndarray) -> np.ndarray:
         import torch
@@ -105,6 +110,7 @@ AUDIOMAE = AudioFamily(
     package="timm",
     variant="ARCH",
     on_hub=True,
+    has_layers=True,
 )
 AUDIOMAE_FT = AudioFamily(
     "audiomae-ft",
@@ -114,4 +120,5 @@ AUDIOMAE_FT = AudioFamily(
     provenance=Provenance(("AudioSet-2M (no labels)", "AudioSet-20k (labels)"), frozenset({"audioset"})),
     package="timm",
     on_hub=True,
+    has_layers=True,
 )

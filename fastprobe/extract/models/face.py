@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,11 +38,42 @@ class AudioModel:
 
     sample_rate: int
     recipe: dict[str, Any]
+    prefix = 0  # tokens before those of the spectrogram's patches, as a class token
 
     def __init__(self, module: Any, provenance: Provenance) -> None:
         self.module, self.provenance = module, provenance
         self.digest, self.device = "", "cpu"
         self.revision: str | None = None
+
+    @property
+    def blocks(self) -> Sequence[Any]:
+        """The transformer blocks, whose outputs are tokens (b, n, D); empty where layers cannot be had."""
+        return ()
+
+    def forward_layers(self, batch: Any, layers: Sequence[int]) -> Any:
+        """Means over the patch tokens at some layers, side by side, (b, len(layers) D), from one pass.
+
+        Layer 0 is what the first block is given; layer l what block l gives, before any final norm.
+        """
+        import torch
+
+        states: dict[int, Any] = {}
+
+        def keep(layer: int, value: Any) -> None:
+            tokens = value[0] if isinstance(value, tuple) else value
+            states[layer] = tokens[:, self.prefix :].float().mean(dim=1)
+
+        hooks = [self.blocks[0].register_forward_pre_hook(lambda _, given: keep(0, given[0]))]
+        hooks += [
+            block.register_forward_hook(lambda _, given, out, layer=number: keep(layer, out))
+            for number, block in enumerate(self.blocks, start=1)
+        ]
+        try:
+            self.forward(batch)
+        finally:
+            for hook in hooks:
+                hook.remove()
+        return torch.cat([states[layer] for layer in layers], dim=1)
 
     def prepare(self, wave: np.ndarray) -> np.ndarray:
         """Samples, float32 (n,), n >= 1 -> inputs, float32 (windows, ...)."""
@@ -76,6 +107,8 @@ class AudioFamily:
     has_modes, any_length, on_hub, can_be_random : bool
         Whether it knows `mode`; takes clips as they are (`pad`); has revisions on the Hugging Face hub; can start from
         random weights.
+    has_layers : bool
+        Whether its layers can be had (`layers`).
     imports : bool
         Whether loading it imports code that `model` names. It is then loaded only for who named it, not because a file did.
     """
@@ -92,6 +125,7 @@ class AudioFamily:
     any_length: bool = False
     on_hub: bool = False
     can_be_random: bool = True
+    has_layers: bool = False
     imports: bool = False
 
     @property

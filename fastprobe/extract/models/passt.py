@@ -51,6 +51,12 @@ class Passt(AudioModel):
             "pad": pad,
         }
 
+    prefix = 2  # class and distillation token
+
+    @property
+    def blocks(self) -> Any:
+        return self.module.net.blocks
+
     def prepare(self, wave: np.ndarray) -> np.ndarray:
         wave = pad_to(wave, self.window if self.pad == "trained" else self.shortest)
         return centred_windows(wave, self.window, int(self.recipe["hop_seconds"] * self.sample_rate))
@@ -130,4 +136,5 @@ PASST = AudioFamily(
     variant="ARCH",
     has_modes=True,
     any_length=True,
+    has_layers=True,
 )
