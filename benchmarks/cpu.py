@@ -2,6 +2,7 @@
 
     python benchmarks/cpu.py                     every shape and optimiser with the peers that need no long compilation
     python benchmarks/cpu.py --peers A B         every peer, adam-mini, at these shapes
+    python benchmarks/cpu.py --same-algebra A B  every peer in its best form, Gram matrices and batch sizes swept; float32 and bfloat16
     python benchmarks/cpu.py --scaling           twice the probes, two threads
 
 Run it on an idle machine. Records of a (shape, optimiser, method) already in cpu.json are replaced, others kept.
@@ -18,6 +19,7 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent))
+import peers_gram
 from fastprobe.kernels import bench, cpp_backend
 from fastprobe.protocol.config import ProbeConfig
 from peers import PEERS
@@ -54,6 +56,53 @@ def scaling(rounds: int = 9) -> list[dict]:
     return records
 
 
+def same_algebra(shapes: list[str], rounds: int) -> list[dict]:
+    """fastprobe against every peer in its best form: through Gram matrices or not, the best of several batch sizes, two precisions.
+
+    One interleaved run for each shape and precision, after a check; a ratio is the median over turns.
+    """
+    records = []
+    for name in shapes:
+        for half in (False, True):
+            own = bench.METHODS["cpp, bf16" if half else "cpp"]
+            direct = [] if half else [m for m in PEERS if m.name in ("torch.compile", "torch.bmm", "JAX jit+vmap+scan")]
+            found = bench.run([SHAPES[name]], [own, *direct, *peers_gram.methods(half)], rounds=rounds)
+            best: dict[str, dict] = {}
+            for r in found[1:]:
+                peer = r["method"].split(",")[0].removesuffix(" jit+vmap+scan")
+                if peer not in best or r["speedup"] < best[peer]["speedup"]:
+                    best[peer] = r
+            for peer, r in best.items():
+                form = r["method"].split(", ", 1)[1] if ", " in r["method"] else "heads, 32 probes"
+                records.append(
+                    {
+                        "shape": name,
+                        "precision": "bfloat16 products" if half else "float32",
+                        "peer": peer,
+                        "form": form,
+                        "us": float(r["us"]),
+                        "cpp us": float(found[0]["us"]),
+                        "cpp share": float(found[0]["share"]),
+                        "ratio": r["speedup"],
+                    }
+                )
+                print(records[-1], flush=True)
+    return records
+
+
+def same_algebra_table(records: list[dict]) -> list[str]:
+    """The records as Markdown."""
+    lines = [
+        "| shape | products | peer | its best form | us / probe-step | cpp | times cpp |",
+        "| --- | --- | --- | --- | ---: | ---: | ---: |",
+    ]
+    for r in records:
+        lines.append(
+            f"| {r['shape']} | {r['precision']} | {r['peer']} | {r['form']} | {r['us']:.1f} | {r['cpp us']:.1f} | {r['ratio']:.2f} |"
+        )
+    return lines
+
+
 def main() -> None:
     """Measure, merge with what is there, write."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -61,6 +110,7 @@ def main() -> None:
     parser.add_argument("--shapes", nargs="+", choices=list(SHAPES), default=list(SHAPES), metavar="SHAPE")
     parser.add_argument("--optimizers", nargs="+", default=["adam-mini", "sgd", "adam"])
     parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--same-algebra", nargs="+", choices=list(SHAPES), metavar="SHAPE")
     parser.add_argument("--rounds", type=int, default=7)
     options = parser.parse_args()
     RESULTS.mkdir(exist_ok=True)
@@ -68,6 +118,11 @@ def main() -> None:
     stored = json.loads(path.read_text()) if path.exists() else {"records": [], "scaling": []}
     if options.scaling:
         stored["scaling"] = scaling()
+    elif options.same_algebra:
+        new = same_algebra(options.same_algebra, options.rounds)
+        kept = [r for r in stored.get("same algebra", []) if r["shape"] not in options.same_algebra]
+        order = list(SHAPES)
+        stored["same algebra"] = sorted([*kept, *new], key=lambda r: (order.index(r["shape"]), r["precision"] != "float32", r["ratio"]))
     else:
         usual = ("cpp", "cpp, direct", "cpp, bf16", "torch.bmm", "torch.func.vmap")
         methods = PEERS if options.peers else [m for m in PEERS if m.name in usual]
@@ -90,6 +145,22 @@ def main() -> None:
         "",
         "`python benchmarks/cpu.py`; " + ", ".join(f"{k} {v}" for k, v in stored["environment"].items()) + ".",
         "",
+        *(
+            [
+                "## Every peer in its best form",
+                "",
+                "`python benchmarks/cpu.py --same-algebra A B 35 222`: the same algebra (Gram matrices in place of wide heads) where it is "
+                "faster, 8 to 64 probes side by side, the best kept; one interleaved run for each shape and precision, medians of ratios. "
+                "`cpp` ranks its queries too, and gathers the clips of a step itself; the peers do neither.",
+                "",
+                *same_algebra_table(stored["same algebra"]),
+                "",
+                "## Every shape, optimiser and backend",
+                "",
+            ]
+            if stored.get("same algebra")
+            else []
+        ),
         "GFLOP/s counts the operations of the plain algorithm; `cpp` goes through the Gram matrix where that is less work, "
         "`cpp, direct` never. Shares and ratios are medians over interleaved turns.",
         "",
