@@ -59,36 +59,38 @@ def make_atlas(run_dirs: Sequence[str | os.PathLike]) -> Atlas:
     if twice := [d for d, n in Counter(map(str, run_dirs)).items() if n > 1]:
         raise InputError(f"an atlas takes each run once; {twice[0]} is given twice. Leave one out.")
     runs = [load_run(d) for d in run_dirs]
-    cells, rows, audios, labels = _cells(runs)
-    told = [_record(c, rows, audios, runs) for c in cells]
+    alike = Counter(run.name for run in runs)  # folders of one name in several places go by their whole path
+    names = [run.name if alike[run.name] == 1 else str(where) for run, where in zip(runs, run_dirs)]
+    cells, rows, audios, labels = _cells(runs, names)
+    told = [_record(c, rows, audios, names) for c in cells]
     table = tables.to_csv(HEADER, [[_plain(r[name]) for name in HEADER] for r in told])
-    results = to_json(_mteb(runs, told))
+    results = to_json(_mteb(dict(zip(names, runs)), told))
     first = max(range(len(cells)), key=lambda i: cells[i]["z"] if cells[i]["z"] is not None else -np.inf)
     data = {
         "names": {"model": "text"},
         "rows": rows,
         "audios": audios,
         "labels": labels,
-        "runs": [{"name": run.name} for run in runs],
+        "runs": [{"name": name} for name in names],
         "cells": cells,
         "first": first,
         "exports": {"csv": table, "json": results},
     }
-    return Atlas(_page(runs, told, data), table, results)
+    return Atlas(_page(runs, names, told, data), table, results)
 
 
-def _cells(runs: list[RunData]) -> tuple[list[dict[str, Any]], list[str], list[str], list[str]]:
+def _cells(runs: list[RunData], names: list[str]) -> tuple[list[dict[str, Any]], list[str], list[str], list[str]]:
     """Every pair of every run with what the page shows of it; names of rows, of sounds and of classes."""
-    keys: dict[tuple[str, str], tuple[Any, ...]] = {}
+    keys: dict[tuple[int, str], tuple[Any, ...]] = {}
     places = Counter((run.table_of(i), r["audio"], r.get("probe")) for run in runs for i, r in enumerate(run.records))
     doubled = {text for (text, _, _), n in places.items() if n > 1}  # the same pair in several runs: the run tells them apart
-    for run in runs:
+    for at, run in enumerate(runs):
         of = layers(run.identity["inputs"])
         for i in range(len(run.records)):
             text = run.table_of(i)
-            name = f"{text} ({run.name})" if text in doubled else text
+            name = f"{text} ({names[at]})" if text in doubled else text
             model, layer = of.get(text, (text, -1))
-            keys[run.name, text] = (_natural(model), layer, _natural(name), name)
+            keys[at, text] = (_natural(model), layer, _natural(name), name)
     rows = [key[-1] for key in sorted(set(keys.values()))]
     audios = sorted({r["audio"] for run in runs for r in run.records}, key=_natural)
     labels: dict[str, int] = {}
@@ -103,7 +105,7 @@ def _cells(runs: list[RunData]) -> tuple[list[dict[str, Any]], list[str], list[s
             ranking = ranks.get(i)
             cells.append(
                 {
-                    "row": rows.index(keys[run.name, run.table_of(i)][-1]),
+                    "row": rows.index(keys[number_, run.table_of(i)][-1]),
                     "audio": audios.index(r["audio"]),
                     "probe": r.get("probe", "contrastive"),
                     "run": number_,
@@ -157,21 +159,21 @@ def _histogram(null: np.ndarray, observed: float) -> tuple[list[int], float, flo
     return np.histogram(null, BINS, (low, high))[0].tolist(), float(low), float(high)
 
 
-def _record(cell: dict[str, Any], rows: list[str], audios: list[str], runs: list[RunData]) -> dict[str, Any]:
+def _record(cell: dict[str, Any], rows: list[str], audios: list[str], names: list[str]) -> dict[str, Any]:
     """A cell as the exports have it."""
     rank = cell["rank"] or [None, None, None, None]
     values = (
-        *(rows[cell["row"]], audios[cell["audio"]], cell["probe"], runs[cell["run"]].name, cell["metric"], cell["value"]),
+        *(rows[cell["row"]], audios[cell["audio"]], cell["probe"], names[cell["run"]], cell["metric"], cell["value"]),
         *(cell["low"], cell["high"], cell["mean"], cell["sd"], cell["p"], cell["adjusted"], *rank, cell["baseline"]),
     )
     return dict(zip(HEADER, values))
 
 
-def _mteb(runs: list[RunData], told: list[dict[str, Any]]) -> list[dict[str, Any]]:
+def _mteb(runs: dict[str, RunData], told: list[dict[str, Any]]) -> list[dict[str, Any]]:
     """A document for each model and run: task, revision of the data, scores by subset, as MTEB's result files have them."""
     out: dict[tuple[str, str], dict[str, Any]] = {}
     for r in told:
-        run = next(x for x in runs if x.name == r["run"])
+        run = runs[r["run"]]
         document = out.setdefault(
             (r["text"], r["run"]),
             {
@@ -191,18 +193,18 @@ def _mteb(runs: list[RunData], told: list[dict[str, Any]]) -> list[dict[str, Any
     return list(out.values())
 
 
-def _page(runs: list[RunData], told: list[dict[str, Any]], data: dict[str, Any]) -> str:
+def _page(runs: list[RunData], names: list[str], told: list[dict[str, Any]], data: dict[str, Any]) -> str:
     """The page: the table is in it as HTML, the rest is drawn from the data."""
     probes = list(dict.fromkeys(c["probe"] for c in data["cells"]))
     files = resources.files(__package__)
     css, script = (files.joinpath(f"atlas.{kind}").read_text("utf-8") for kind in ("css", "js"))
-    title = "Atlas: " + ", ".join(run.name for run in runs)
+    title = "Atlas: " + ", ".join(names)
     options = "".join(f'<option value="{escape(p, quote=True)}">{escape(p)}</option>' for p in probes)
     head = ("text", "audio", "probe", "run", "metric", "value", "null mean", "p", "p max-T", "rank", "group")
     heads = "".join(f'<th scope="col"><button type="button">{escape(h)}</button></th>' for h in head)
     lines = []
     for at, r in enumerate(told):
-        names = "".join(f'<td class="name">{escape(str(r[n]))}</td>' for n in ("audio", "probe", "run", "metric"))
+        words = "".join(f'<td class="name">{escape(str(r[n]))}</td>' for n in ("audio", "probe", "run", "metric"))
         numbers = "".join(
             f'<td data-value="{"" if r[n] is None else r[n]}">{shown}</td>'
             for n, shown in (
@@ -216,7 +218,7 @@ def _page(runs: list[RunData], told: list[dict[str, Any]], data: dict[str, Any])
         )
         adjusted = "" if r["pvalue_maxT"] is None else r["pvalue_maxT"]
         button = f'<button type="button" data-cell="{at}">{escape(r["text"])}</button>'
-        lines.append(f'<tr data-adjusted="{adjusted}"><td class="name">{button}</td>{names}{numbers}</tr>')
+        lines.append(f'<tr data-adjusted="{adjusted}"><td class="name">{button}</td>{words}{numbers}</tr>')
     # "<" would end the element from within a label; as an escape it is the same JSON.
     embedded = json.dumps(data, allow_nan=False, separators=(",", ":"), ensure_ascii=False).replace("<", "\\u003c")
     return f"""<!DOCTYPE html>
@@ -225,7 +227,7 @@ def _page(runs: list[RunData], told: list[dict[str, Any]], data: dict[str, Any])
 <body>
 <h1>{escape(title)}</h1>
 <p>{escape(_opening(runs, told))}</p>
-{"".join(f"<p class='soft'>{escape(line)}</p>" for line in _differences(runs))}
+{"".join(f"<p class='soft'>{escape(line)}</p>" for line in _differences(runs, names))}
 <h2 id="map-title">Models and sounds</h2>
 <p class="soft">Colour: how far the observed value lies above its null, in null standard deviations. * adjusted p
 below .05, ** .01, *** .001. In italics: baselines. Choose a value, by mouse or with the arrow keys and Enter.</p>
@@ -261,13 +263,13 @@ def _opening(runs: list[RunData], told: list[dict[str, Any]]) -> str:
     )
 
 
-def _differences(runs: list[RunData]) -> list[str]:
+def _differences(runs: list[RunData], names: list[str]) -> list[str]:
     """In what the runs differ from the first, so that nobody compares what cannot be compared."""
     out = []
-    for run in runs[1:]:
+    for run, name in zip(runs[1:], names[1:]):
         changed = [row[0] for row in settings_that_differ(runs[0], run) if " table " not in row[0]]
         if changed:
-            out.append(f"{run.name} differs from {runs[0].name} in {', '.join(changed[:8])}: their values are not of one protocol.")
+            out.append(f"{name} differs from {names[0]} in {', '.join(changed[:8])}: their values are not of one protocol.")
     return out
 
 

@@ -94,6 +94,10 @@ def read_manifest(path: str | os.PathLike | Folder | RemoteFolder) -> dict[str, 
         if not _whole(version, 1, 1 << 31) or not isinstance(identity, dict):
             raise foreign
     except (FileNotFoundError, NotADirectoryError):
+        if _holds_curve(folder):
+            raise StoreError(
+                f"{folder}: a curve, whose points are runs in folders below it. Name one of these, or report the curve."
+            ) from None
         raise StoreError(f"{folder}: no run directory (no manifest.json in it).") from None
     except OSError as error:
         raise StoreError(f"{file}: cannot be read: {error}.") from None
@@ -123,6 +127,13 @@ def read_manifest(path: str | os.PathLike | Folder | RemoteFolder) -> dict[str, 
     if not isinstance(manifest.get("statistic"), str):
         raise StoreError(f"{file}: `statistic` must name a metric; got {_short(manifest.get('statistic'))}.")
     return manifest
+
+
+def _holds_curve(folder: Folder | RemoteFolder) -> bool:
+    try:
+        return "curve.json" in folder.names()
+    except OSError:  # a file, say
+        return False
 
 
 def _short(value: Any, limit: int = 80) -> str:

@@ -144,6 +144,14 @@ def test_several_runs_are_told_apart_and_their_differences_named(tmp_path):
     assert (tmp_path / "deep" / "a.csv").is_file() and (tmp_path / "deep" / "a.json").is_file()
 
 
+def test_runs_of_one_name_go_by_their_place(tmp_path):
+    places = [write_run(tmp_path / where / "run", ["bert"], ["passt"], 40, seed=i) for i, where in enumerate(("x", "y"))]
+    data = embedded(write_atlas(places, tmp_path / "a.html").read_text("utf-8"))
+    assert [r["name"] for r in data["runs"]] == list(map(str, places))
+    assert data["rows"] == [f"bert ({p})" for p in places] and len(data["cells"]) == 2
+    assert len(json.loads(data["exports"]["json"])) == 2
+
+
 def test_the_shell_writes_it_and_says_where(tmp_path, shell):
     write_run(tmp_path / "run", ["bert"], ["passt"], 40)
     done = shell("report", "--atlas", "run")

@@ -62,6 +62,9 @@ def test_the_shell_and_the_library_agree_and_a_report_draws_it(tmp_path, files, 
     rows = list(csv.DictReader((tmp_path / "c/tables/curve.csv").open()))
     assert len(rows) == 4 and {float(r["train_fraction"]) for r in rows} == {0.5, 0.7}
     assert (tmp_path / "c/figures/curve-train_fraction.pdf").is_file()
+    for command in (("status", tmp_path / "c"), ("verify", tmp_path / "c"), ("report", "--atlas", tmp_path / "c")):
+        told = shell(*command)
+        assert told.returncode == 2 and "a curve, whose points are runs" in told.stderr
     point = write_report([tmp_path / "c" / "train_fraction-0.5"])
     assert "10 train and 10 test" in point.read_text("utf-8")
 
