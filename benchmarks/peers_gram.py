@@ -183,8 +183,8 @@ def _jax_gram(shape: Shape, config: ProbeConfig, probes: int, half: bool) -> Pre
     return Prepared(lambda: (np.asarray(many(za, zb), np.float64), None), inputs.batch)
 
 
-def methods(half: bool) -> list[Method]:
-    """All peers at all batch sizes, float32 or with bfloat16 products."""
+def methods(half: bool, sizes: tuple[int, ...] = SIZES) -> list[Method]:
+    """All peers at some batch sizes, float32 or with bfloat16 products."""
     kinds: dict[str, Callable[..., Prepared]] = {
         "torch.compile": partial(_torch_gram, compiled=True, half=half),
         "torch.bmm": partial(_torch_gram, compiled=False, half=half),
@@ -194,5 +194,5 @@ def methods(half: bool) -> list[Method]:
     return [
         Method(f"{name}, Gram, {size} probes", prepare, size, optimizer="adam-mini", precision=precision)
         for name, prepare in kinds.items()
-        for size in SIZES
+        for size in sizes
     ]

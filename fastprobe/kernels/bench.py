@@ -263,9 +263,18 @@ def _timed(call: Callable[[], Any]) -> float:
 
 
 def run(
-    shapes: Iterable[Shape], methods: Sequence[Method] | None = None, optimizers: Sequence[str] = ("adam-mini",), rounds: int = 7
+    shapes: Iterable[Shape],
+    methods: Sequence[Method] | None = None,
+    optimizers: Sequence[str] = ("adam-mini",),
+    rounds: int = 7,
+    steps: int | None = None,
 ) -> list[dict[str, Any]]:
     """Time methods on shapes, interleaved, after a check against the reference.
+
+    Parameters
+    ----------
+    steps : int, optional
+        Of a turn; by default 4 to 20, by TURN_FLOPS. What is done once for a probe weighs less in more of them.
 
     Returns
     -------
@@ -288,11 +297,15 @@ def run(
             prepared, memory = {}, {}
             for method in methods:
                 sized = method.on(shape)
-                steps = int(np.clip(TURN_FLOPS / (32 * sized.flops), 4, 20))
+                turn_steps = steps or int(np.clip(TURN_FLOPS / (32 * sized.flops), 4, 20))
                 config = ProbeConfig(
-                    dim=shape.dim, steps=steps, sampling=shape.sampling, optimizer=method.optimizer or optimizer, precision=method.precision
+                    dim=shape.dim,
+                    steps=turn_steps,
+                    sampling=shape.sampling,
+                    optimizer=method.optimizer or optimizer,
+                    precision=method.precision,
                 )
-                probes = method.probes or int(np.clip(TURN_FLOPS / (steps * sized.flops), 8, 512)) // 8 * 8
+                probes = method.probes or int(np.clip(TURN_FLOPS / (turn_steps * sized.flops), 8, 512)) // 8 * 8
                 prepared[method.name] = method.prepare(sized, config, probes)
                 with _Memory() as used:
                     first = prepared[method.name].call()
