@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -49,13 +50,27 @@ def _second(xp: Any, v: Any, squared: Any, t: Any, dim: int) -> tuple[Any, Any]:
     return v, xp.sqrt(v / (1 - BETA2_MINI**t))
 
 
+def _gradients(za: Any, zb: Any, do: SimpleNamespace, tau: float) -> tuple[Any, Any, Any]:
+    """Loss of every probe, and its gradient by both projections (P, n, d); `do` holds the operations of torch or JAX.
+
+    dS = (softmax(S) - I) / n;    through the norm, dZ = (dA - A (A . dA)) / |Z|
+    """
+    (la, a), (lb, b) = ((length, z / length) for z in (za, zb) for length in (do.norm(z),))
+    n = za.shape[1]
+    s = do.product(b, a.mT) / tau
+    lse = do.logsumexp(s)
+    g = do.exp(s - lse[..., None]) / (n * tau) - do.truth
+    da, db = do.product(g.mT, b), do.product(g, a)
+    dza, dzb = ((x - y * (y * x).sum(-1)[..., None]) / length for x, y, length in ((da, a, la), (db, b, lb)))
+    return (lse - do.diagonal(s)).mean(1), dza, dzb
+
+
 def _torch_gram(shape: Shape, config: ProbeConfig, probes: int, compiled: bool, half: bool) -> Prepared:
     import torch
 
     p, n, d, inputs = probes, shape.train, shape.dim, Inputs(shape, config, probes)
     kind = torch.bfloat16 if half else torch.float32
     gram = torch.from_numpy(inputs.gram).to(kind)
-    diagonal = torch.eye(n) / (n * config.temperature)
     tau = config.temperature
 
     def product(a: Any, b: Any) -> Any:
@@ -67,18 +82,14 @@ def _torch_gram(shape: Shape, config: ProbeConfig, probes: int, compiled: bool, 
     def apart(x: Any) -> Any:
         return x.reshape(-1, p, d).transpose(0, 1)
 
-    def unit(z: Any) -> tuple[Any, Any]:
-        length = torch.linalg.vector_norm(z, dim=-1, keepdim=True)
-        return z / length, length
-
-    def gradients(za: Any, zb: Any) -> tuple[Any, Any, Any]:
-        (a, la), (b, lb) = unit(za), unit(zb)
-        s = product(b, a.mT) / tau
-        lse = s.logsumexp(dim=2)
-        g = torch.exp(s - lse.unsqueeze(-1)) / (n * tau) - diagonal
-        da, db = product(g.mT, b), product(g, a)
-        dza, dzb = ((x - y * (y * x).sum(-1, keepdim=True)) / length for x, y, length in ((da, a, la), (db, b, lb)))
-        return (lse - s.diagonal(dim1=1, dim2=2)).mean(1), dza, dzb
+    do = SimpleNamespace(
+        product=product,
+        norm=partial(torch.linalg.vector_norm, dim=-1, keepdim=True),
+        logsumexp=partial(torch.logsumexp, dim=2),
+        exp=torch.exp,
+        truth=torch.eye(n) / (n * tau),
+        diagonal=partial(torch.diagonal, dim1=1, dim2=2),
+    )
 
     def stepped(z: Any, m: Any, v: Any, g: Any, squared: Any, lr: Any, t: Any, shape_of_v: tuple[int, ...]) -> tuple[Any, Any, Any]:
         m = BETA1 * m + (1 - BETA1) * g
@@ -86,14 +97,14 @@ def _torch_gram(shape: Shape, config: ProbeConfig, probes: int, compiled: bool, 
         return z - lr / (1 - BETA1**t) * m / denominator.reshape(shape_of_v), m, v
 
     def both(gram: Any, audio: Any, za: Any, ma: Any, va: Any, zb: Any, mb: Any, vb: Any, lr: Any, t: Any) -> tuple[Any, ...]:
-        loss, da, db = gradients(za, zb)
+        loss, da, db = _gradients(za, zb, do, tau)
         ga, gb = product(gram, da), apart(product(audio, side_by_side(db)))
         za, ma, va = stepped(za, ma, va, ga, (da * ga).sum((1, 2)), lr, t, (p, 1, 1))
         zb, mb, vb = stepped(zb, mb, vb, gb, (db * gb).sum((1, 2)), lr, t, (p, 1, 1))
         return loss, za, ma, va, zb, mb, vb
 
     def wide(gram: Any, x: Any, za: Any, ma: Any, va: Any, w: Any, mb: Any, vb: Any, lr: Any, t: Any) -> tuple[Any, ...]:
-        loss, da, db = gradients(za, apart(product(x, w)))
+        loss, da, db = _gradients(za, apart(product(x, w)), do, tau)
         ga, gw = product(gram, da), product(x.mT, side_by_side(db))
         za, ma, va = stepped(za, ma, va, ga, (da * ga).sum((1, 2)), lr, t, (p, 1, 1))
         m = BETA1 * mb + (1 - BETA1) * gw
@@ -135,18 +146,14 @@ def _jax_gram(shape: Shape, config: ProbeConfig, probes: int, half: bool) -> Pre
     def product(a: Any, b: Any) -> Any:
         return jnp.matmul(a.astype(kind), b.astype(kind), preferred_element_type=jnp.float32)
 
-    def unit(z: Any) -> tuple[Any, Any]:
-        length = jnp.linalg.norm(z, axis=-1, keepdims=True)
-        return z / length, length
-
-    def gradients(za: Any, zb: Any) -> tuple[Any, Any, Any]:
-        (a, la), (b, lb) = unit(za), unit(zb)
-        s = product(b, a.mT) / tau
-        lse = jax.nn.logsumexp(s, axis=2)
-        g = jnp.exp(s - lse[..., None]) / (n * tau) - jnp.eye(n) / (n * tau)
-        da, db = product(g.mT, b), product(g, a)
-        dza, dzb = ((x - y * (y * x).sum(-1, keepdims=True)) / length for x, y, length in ((da, a, la), (db, b, lb)))
-        return (lse - jnp.diagonal(s, axis1=1, axis2=2)).mean(1), dza, dzb
+    do = SimpleNamespace(
+        product=product,
+        norm=partial(jnp.linalg.norm, axis=-1, keepdims=True),
+        logsumexp=partial(jax.nn.logsumexp, axis=2),
+        exp=jnp.exp,
+        truth=jnp.eye(n) / (n * tau),
+        diagonal=partial(jnp.diagonal, axis1=1, axis2=2),
+    )
 
     def update(z: Any, m: Any, v: Any, g: Any, squared: Any, lr: Any, t: Any) -> tuple[Any, Any, Any]:
         m = BETA1 * m + (1 - BETA1) * g
@@ -158,11 +165,11 @@ def _jax_gram(shape: Shape, config: ProbeConfig, probes: int, half: bool) -> Pre
         lr, t, x = now
         if inputs.clips:
             sounds = product(x, zb.transpose(1, 0, 2).reshape(zb.shape[1], p * d)).reshape(n, p, d).transpose(1, 0, 2)
-            loss, da, db = gradients(za, sounds)
+            loss, da, db = _gradients(za, sounds, do, tau)
             gb = product(x.T, db.transpose(1, 0, 2).reshape(n, p * d)).reshape(-1, p, d).transpose(1, 0, 2)
             squared = (gb * gb).sum((1, 2))
         else:
-            loss, da, db = gradients(za, zb)
+            loss, da, db = _gradients(za, zb, do, tau)
             gb = product(audio, db.transpose(1, 0, 2).reshape(n, p * d)).reshape(n, p, d).transpose(1, 0, 2)
             squared = (db * gb).sum((1, 2))
         ga = product(gram, da)

@@ -1,6 +1,6 @@
 """The table of Ngo & Kim 2024 (arXiv 2402.16998) as one command: ten text models x four audio models, FSD50K's leaf classes, acc@3.
 
-    python examples/paper.py FSD50K/ --vectors VECTORS/ --work paper/     # as in the paper; a network and some 40 GB of downloads
+    python examples/paper.py FSD50K/ --vectors VECTORS/ --work paper/     # as in the paper; a network and tens of gigabytes of downloads
     python examples/paper.py --dry-run --work paper-dry/                  # every step with small random models; minutes, no network
 
 FSD50K/ holds FSD50K.dev_audio, FSD50K.eval_audio, FSD50K.ground_truth. VECTORS/ holds glove.42B.300d.txt, glove.840B.300d.txt (or

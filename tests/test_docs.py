@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import os
 import re
 import subprocess
@@ -15,6 +14,7 @@ import typer.main
 from fastprobe.cli.app import app
 from fastprobe.protocol.controls import CONTROLS
 from fastprobe.protocol.metrics import column_of
+from support.scripts import load_script
 
 ROOT = Path(__file__).resolve().parents[1]
 SCRIPTS = sorted((ROOT / "examples" / "gallery").glob("*.py"))
@@ -71,10 +71,7 @@ def test_every_control_has_its_row():
 
 
 def test_every_command_and_option_has_its_row():
-    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "docs" / "site_pages.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    page = module.shell_page()
+    page = load_script(ROOT / "docs" / "site_pages.py").shell_page()
     sections = dict(re.findall(r"^## (fastprobe [^\n]+)\n(.*?)(?=^## |\Z)", page, re.M | re.S))
     assert page.count("\nExample:\n") == len(sections)
     run = typer.main.get_command(app).commands["run"]

@@ -229,8 +229,11 @@ def run(
     rest = {n: given[n] for n in request if n not in {p.name for p in POINTS}}
     probes = {"probe": _probes(given["probe"], {n: given[n] for n in fields}), "similarity": given["similarity"]}
     out = given["out"] or time.strftime("runs/%Y%m%d-%H%M%S")
-    carry_out = cli_curve.carry_out if any(isinstance(v, list) for v in along.values()) else cli_runs.carry_out
-    carry_out(given["text"], given["audio"], {**probes, **rest, **along}, out, **{name: given[name] for name in how})
+    asked, ways = {**probes, **rest, **along}, {name: given[name] for name in how}
+    if any(isinstance(v, list) for v in along.values()):
+        cli_curve.carry_out(given["text"], given["audio"], asked, out, **ways)
+    else:
+        cli_runs.carry_out(given["text"], given["audio"], RunRequest(**asked), out, **ways)
 
 
 app.command(**example("fastprobe demo"))(cli_demo.demo)

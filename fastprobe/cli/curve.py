@@ -7,7 +7,6 @@ from typing import Any
 import typer
 
 from ..errors import InputError
-from ..runs.request import RunRequest
 from .runs import carry_out as carry_out_run
 
 
@@ -30,19 +29,14 @@ def carry_out(text: list[Any], audio: list[Any], asked: dict[str, Any], out: str
     """
     from ..runs import curve
     from ..runs.experiment import prepare
+    from ..runs.manifest import CURVE
     from ..storage import open_folder, within
     from .console import curve_table, output
 
-    fields, points = curve.points_of({name: asked.get(name) for name in curve.FIELDS})
-    for name, value in (("stop", asked.get("stop")), ("shard", how.get("shard"))):
-        if value is not None:
-            raise InputError(
-                f"`{name}`={value!r}: the points of a curve share their permutations and are adjusted together once all are whole. "
-                f"Leave it out, or run one point at a time."
-            )
-    plain = {name: value for name, value in asked.items() if name not in curve.FIELDS}
-    requests = [RunRequest(**plain, **point) for point in points]
-    if "manifest.json" in (there := open_folder(out).names()) or (curve.NAME in there and not resume):
+    if how.get("shard") is not None:
+        raise InputError(f"`shard`={how['shard']!r}: the points of a curve are adjusted together once all are whole. Leave it out.")
+    fields, points, requests = curve.requests_of(asked)
+    if "manifest.json" in (there := open_folder(out).names()) or (CURVE in there and not resume):
         raise InputError(f"{out} holds a run or a curve already. Add --resume to continue a curve, or choose another --out.")
     for request in requests:  # all of them before the first is trained: what cannot be is said at once
         prepare(text, audio, request)

@@ -208,7 +208,7 @@ def audio(
 
     spec = AudioSpec(
         model=model,
-        layers=None if layers is None else (0,),
+        layers=None if layers is None else (0,),  # whether it has any is asked now; which ones, once it is loaded
         checkpoint=str(checkpoint) if checkpoint else None,
         revision=revision,
         random_init=random_init,

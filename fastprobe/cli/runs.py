@@ -65,7 +65,7 @@ def interruptible(where: object, log: Any = None, again: str = "the same command
 def carry_out(
     text: list[Any],
     audio: list[Any],
-    request: RunRequest | dict[str, Any],
+    request: RunRequest,
     out: str,
     *,
     resume: bool = False,
@@ -79,7 +79,6 @@ def carry_out(
     show: bool = True,
 ) -> None:
     """Prepare, execute, analyse and show one run; `opening` makes of the summary the paragraphs that stand before the table."""
-    request = request if isinstance(request, RunRequest) else RunRequest(**request)
     from ..runs import run as _run
     from ..runs import siblings
     from ..runs.progress import JsonLog

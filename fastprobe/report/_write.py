@@ -13,6 +13,7 @@ from ..statistics.comparison import Comparison, compare_many
 from ..storage import beside, is_url, local_path, name_of, write_atomically
 from . import compare_page, curve_page, page, probes, tables
 from .data import RunData, load_run, n_classes_of, procrustes_of
+from .html import Page
 
 # One map for each audio model, and no more: each needs the tables themselves and 999 decompositions.
 MAX_MAPS = 4
@@ -127,7 +128,7 @@ def not_paired(first: RunData, second: RunData, matched: list[tuple[int, int]]) 
     return None
 
 
-def _write(made: page.Page, out: Location, texts: dict[str, str], prefix: str = "") -> Path | str:
+def _write(made: Page, out: Location, texts: dict[str, str], prefix: str = "") -> Path | str:
     if not is_url(out):
         for folder in ("figures", "tables"):
             Path(beside(out, folder)).mkdir(parents=True, exist_ok=True)

@@ -22,6 +22,7 @@ from ..errors import InputError
 from ..protocol.probes import is_similarity
 from ..runs.manifest import to_json
 from ..runs.summary import layers
+from ..statistics.significance import null_bins
 from . import tables
 from .compare_page import settings_that_differ
 from .data import RunData, load_run
@@ -100,7 +101,7 @@ def _cells(runs: list[RunData], names: list[str]) -> tuple[list[dict[str, Any]],
         ranks = {i: (some.ranking, m) for some in ordered(run) for m, i in enumerate(some.pairs)}
         for i, r in enumerate(run.records):
             null = run.t[i, 1:]
-            counts, low, high = _histogram(null, float(run.t[i, 0]))
+            counts, edges = null_bins(null, float(run.t[i, 0]), BINS) if len(null) else (np.zeros(0, int), run.t[i, :1])
             interval = run.intervals[i]
             ranking = ranks.get(i)
             cells.append(
@@ -119,9 +120,9 @@ def _cells(runs: list[RunData], names: list[str]) -> tuple[list[dict[str, Any]],
                     "adjusted": _round(r["pvalue_maxT"]),
                     "z": _round(distance[i]) if run.n_permutations else None,
                     "baseline": r.get("role") == "baseline",
-                    "counts": counts,
-                    "from": _round(low),
-                    "to": _round(high),
+                    "counts": counts.tolist(),
+                    "from": _round(edges[0]),
+                    "to": _round(edges[-1]),
                     "k": run.observed.k if run.observed is not None else 0,
                     "classes": _classes(run, i, labels),
                     "instead": [
@@ -148,15 +149,6 @@ def _classes(run: RunData, pair: int, labels: dict[str, int]) -> list[list[Any]]
     order = known[np.lexsort((known, -accuracy[known]))]
     shown = order if len(order) <= 2 * CLASSES_SHOWN else np.concatenate([order[:CLASSES_SHOWN], order[-CLASSES_SHOWN:]])
     return [[labels.setdefault(str(run.observed.classes[c]), len(labels)), _round(accuracy[c], 2)] for c in shown]
-
-
-def _histogram(null: np.ndarray, observed: float) -> tuple[list[int], float, float]:
-    """Counts of the null in equal bins that span it and the observed value, and their ends."""
-    if not len(null):
-        return [], observed, observed
-    low, high = min(null.min(), observed), max(null.max(), observed)
-    low, high = (low, high) if high > low else (low - 0.5, high + 0.5)
-    return np.histogram(null, BINS, (low, high))[0].tolist(), float(low), float(high)
 
 
 def _record(cell: dict[str, Any], rows: list[str], audios: list[str], names: list[str]) -> dict[str, Any]:

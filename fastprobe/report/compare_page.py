@@ -10,7 +10,8 @@ import numpy as np
 from ..statistics.comparison import Comparison
 from . import figures, methods, tables
 from .data import RunData
-from .page import Page, add_results, sign_flip_note
+from .html import Page
+from .page import add_results, sign_flip_note
 from .text import between, number, plural, pvalue
 
 

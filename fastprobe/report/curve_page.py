@@ -13,7 +13,7 @@ from ..protocol.metrics import metric_of
 from ..protocol.probes import is_similarity
 from ..runs.curve import Curve
 from . import figures
-from .page import Page
+from .html import Page
 from .text import between, number, plural, pvalue
 
 WORDS = {

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .data import RunData
+from .html import Page
 from .tables import Rows
 from .text import number, plural, pvalue
-
-if TYPE_CHECKING:
-    from .page import Page
 
 COLUMNS = ("metric", "statistic", "null_mean", "null_sd", "distance", "pvalue", "pvalue_maxT", "calibrated")
 

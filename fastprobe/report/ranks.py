@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from ..randomness import BOOTSTRAP, generator
 from ..statistics.ranking import Ranking, Trend, rank_models, trend
 from .data import RunData
+from .html import Page
 from .text import number, plural, pvalue
-
-if TYPE_CHECKING:
-    from .page import Page
 
 FEWEST = 3
 

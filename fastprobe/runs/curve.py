@@ -11,7 +11,8 @@ import itertools
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from dataclasses import fields as dataclass_fields
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -22,7 +23,7 @@ from ..statistics.multiplicity import max_t
 from ..statistics.significance import PermutationTestResult
 from ..storage import open_folder, within
 from .analysis import analyse
-from .manifest import read_manifest, to_json
+from .manifest import CURVE, read_manifest, to_json
 from .request import RunRequest
 from .run import tested
 from .specification import stored_specification
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
 __all__ = ["FIELDS", "Curve", "curve", "load_curve"]
 
 FIELDS = ("train_fraction", "clips", "gallery_size")
-NAME = "curve.json"
 FORMAT = 1
 BAND = (0.025, 0.975)
 Point = dict[str, Any]
@@ -93,6 +93,31 @@ def points_of(values: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Point]]:
         lists[name] = several
     varying = tuple(name for name, several in lists.items() if len(several) > 1)
     return varying, [dict(zip(lists, combination)) for combination in itertools.product(*lists.values())]
+
+
+def requests_of(options: Mapping[str, Any]) -> tuple[tuple[str, ...], list[Point], list[RunRequest]]:
+    """What a curve asks: the fields that vary, its points, and a request for each.
+
+    Parameters
+    ----------
+    options : mapping
+        Fields of `RunRequest`; those of `FIELDS` may have several values.
+
+    Raises
+    ------
+    InputError
+        No list among them, a stopping rule (the points would end at different permutations), a request that cannot be.
+    """
+    fields, points = points_of(options)
+    if not fields:
+        raise InputError(f"a curve needs several values of {', '.join(f'`{n}`' for n in FIELDS)}; got one of each. Give a list.")
+    if options.get("stop") is not None:
+        raise InputError(
+            f"`stop`={str(options['stop'])!r} would end the points of a curve at different permutations, which cannot be adjusted "
+            "together. Leave it out."
+        )
+    plain = {name: value for name, value in options.items() if name not in FIELDS}
+    return fields, points, [RunRequest(**plain, **point) for point in points]
 
 
 def folder_of(point: Point, fields: Sequence[str]) -> str:
@@ -194,19 +219,14 @@ def curve(
     >>> sorted({r["clips"] for r in found.records})
     [2, 8]
     """
-    fields, points = points_of({"train_fraction": train_fraction, "clips": clips, "gallery_size": gallery_size})
-    if not fields:
-        raise InputError(f"a curve needs several values of {', '.join(f'`{n}`' for n in FIELDS)}; got one of each. Give a list.")
-    if options.get("stop") is not None or (request is not None and request.stop is not None):
-        raise InputError(
-            "`stop` would end the points of a curve at different permutations, which cannot be adjusted together. Leave it out."
-        )
+    base = {} if request is None else {f.name: getattr(request, f.name) for f in dataclass_fields(request)}
+    given = {"train_fraction": train_fraction, "clips": clips, "gallery_size": gallery_size}
+    fields, points, requests = requests_of({**base, **options, **{name: value for name, value in given.items() if value is not None}})
     results = []
-    for point in points:
+    for point, each in zip(points, requests):
         place = None if out is None else within(out, folder_of(point, fields))
         again = resume and place is not None and "manifest.json" in open_folder(place).names()
-        asked = replace(request, **options, **point) if request is not None else RunRequest(**{**options, **point})
-        results.append(tested(text, audio, asked, place, again, progress)[2])
+        results.append(tested(text, audio, each, place, again, progress)[2])
     made = Curve(fields, tuple(points), tuple(records_of(points, results)))
     if out is not None:
         write_curve(out, made)
@@ -218,12 +238,12 @@ def write_curve(out: str | os.PathLike, made: Curve) -> None:
     folder = open_folder(out)
     folders = [folder_of(p, made.fields) for p in made.points]
     told = {"format": FORMAT, "fields": list(made.fields), "points": list(made.points), "runs": folders, "records": list(made.records)}
-    folder.write(NAME, to_json(told).encode())
+    folder.write(CURVE, to_json(told).encode())
 
 
 def is_curve(path: str | os.PathLike) -> bool:
     """Whether a folder, here or behind a URL, holds a curve."""
-    return NAME in open_folder(path).names()
+    return CURVE in open_folder(path).names()
 
 
 def load_curve(path: str | os.PathLike) -> Curve:
@@ -236,16 +256,16 @@ def load_curve(path: str | os.PathLike) -> Curve:
     """
     folder = open_folder(path)
     try:
-        told = json.loads(folder.read(NAME))
+        told = json.loads(folder.read(CURVE))
         fields, points, runs = tuple(told["fields"]), tuple(dict(p) for p in told["points"]), [str(r) for r in told["runs"]]
         if told["format"] != FORMAT or not points or len(runs) != len(points) or any(f not in FIELDS for f in fields):
             raise ValueError("format")
     except FileNotFoundError:
-        raise StoreError(f"{folder}: no curve (no {NAME} in it).") from None
+        raise StoreError(f"{folder}: no curve (no {CURVE} in it).") from None
     except (ValueError, KeyError, TypeError) as error:
-        raise StoreError(f"{folder}/{NAME}: damaged, or no curve's ({type(error).__name__}).") from None
+        raise StoreError(f"{folder}/{CURVE}: damaged, or no curve's ({type(error).__name__}).") from None
     if any(name != os.path.basename(name) or name in ("", ".", "..") for name in runs):
-        raise StoreError(f"{folder}/{NAME}: its runs must lie in the folder itself.")
+        raise StoreError(f"{folder}/{CURVE}: its runs must lie in the folder itself.")
     return of_runs(path, fields, points, runs)
 
 

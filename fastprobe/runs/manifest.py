@@ -15,6 +15,7 @@ from ..protocol.plan import LIMITS, JobPlan
 from ..storage import Folder, RemoteFolder, open_folder
 
 FORMAT_VERSION = 1
+CURVE = "curve.json"  # in the folder of a curve, whose points are runs below it
 
 
 def to_json(value: Any) -> str:
@@ -131,7 +132,7 @@ def read_manifest(path: str | os.PathLike | Folder | RemoteFolder) -> dict[str, 
 
 def _holds_curve(folder: Folder | RemoteFolder) -> bool:
     try:
-        return "curve.json" in folder.names()
+        return CURVE in folder.names()
     except OSError:  # a file, say
         return False
 

@@ -38,8 +38,9 @@ def permutations_for(pvalue: float) -> int:
 
 
 def advised_permutations(alpha: float) -> int:
-    """About 10 / alpha: with that many, chance in the permutations hardly decides about p <= alpha (5% of the power is lost at 19
-    permutations and alpha .05, 1% at 199).
+    """About 10 / alpha: with that many, chance in the permutations hardly decides about p <= alpha.
+
+    Of a normal statistic's power of .8 at alpha .05, 10% is lost with 19 permutations, 2% with 99 and 1% with 199.
 
     Examples
     --------

@@ -193,6 +193,19 @@ def max_t_pvalues(t: np.ndarray, studentised: bool = True) -> np.ndarray:
     return np.array([counted_pvalue(z0, largest) for z0 in z[:, 0]])
 
 
+def null_bins(null: np.ndarray, observed: float, bins: int) -> tuple[np.ndarray, np.ndarray]:
+    """Counts of the null in equal bins that span it and the observed value, and their edges.
+
+    Examples
+    --------
+    >>> counts, edges = null_bins(np.array([0.0, 1.0, 1.0]), 4.0, 4)
+    >>> counts.tolist(), edges.tolist()
+    ([1, 2, 0, 0], [0.0, 1.0, 2.0, 3.0, 4.0])
+    """
+    low, high = min(float(null.min()), observed), max(float(null.max()), observed)
+    return np.histogram(null, bins, (low, high) if high > low else (low - 0.5, high + 0.5))
+
+
 @dataclass(frozen=True, eq=False, repr=False)
 class PermutationTestResult:
     """A permutation test of one pair, with its evidence.
@@ -287,9 +300,7 @@ class PermutationTestResult:
         """The null in grey bars and the observed value as a line, as an inline SVG; nothing without permutations."""
         if self.n_permutations < 2:
             return ""
-        low = min(float(self.null_distribution.min()), self.statistic)
-        high = max(float(self.null_distribution.max()), self.statistic)
-        count, edges = np.histogram(self.null_distribution, bins=40, range=(low, high) if high > low else (low - 0.5, low + 0.5))
+        count, edges = null_bins(self.null_distribution, self.statistic, 40)
         scale = (width - 4) / (edges[-1] - edges[0])
         bars = "".join(
             f"<rect x='{2 + scale * (a - edges[0]):.1f}' y='{height * (1 - n / count.max()):.1f}' width='{scale * (b - a):.1f}' "

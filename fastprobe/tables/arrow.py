@@ -84,7 +84,8 @@ def pick_columns(schema: pa.Schema, where: object, wanted: Columns = Columns()) 
             missing.append(f"column `{name}` is there {names.count(name)} times: rename all but one.")
     if missing:
         raise InputError(f"{where}: {' '.join(missing)} Its columns: {', '.join(names) or 'none'}.")
-    check_vector_type(schema.field(picked[0]).type, where, picked[0])
+    if not _is_list(kind := schema.field(picked[0]).type):
+        raise InputError(f"{where}: column `{picked[0]}` must hold lists of numbers; got {kind}.")
     return picked[0], picked[1]
 
 
@@ -122,18 +123,6 @@ def _is_text(kind: pa.DataType) -> bool:
     import pyarrow as pa
 
     return pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind)
-
-
-def check_vector_type(kind: pa.DataType, where: object, name: str = VECTOR) -> None:
-    """Refuse a column of anything but lists.
-
-    Raises
-    ------
-    InputError
-        It holds single numbers, text, ...
-    """
-    if not _is_list(kind):
-        raise InputError(f"{where}: column `{name}` must hold lists of numbers; got {kind}.")
 
 
 def vectors_of(column: pa.Array, where: object, name: str = VECTOR) -> np.ndarray:

@@ -18,7 +18,7 @@ import numpy as np
 from ..errors import InputError
 from ..storage import Fetched, is_url, local_path, name_of, suffix_of
 from .arrow import OWN, Columns, class_names, labels_of, pick_columns, split_location, vectors_of
-from .embeddings import SUFFIXES, read_bfloat16, read_meta
+from .formats import SUFFIXES, read_bfloat16, read_meta
 
 
 class Block(NamedTuple):

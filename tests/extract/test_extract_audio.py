@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
-import re
-import shutil
 import socket
 import subprocess
 import sys
@@ -18,7 +15,7 @@ import soundfile
 import torch
 
 from fastprobe.errors import InputError
-from fastprobe.extract.audio import AudioEmbedder, build_table, check_leak, embed_files, layer_tables
+from fastprobe.extract.audio import AudioEmbedder, build_table, check_leak, embed_files
 from fastprobe.extract.cache import VectorCache, file_digest
 from fastprobe.extract.datasets import Clip
 from fastprobe.extract.models import AUDIO_MODELS
@@ -26,54 +23,10 @@ from fastprobe.extract.provenance import leak, of_checkpoint
 from fastprobe.extract.sounds import read_sound
 from fastprobe.extract.spec import AudioSpec
 from fastprobe.tables.embeddings import EmbeddingTable
-from support.extract_models import HEAR_MODULE, ast_folder, audiomae_folder, bad_files, clap_folder, passt_file, tone
-
-# Seconds, rate, channels, suffix: what the models are fed.
-SOUNDS = [
-    (0.1, 8000, 1, "wav"),
-    (1.0, 16000, 2, "flac"),
-    (3.3, 44100, 1, "ogg"),
-    (2.0, 48000, 2, "mp3"),
-    (12.0, 22050, 1, "wav"),
-    (35.0, 32000, 1, "flac"),
-]
-
-
-@pytest.fixture(scope="module")
-def sounds(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("sounds")
-    paths = []
-    for i, (seconds, rate, channels, suffix) in enumerate(SOUNDS):
-        paths.append(folder / f"{i}.{suffix}")
-        soundfile.write(paths[-1], tone(seconds, rate, 200.0 * (i + 1), channels, seed=i), rate)
-    return paths
-
-
-@pytest.fixture(scope="module")
-def specs(tmp_path_factory):
-    """One spec per family, each of a checkpoint on disk."""
-    root = tmp_path_factory.mktemp("audio-models")
-    (root / "loud_hear_module.py").write_text(HEAR_MODULE)
-    sys.path.insert(0, str(root))
-    yield {
-        "passt": AudioSpec(model="passt", checkpoint=str(passt_file(root / "passt.pt"))),
-        "passt-unpadded": AudioSpec(model="passt", checkpoint=str(root / "passt.pt"), pad="none"),
-        "audiomae": AudioSpec(model="audiomae", checkpoint=str(audiomae_folder(root / "mae"))),
-        "ast": AudioSpec(model="ast", checkpoint=str(ast_folder(root / "ast"))),
-        "clap": AudioSpec(model="clap", checkpoint=str(clap_folder(root / "clap"))),
-        "clap-fused": AudioSpec(model="clap", checkpoint=str(clap_folder(root / "clap-fused", fused=True))),
-        "hear": AudioSpec(model="hear:loud_hear_module"),
-    }
-    sys.path.remove(str(root))
-
+from support.extract_models import ast_folder, bad_files, passt_file, tone
+from support.vectors import vectors
 
 FAMILIES = ("passt", "passt-unpadded", "audiomae", "ast", "clap", "clap-fused", "hear")
-
-
-def vectors(embedder, paths):
-    done = sorted(embedder.embed(paths))
-    assert [d.index for d in done] == list(range(len(paths))) and all(d.error is None for d in done), done
-    return np.stack([d.vector for d in done])
 
 
 # ---- the models ------------------------------------------------------------------------------------
@@ -106,93 +59,6 @@ def test_passt_is_what_hear21passt_gives(specs, sounds):
             warnings.simplefilter("ignore")
             expected = wrapper.get_scene_embeddings(torch.from_numpy(read_sound(path, 32000))[None])[0].numpy()
         np.testing.assert_allclose(vectors(embedder, [path])[0], expected, atol=1e-5)
-
-
-LAYERED = ("passt", "audiomae", "ast")
-
-
-def hidden_states(model, family, batch):
-    """Of every layer, from the packages themselves, (layers, b, D): means over the patch tokens."""
-    with torch.no_grad():
-        if family == "ast":
-            states = [h[:, 2:] for h in model.module(batch, output_hidden_states=True).hidden_states]
-        elif family == "audiomae":
-            net = model.module
-            tokens = net.norm_pre(net.patch_drop(net._pos_embed(net.patch_embed(batch))))
-            later = net.forward_intermediates(batch, output_fmt="NLC", intermediates_only=True, norm=False)
-            states = [tokens[:, net.num_prefix_tokens :], *later]
-        else:
-            net, states = model.module.net, []
-            x = net.patch_embed(model.module.mel(batch)[:, None])
-            x = x + net.time_new_pos_embed[:, :, :, : x.shape[-1]] + net.freq_new_pos_embed
-            x = x.flatten(2).transpose(1, 2)
-            first = [(t + e).expand(len(x), -1, -1) for t, e in zip((net.cls_token, net.dist_token), net.new_pos_embed.split(1, dim=1))]
-            x = torch.cat([*first, x], dim=1)
-            states.append(x[:, 2:])
-            for block in net.blocks:
-                x = block(x)
-                states.append(x[:, 2:])
-    return torch.stack([s.mean(dim=1) for s in states])
-
-
-@pytest.mark.parametrize("family", LAYERED)
-def test_layers_are_the_packages_own_hidden_states(specs, sounds, family):
-    embedder = AudioEmbedder(specs[family], "cpu")
-    count = len(embedder.model.blocks)
-    batch = torch.from_numpy(embedder.model.prepare(read_sound(sounds[2], embedder.model.sample_rate)))
-    expected = hidden_states(embedder.model, family, batch).mean(dim=1).numpy()
-    assert len(expected) == count + 1
-    layers, before = [*range(count + 1)], len(embedder.model.blocks[0]._forward_hooks)
-    found = vectors(embedder.at_layers(layers), [sounds[2]])[0].reshape(count + 1, -1)
-    np.testing.assert_allclose(found, expected, atol=1e-5)
-    output = vectors(embedder, [sounds[2]])  # no hook stays behind, and the output is as before
-    np.testing.assert_array_equal(output, vectors(AudioEmbedder(specs[family], "cpu"), [sounds[2]]))
-    assert len(embedder.model.blocks[0]._forward_hooks) == before and not embedder.model.blocks[0]._forward_pre_hooks
-
-
-@pytest.mark.parametrize("family", LAYERED)
-def test_a_table_for_each_layer_from_one_pass(specs, sounds, family, tmp_path):
-    embedder = AudioEmbedder(specs[family], "cpu", cache=tmp_path / "cache").at_layers([2, 0])
-    clips = [Clip(str(p), f"class {i % 2}", str(i)) for i, p in enumerate(sounds[:4])]
-    table = build_table(clips, embedder)
-    tables = layer_tables(table, embedder.spec, len(embedder.model.blocks))
-    assert list(tables) == [2, 0] and tables[2].meta["layer"] == 2 and tables[2].meta["spec"]["layers"] == (2,)
-    # A query meets the same layer, of the same weights.
-    stored = json.loads(json.dumps(tables[2].meta))
-    np.testing.assert_allclose(embed_files(sounds[:2], stored), tables[2].vectors[:2], atol=1e-6)
-    again = build_table(clips, AudioEmbedder(specs[family], "cpu", cache=tmp_path / "cache").at_layers([2, 0]))
-    assert again.meta["n_cached"] == 4 and np.array_equal(again.vectors, table.vectors)
-    other = AudioEmbedder(specs[family], "cpu", cache=tmp_path / "cache").at_layers([0, 2])
-    assert build_table(clips, other).meta["n_cached"] == 0, "another order of layers is another vector"
-    assert build_table(clips, AudioEmbedder(specs[family], "cpu", cache=tmp_path / "cache")).meta["n_cached"] == 0
-
-
-def test_the_shell_writes_a_table_for_each_layer_and_a_run_takes_the_grid(specs, sounds, tmp_path, shell):
-    folder = tmp_path / "clips"
-    for i, path in enumerate(sounds[:4] * 3):
-        (folder / f"class {i}").mkdir(parents=True, exist_ok=True)
-        shutil.copy(path, folder / f"class {i}" / f"{i}{Path(path).suffix}")
-    model = ("--model", "ast", "--checkpoint", specs["ast"].checkpoint)
-    command = ("embed", "audio", *model, "--folder", folder, "--out", "ast.npz", "--no-cache")
-    done = shell(*command, "--layers", "all")
-    assert done.returncode == 0, done.stderr
-    names = sorted(p.name for p in tmp_path.glob("ast*.npz"))
-    count = len(names)
-    assert names == [f"ast-layer{n:02d}.npz" for n in range(count)] and count >= 3
-    text = EmbeddingTable(np.random.default_rng(0).standard_normal((12, 5)), [f"class {i}" for i in range(12)])
-    for layer in range(2):
-        text.save(tmp_path / f"bert-layer{layer:02d}.npz")
-    sides = [x for n in range(2) for x in ("--text", f"bert-layer{n:02d}.npz")] + [x for n in names for x in ("--audio", n)]
-    run = shell("run", *sides, "--out", "grid", "--permutations", "9", "--splits", "2", "--probe", "ridge", "-q")
-    assert run.returncode == 0, run.stderr
-    atlas = shell("report", "--atlas", "grid")
-    assert atlas.returncode == 0, atlas.stderr
-    page = (tmp_path / "grid/atlas.html").read_text("utf-8")
-    data = json.loads(re.search(r'id="data">(.*?)</script>', page, re.S).group(1))
-    assert data["audios"] == [n.removesuffix(".npz") for n in names] and len(data["cells"]) == 3 * count
-    for layers, words in (("99", "99"), ("x", "layers")):
-        refused = shell(*command, "--layers", layers)
-        assert refused.returncode == 2 and words in refused.stderr and "Traceback" not in refused.stderr
 
 
 def test_35_seconds_are_the_mean_of_four_windows(specs, sounds):

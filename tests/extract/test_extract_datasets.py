@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import importlib.util
 import json
 import os
 import stat
@@ -20,16 +19,14 @@ from fastprobe.extract.datasets import esc50, find_leaves, from_folder, from_man
 from fastprobe.extract.names import fsd50k_vocabulary
 from fastprobe.tables.embeddings import EmbeddingTable
 from support.extract_models import HEAR_MODULE, passt_file, text_model, tone
+from support.scripts import load_script
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 @pytest.fixture(scope="module")
 def tiny():
-    spec = importlib.util.spec_from_file_location("tiny_fsd50k", EXAMPLES / "tiny_fsd50k.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(EXAMPLES / "tiny_fsd50k.py")
 
 
 @pytest.fixture(scope="module")

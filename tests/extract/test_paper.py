@@ -1,6 +1,5 @@
 """The paper's table: complete, accepted as it stands, and every step of it walked with small random models."""
 
-import importlib.util
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from fastprobe import EmbeddingTable
 
 pytest.importorskip("transformers", reason="transformers is not installed")
 from fastprobe.extract.spec import AudioSpec, TextSpec
+from support.scripts import load_script
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -24,10 +24,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 @pytest.fixture(scope="module")
 def paper():
-    spec = importlib.util.spec_from_file_location("paper", EXAMPLES / "paper.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return load_script(EXAMPLES / "paper.py")
 
 
 def test_the_table_has_ten_text_models_and_four_audio_models(paper):

@@ -13,8 +13,8 @@ import pytest
 from fastprobe.errors import InputError
 from fastprobe.report import figures, write_report
 from fastprobe.report.data import load_run
+from fastprobe.report.html import render
 from fastprobe.report.methods import REFERENCES, caveats, citations, paragraph, primer
-from fastprobe.report.page import render
 from fastprobe.report.tables import comparison_rows, comparisons, latex_escape
 from fastprobe.report.text import number, pvalue
 from fastprobe.runs.run import permutation_test

@@ -71,13 +71,11 @@ def _theirs(name: str, function: str) -> Iterator[None]:
 def load_hear(spec: AudioSpec) -> AudioModel:
     """A HEAR module by its name; `checkpoint` is handed to its `load_model`."""
     name = spec.variant or ""
-    try:
-        with _theirs(name, "import"):
+    with _theirs(name, "import"):
+        try:
             api = importlib.import_module(name)
-    except InputError as error:
-        if not isinstance(why := error.__cause__, ImportError):
-            raise
-        raise InputError(f"`model` hear:{name}: the module cannot be imported ({why}). Install it, or correct its name.") from None
+        except ImportError as error:
+            raise InputError(f"`model` hear:{name}: the module cannot be imported ({error}). Install it, or correct its name.") from None
     if absent := [f for f in ("load_model", "get_scene_embeddings") if not callable(getattr(api, f, None))]:
         raise InputError(f"`model` hear:{name}: not a HEAR module: it has no {' and no '.join(absent)}.")
     arguments: dict[str, Any] = {}
