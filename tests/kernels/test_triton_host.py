@@ -237,14 +237,25 @@ if {version!r} == "3.1.0":
     sys.modules["triton.experimental"] = None  # Gluon came later
 from fastprobe.kernels.gpu import backend
 from support import triton_cases
-batch = triton_cases.make(20, 9, 60, 128, 128, sampling="centroid", steps=100, precision="tf32")
-print(backend.trainers(batch, "sm90")[0], backend.trainers(batch, "sm80")[0])
+for sampling in ("centroid", "clip"):
+    batch = triton_cases.make(20, 9, 60, 128, 128, sampling=sampling, steps=100, precision="tf32")
+    print(backend.trainers(batch, "sm90")[0], backend.trainers(batch, "sm80")[0])
 """
     run = subprocess.run([sys.executable, "-c", code], env=os.environ | {"PYTHONPATH": str(TESTS)}, capture_output=True, text=True)
-    assert run.stdout.split() == [first, "gram"], run.stderr
+    assert run.stdout.split() == [first, "gram", "stream" if first == "onchip" else "resident", "resident"], run.stderr
 
 
-@pytest.mark.parametrize("option", [{"symmetric": True}, {"precision": "ieee"}, {"dim": 65}, {"optimizer": "adam"}, {"sampling": "clip"}])
-def test_what_the_onchip_trainer_does_not_honour_goes_to_another(option):
-    config = {"sampling": "centroid", "steps": 100, "precision": "tf32", **option}
-    assert "onchip" not in triton_backend.trainers(cases.make(20, 9, 60, 128, 128, **config), "sm90")
+OFF_CHIP = [{"symmetric": True, "temperature": 0.03}, {"precision": "ieee"}, {"dim": 65}, {"optimizer": "adam"}]
+
+
+@pytest.mark.parametrize("option", OFF_CHIP)
+@pytest.mark.parametrize("sampling", ["centroid", "clip"])
+def test_what_the_trainers_on_the_chip_do_not_honour_goes_to_another(sampling, option):
+    config = {"sampling": sampling, "steps": 100, "precision": "tf32", **option}
+    assert not {"onchip", "stream"} & set(triton_backend.trainers(cases.make(20, 9, 60, 128, 128, **config), "sm90"))
+
+
+def test_clips_are_streamed_up_to_the_rows_of_a_tile():
+    config = {"sampling": "clip", "steps": 3, "precision": "tf32"}
+    first = [triton_backend.trainers(cases.make(60, 40, 150, 50, 50, clips_per_class=k, **config), "sm90")[0] for k in (1, 3, 4)]
+    assert first == ["stream", "stream", "resident"]

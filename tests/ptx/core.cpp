@@ -36,7 +36,7 @@ typedef int64_t i64;
                                                       X(CPWAIT) X(BAR) X(WARPSYNC) X(BRA) X(RET) X(MMATF32) X(MMABF16) \
                                                           X(MMAF16) X(LDMATRIX) X(LDMATRIXT) X(STMATRIX) X(STMATRIXT)  \
                                                               X(WGMMA) X(WGCOMMIT) X(WGWAIT) X(FENCEPROXY) X(NOP)      \
-                                                                  X(MULHIU)
+                                                                  X(MULHIU) X(MULHIS)
 enum Op {
 #define X(a) a,
   OPS(X)
@@ -401,6 +401,7 @@ extern "C" int run(const Ins* prog, int nins, const int* ops, int n32, int n64, 
               LOOP(q[l] = x[l])
             }
               B32(MULHIU, (u32)(((u64)x[l] * y[l]) >> 32))
+              B32(MULHIS, (u32)(((int64_t)(int32_t)x[l] * (int32_t)y[l]) >> 32))
               B32(ADD32, x[l] + y[l])
             B32(SUB32, x[l] - y[l])
             B32(MUL32, x[l] * y[l]) T32(MAD32, x[l] * y[l] + z[l]) B32(AND32, x[l] & y[l]) B32(OR32, x[l] | y[l])

@@ -1,13 +1,18 @@
 """Counts per step of the trainers at the benchmark's shapes, written to counts.json: `python tests/ptx/count.py`.
 
 A count is the difference between 17 and 9 steps of one probe, so what happens once cancels. L2 traffic is
-sectors of 32 bytes that warps ask for; instructions are PTX, per warp; a barrier is counted per program.
+sectors of 32 bytes that warps ask for; instructions are PTX, per warp; a barrier is counted per program. What
+registers cannot hold goes through local memory, which PTX does not show: bytes a thread, as the assembler says, once for
+each place in the program text.
 """
 
 from __future__ import annotations
 
 import json
+import re
+import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 if __name__ == "__main__":
@@ -15,9 +20,10 @@ if __name__ == "__main__":
     sys.path[:0] = [str(here.parent), str(here.parent.parent)]
 
 import torch
+from triton import knobs
 
 from ptx import emulator
-from ptx.launch import backend
+from ptx.launch import backend, sources
 from support import triton_cases as cases
 
 TABLE = Path(__file__).with_name("counts.json")
@@ -28,6 +34,7 @@ CELLS = {
     "A/gram/tf32": (A, {"dim": 64, "sampling": "centroid", "precision": "tf32"}, "gram"),
     "A/gram/bf16": (A, {"dim": 64, "sampling": "centroid", "precision": "bf16"}, "gram"),
     "A/resident/tf32": (A, {"dim": 64, "sampling": "centroid", "precision": "tf32"}, "resident"),
+    "B/stream/tf32": (B, {"dim": 64, "precision": "tf32"}, "stream"),
     "B/resident/tf32": (B, {"dim": 64, "precision": "tf32"}, "resident"),
 }
 
@@ -61,7 +68,19 @@ def per_step(name: str, capability: int = 90) -> dict[str, float]:
         "wavefronts": round(step["lds_waves"] + step["sts_waves"] + step["ldmatrix_waves"], 1),
         "mflop": round(2 * step["macs"] / 1e6, 2),
         "warps": warps,
+        "spill_bytes": spilled(sources[CELLS[name][2] + "_kernel"], capability),
     }
+
+
+def spilled(ptx: str, capability: int) -> int:
+    """Bytes that a thread of a program writes to and reads from local memory because registers ran out."""
+    with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+        file.write(ptx)
+        file.flush()
+        suffix = "a" if capability >= 90 else ""
+        command = [knobs.nvidia.ptxas.path, "-v", f"--gpu-name=sm_{capability}{suffix}", file.name, "-o", "/dev/null"]
+        told = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+    return sum(map(int, re.findall(r"(\d+) bytes spill", told)))
 
 
 # An H100 SXM by its data sheet, L2 by published microbenchmarks, and a guess of what a barrier of eight warps costs.

@@ -75,6 +75,7 @@ SIMPLE = {
     "mul.lo.s32": "MUL32",
     "mul.lo.u32": "MUL32",
     "mul.hi.u32": "MULHIU",
+    "mul.hi.s32": "MULHIS",
     "mad.lo.s32": "MAD32",
     "and.b32": "AND32",
     "or.b32": "OR32",

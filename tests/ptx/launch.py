@@ -19,6 +19,7 @@ HARMLESS = {"SAME_WW", "CPNOFENCE"}  # README.md says why
 SHARED = {80: 166_912, 90: 232_448}  # bytes that a block may have, by compute capability
 _TYPES = {torch.float32: "*fp32", torch.int32: "*i32", torch.int64: "*i64", torch.bfloat16: "*bf16", torch.float16: "*fp16"}
 _programs: dict = {}
+sources: dict[str, str] = {}  # PTX of each kernel as it was last compiled
 
 
 class Log(list):
@@ -39,7 +40,7 @@ def _compiled(kernel: JITFunction, values: dict, options: dict, capability: int,
     signature, constants, attributes, passed = {}, {}, {}, []
     for position, name in enumerate(kernel.arg_names):
         v = values[name]
-        if kernel.params[position].is_constexpr or (type(v) is int and v == 1):
+        if kernel.params[position].is_constexpr or (type(v) is int and v == 1 and not kernel.params[position].do_not_specialize):
             signature[name], constants[(position,)] = "constexpr", v
             continue
         passed.append(v)
@@ -59,8 +60,9 @@ def _compiled(kernel: JITFunction, values: dict, options: dict, capability: int,
         if made.metadata.shared > SHARED[capability]:
             raise OutOfResources(made.metadata.shared, SHARED[capability], "shared memory")
         ptx = edit(made.asm["ptx"]) if edit else made.asm["ptx"]
-        _programs[key] = emulator.Program(ptx), made.metadata.shared
-    return *_programs[key], passed
+        _programs[key] = emulator.Program(ptx), made.metadata.shared, ptx
+    *program, sources[kernel.fn.__name__] = _programs[key]
+    return *program, passed
 
 
 @contextlib.contextmanager

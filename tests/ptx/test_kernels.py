@@ -72,27 +72,43 @@ ON_CHIP = {
     "sgd": ((80, 65, 200, 85, 70), {"dim": 33, "steps": 9, "optimizer": "sgd", "weight_decay": 1e-2, "lr": 1.0}),
     "decay": (SMALL, {"dim": 16, "steps": 9, "weight_decay": 1e-2}),
     "cold": (SMALL, {"dim": 20, "steps": 9, "temperature": 0.02}),
+    "symmetric": (SMALL, {"dim": 20, "steps": 9, "symmetric": True}),
+    "full, symmetric": ((150, 128, 300, 150, 61), {"dim": 64, "steps": 5, "symmetric": True}),
+    "one step": (SMALL, {"dim": 20, "steps": 1}),
+}
+# The same, and features of several slabs and of parts of one; several clips of a class.
+STREAMED = {
+    **ON_CHIP,
+    "slabs": ((60, 40, 150, 50, 203), {"dim": 64, "steps": 6}),
+    "whole slabs": ((120, 100, 250, 110, 192), {"dim": 64, "steps": 4}),
+    "three clips": ((50, 33, 150, 41, 150), {"dim": 33, "steps": 6, "clips_per_class": 3, "symmetric": True}),
 }
 
 
-@pytest.mark.parametrize("case", ON_CHIP)
-def test_the_onchip_trainer_agrees_with_reference(case):
+@pytest.mark.parametrize(("trainer", "case"), [*(("onchip", c) for c in ON_CHIP), *(("stream", c) for c in STREAMED)])
+def test_a_trainer_on_the_chip_agrees_with_reference(trainer, case):
     """Its factors have tf32's bits: it may err as much as tf32 does. Without `wgmma` there is no such trainer."""
-    shape, config = ON_CHIP[case]
+    shape, config = (ON_CHIP if trainer == "onchip" else STREAMED)[case]
+    sampling = "centroid" if trainer == "onchip" else "clip"
+    options, allowed = {**config, "sampling": sampling, "precision": "tf32"}, dict.fromkeys(("text_heads", "audio_heads", "loss"), 1.5e-3)
     with backend(90) as log:
-        ours, _ = cases.compare(shape, {**config, "sampling": "centroid", "precision": "tf32"}, "onchip")
-    assert {name for name, _ in log} >= {"onchip_kernel", "fold_kernel"}
+        ours, _ = cases.compare(shape, options, trainer)
+    if case == "cold":  # a small temperature magnifies what tf32 does to scores: by how much, the trainer in tf32 proper says
+        with backend(90):
+            allowed = {key: max(error, 1.5e-3) for key, error in cases.compare(shape, options, "resident")[0].items()}
+    assert {name for name, _ in log} >= {f"{trainer}_kernel", "fold_kernel"}
     assert log.bad() == {}, log
     for key in ("text_heads", "audio_heads", "loss"):
-        assert ours[key] <= ALLOWED["tf32"], (key, ours)
+        assert ours[key] <= allowed[key], (key, ours)
 
 
-def test_probes_that_leave_float16s_range_are_trained_by_the_gram_trainer():
-    batch = cases.make(*SMALL, dim=20, sampling="centroid", steps=9, precision="tf32")
+@pytest.mark.parametrize(("sampling", "first", "instead"), [("centroid", "onchip", "gram"), ("clip", "stream", "resident")])
+def test_probes_that_leave_float16s_range_are_trained_again(sampling, first, instead):
+    batch = cases.make(*SMALL, dim=20, sampling=sampling, steps=9, precision="tf32")
     tiny = batch.audio * np.where(batch.labels == batch.train_classes[0], 1e-9, 1.0)[:, None]
     batch = dataclasses.replace(batch, audio=tiny)
     want = reference.train(batch, heads=True)
     with backend(90) as log:
         got = cases.train(batch)
-    assert {name for name, _ in log} >= {"onchip_kernel", "gram_kernel"}
+    assert {name for name, _ in log} >= {f"{first}_kernel", f"{instead}_kernel"}
     assert max(cases.errors(got, want)[key] for key in ("text_heads", "audio_heads")) <= ALLOWED["tf32"]

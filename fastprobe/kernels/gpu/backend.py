@@ -47,13 +47,17 @@ TRAINERS: dict[str, Callable[..., torch.Tensor]] = {
     "resident": triton_resident.train_resident,
     "tiled": triton_tiled.train_tiled,
 }
+# Trainers whose factors are float16, and who trains again the probes that leave its range.
+RANGE_OF_FLOAT32 = {"onchip": "gram", "stream": "resident"}
 # Gluon is experimental and younger than the oldest Triton that is supported: the on-chip trainer is used with the release that
 # it was executed and measured with.
 HAS_ONCHIP = triton.__version__.startswith("3.6.")
 if HAS_ONCHIP:
     from . import onchip as triton_onchip
+    from . import stream as triton_stream
 
     TRAINERS["onchip"] = triton_onchip.train_onchip
+    TRAINERS["stream"] = triton_stream.train_stream
 
 
 def train(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> BatchResult:
@@ -124,8 +128,16 @@ def trainers(batch: ProbeBatch, architecture: str = "") -> list[str]:
         and triton_gram.fits(*shape)
         and triton_gram.pays(m, len(batch.text), r_text, r_audio, c.steps)
     )
-    onchip = HAS_ONCHIP and gram and not c.symmetric and triton_onchip.fits(*shape, architecture)
-    return ["onchip"] * onchip + ["gram"] * gram + ["resident"] * triton_resident.fits(*shape) + ["tiled"]
+    on_chip = m, padded_width(c.dim), c.symmetric, c.temperature, c.precision, architecture
+    onchip = HAS_ONCHIP and gram and triton_onchip.fits(*on_chip)
+    stream = (
+        HAS_ONCHIP
+        and batch.clips is not None
+        and c.optimizer != "adam"
+        and len(batch.text) <= triton_gram.MAX_TEXTS
+        and triton_stream.fits(batch.n_rows, *on_chip)
+    )
+    return ["onchip"] * onchip + ["stream"] * stream + ["gram"] * gram + ["resident"] * triton_resident.fits(*shape) + ["tiled"]
 
 
 def probe_bytes(batch: ProbeBatch) -> int:
@@ -245,11 +257,12 @@ class Shared:
                 self.trainers = self.trainers[1:]
                 continue
             # Float16 overflowed in these probes: they are trained again by a trainer with the range of float32.
-            lost = torch.nonzero(~torch.isfinite(loss + w.sum((1, 2)) + v.sum((1, 2))))[:, 0] if self.trainers[0] == "onchip" else ()
-            if len(lost):
+            instead = RANGE_OF_FLOAT32.get(self.trainers[0])
+            lost = torch.nonzero(~torch.isfinite(loss + w.sum((1, 2)) + v.sum((1, 2))))[:, 0] if instead else ()
+            if instead and len(lost):
                 heads = [start.repeat(len(lost), 1, 1) for start in self.starts]
                 again = self.text, text_rows[lost].contiguous(), self.sounds, self.sound_rows, *heads, self.schedule
-                loss[lost] = TRAINERS["gram"](*again, **arguments)
+                loss[lost] = TRAINERS[instead](*again, **arguments)
                 w[lost], v[lost] = heads
             return w, v, loss
 

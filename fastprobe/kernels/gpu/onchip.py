@@ -8,7 +8,7 @@ has less range than tf32, so tables are scaled by powers of two to rows of lengt
 the heads), and G and dZ by a power of two that follows the size of the gradient from step to step. A step leaves dZ
 behind, in float16; `fold_kernel` makes U of the dZ of all steps, as `gram` says, and the heads come of U.
 
-The loss is that of sounds against texts alone; under `precision="bf16"` too the factors are float16.
+Under `precision="bf16"` too the factors are float16.
 
 Written in Gluon for compute capability 9.0 (`wgmma`), where a program says itself what lies in registers and what in
 shared memory. Gluon is experimental: `backend` takes this trainer with the Triton that it was executed and measured with.
@@ -36,32 +36,115 @@ _TINY = gl.constexpr(1e-30)
 _LN2 = gl.constexpr(math.log(2.0))
 
 
+@gluon.constexpr_function
+def own_places(n: int, d: int) -> gl.SharedLinearLayout:
+    """Shared memory for (n, d) numbers that only their own thread reads, in the layout of a product's sums.
+
+    Thread t has four numbers at 16 t, four at 16 t + 16 x threads and so on: one address each, and no bank conflicts.
+    """
+    columns = [1 << b for b in range(d.bit_length() - 1)]
+    rows = [1 << b for b in range(n.bit_length() - 1)]
+    four, lanes = [[0, 1], [8, 0]], [[0, 2], [0, 4], [1, 0], [2, 0], [4, 0]]
+    return gl.SharedLinearLayout(four + lanes + [[r, 0] for r in rows[4:]] + [[0, c] for c in columns[3:]])
+
+
 @gluon.jit
 def _add_pairs(a, b, c, d):
     return a + c, b + d
 
 
 @gluon.jit
-def _through_norm(z, inverse, dz, factor):
-    """factor (dz - u <u, dz>) / |z| with u = z / |z|."""
-    u = z * inverse[:, None]
-    return (dz - u * gl.sum(u * dz, axis=1)[:, None]) * (inverse * factor)[:, None]
+def through_norm(z, inverse, dz, factor):
+    """factor (dz - u <u, dz>) / |z| with u = z / |z|, put so that the compiler does not keep u from where it was first made."""
+    along = gl.sum(z * dz, axis=1) * inverse * inverse
+    return (dz - z * along[:, None]) * (inverse * factor)[:, None]
 
 
 @gluon.jit
-def _inverse_length(z):
+def inverse_length(z):
     return 1.0 / gl.maximum(gl.sqrt_rn(gl.sum(z * z, axis=1)), _EPS)
 
 
 @gluon.jit
-def _keep(history, dz, m, N: gl.constexpr, D: gl.constexpr, LAYOUT: gl.constexpr):
+def keep_rows(history, dz, m, N: gl.constexpr, D: gl.constexpr, LAYOUT: gl.constexpr):
     """Write dZ (N, D) of one side from shared memory, rows that exist."""
     i = gl.arange(0, N, gl.SliceLayout(1, LAYOUT))
     j = gl.arange(0, D, gl.SliceLayout(0, LAYOUT))
-    gl.store(history + i[:, None] * D + j[None, :], dz.load(LAYOUT), mask=(i < m)[:, None])
+    gl.store(history + (i[:, None] * D + j[None, :]), dz.load(LAYOUT), mask=(i < m)[:, None])
 
 
 @gluon.jit
+def follow_gradient(square_a, square_b, first_a, first_b):
+    """The power of two that undoes how the gradient has grown or shrunk since the first step."""
+    grown = gl.maximum(square_a / gl.maximum(first_a, _TINY), square_b / gl.maximum(first_b, _TINY))
+    return gl.exp2((-0.5 * gl.log2(gl.minimum(gl.maximum(grown, 1e-7), 1e6))).to(gl.int32).to(gl.float32))
+
+
+@gluon.jit
+def store_gradient(
+    A,
+    B,
+    G,
+    classes,
+    n,
+    m,
+    scale,
+    follow,
+    last,
+    loss,
+    N: gl.constexpr,
+    SYMMETRIC: gl.constexpr,
+    SHIFTED: gl.constexpr,
+    LAYOUT: gl.constexpr,
+):
+    """G = follow (softmax(S) - Y) of the unit rows B (n, D) and A (m, D) in shared memory; after the last step the loss too.
+
+    A and B may have just been written by their threads; G is there for all when it returns. `classes` is in the rows' layout.
+    SYMMETRIC, the mean with the softmax over the sounds of each text, comes only SHIFTED.
+    """
+    i = gl.arange(0, N, gl.SliceLayout(1, LAYOUT))
+    c = gl.arange(0, N, gl.SliceLayout(0, LAYOUT))
+    fence_async_shared()
+    gl.thread_barrier()
+    s = warpgroup_mma(B, A.permute((1, 0)), gl.zeros([N, N], gl.float32, LAYOUT), use_acc=False, is_async=True)
+    s = warpgroup_mma_wait(0, deps=[s])
+    if SHIFTED:
+        # Texts of padding have scores of 0, and come off the sum again: a mask of the columns would cost registers.
+        s = s * scale - scale
+        e = gl.exp2(s)
+        total = gl.sum(e, axis=1) - (N - m) * gl.exp2(-scale)
+    else:
+        s = gl.where((c < m)[None, :], s * scale, float("-inf"))
+        top = gl.max(s, axis=1)
+        e = gl.exp2(s - top[:, None])
+        total = gl.sum(e, axis=1)
+    own = (classes[:, None] == c[None, :]) & (i < n)[:, None]
+    if SYMMETRIC:
+        total_c = gl.sum(e, axis=0) - (N - n) * gl.exp2(-scale)
+    if last:
+        # Of a shifted score 2^s is left, and cannot underflow; s itself would have to be kept.
+        if SYMMETRIC:
+            both = gl.log2(total) + gl.sum(gl.where(own, gl.log2(total_c)[None, :], 0.0), axis=1)
+            lost = 0.5 * both - gl.log2(gl.sum(gl.where(own, e, 0.0), axis=1))
+        elif SHIFTED:
+            lost = gl.log2(total) - gl.log2(gl.sum(gl.where(own, e, 0.0), axis=1))
+        else:
+            lost = gl.log2(total) + top - gl.sum(gl.where(own, s, 0.0), axis=1)
+        gl.store(loss, gl.sum(gl.where(i < n, lost, 0.0), axis=0) * _LN2 / n)
+    if SYMMETRIC:
+        # The loss of a text is seen from each of its n / m sounds.
+        of_column = 0.5 * follow * n / m / total_c
+        e = e * gl.where((i < n)[:, None], (0.5 * follow / total)[:, None] + of_column[None, :], 0.0)
+    else:
+        e = e * gl.where(i < n, follow / total, 0.0)[:, None]
+    G.store((e - gl.where(own, follow, 0.0)).to(gl.float16))
+    fence_async_shared()
+    gl.thread_barrier()
+
+
+# A single step would be no loop, and the compiler would give memory that no later step needs to the sums' scratch while a product
+# of another warp still reads it.
+@gluon.jit(do_not_specialize=["steps"])
 def onchip_kernel(
     text_gram,  # float32 (C, C)         T T'
     text_rows,  # int32   (P, m)         row of T of each train class, in each probe
@@ -86,6 +169,7 @@ def onchip_kernel(
     N: gl.constexpr,
     D: gl.constexpr,
     MINI: gl.constexpr,
+    SYMMETRIC: gl.constexpr,
     SHIFTED: gl.constexpr,
     SHRINK: gl.constexpr,
     DECAY: gl.constexpr,
@@ -96,6 +180,7 @@ def onchip_kernel(
     of_s: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [W, 1], [16, N, 16])
     square: gl.constexpr = gl.NVMMASharedLayout.get_default_for([N, N], gl.float16)
     tall: gl.constexpr = gl.NVMMASharedLayout.get_default_for([N, D], gl.float16)
+    moments: gl.constexpr = own_places(N, D)
     p = gl.program_id(0).to(gl.int64)
     text_rows += p * m
     history += p * steps * 2 * m * D
@@ -112,8 +197,6 @@ def onchip_kernel(
     K_B = gl.allocate_shared_memory(gl.float16, [N, N], square, k_b.to(gl.float16))
     A = gl.allocate_shared_memory(gl.float16, [N, D], tall)
     B = gl.allocate_shared_memory(gl.float16, [N, D], tall)
-    DZ_A = gl.allocate_shared_memory(gl.float16, [N, D], tall)
-    DZ_B = gl.allocate_shared_memory(gl.float16, [N, D], tall)
     G = gl.allocate_shared_memory(gl.float16, [N, N], square)
     # The state.
     rz = gl.arange(0, N, gl.SliceLayout(1, of_z))
@@ -121,70 +204,54 @@ def onchip_kernel(
     row = gl.load(text_rows + rz, mask=rz < m, other=0)
     a_z = gl.load(text_start + row[:, None] * D + dz[None, :], mask=(rz < m)[:, None], other=0.0)
     b_z = gl.load(audio_start + rz[:, None] * D + dz[None, :], mask=(rz < m)[:, None], other=0.0)
-    a_m = gl.zeros([N, D], gl.float32, of_z)
-    b_m = gl.zeros([N, D], gl.float32, of_z)
+    M_A = gl.allocate_shared_memory(gl.float32, [N, D], moments, gl.zeros([N, D], gl.float32, of_z))
+    M_B = gl.allocate_shared_memory(gl.float32, [N, D], moments, gl.zeros([N, D], gl.float32, of_z))
     second_a = 0.0
     second_b = 0.0
     first_a = 0.0
     first_b = 0.0
     follow = 1.0  # power of two that keeps G and dZ about as large as in the first step
     rs = gl.arange(0, N, gl.SliceLayout(1, of_s))
-    cs = gl.arange(0, N, gl.SliceLayout(0, of_s))
-    bias = gl.where(cs < m, -scale if SHIFTED else 0.0, float("-inf"))
     for step in range(steps):
-        inverse_a = _inverse_length(a_z)
-        inverse_b = _inverse_length(b_z)
+        # Rows of padding have neither unit rows nor a gradient.
+        inverse_a = gl.where(rz < m, inverse_length(a_z), 0.0)
+        inverse_b = gl.where(rz < m, inverse_length(b_z), 0.0)
         A.store((a_z * inverse_a[:, None]).to(gl.float16))
         B.store((b_z * inverse_b[:, None]).to(gl.float16))
-        fence_async_shared()
-        gl.thread_barrier()
-        s = warpgroup_mma(B, A.permute((1, 0)), gl.zeros([N, N], gl.float32, of_s), use_acc=False, is_async=True)
-        s = warpgroup_mma_wait(0, deps=[s])
-        s = s * scale + bias[None, :]
-        if SHIFTED:
-            e = gl.exp2(s)
-        else:
-            top = gl.max(s, axis=1)
-            e = gl.exp2(s - top[:, None])
-        total = gl.sum(e, axis=1)
-        own = (rs[:, None] == cs[None, :]) & (rs < m)[:, None]
-        if step == steps - 1:
-            lost = gl.log2(total) - gl.sum(gl.where(own, s, 0.0), axis=1)
-            if not SHIFTED:
-                lost += top
-            gl.store(loss + p, gl.sum(gl.where(rs < m, lost, 0.0), axis=0) * _LN2 / m)
-        of_row = gl.where(rs < m, follow / total, 0.0)
-        g = e * of_row[:, None] - gl.where(own, follow, 0.0)
-        G.store(g.to(gl.float16))
-        fence_async_shared()
-        gl.thread_barrier()
+        store_gradient(A, B, G, rs, m, m, scale, follow, step == steps - 1, loss + p, N, SYMMETRIC, SHIFTED, of_s)
+        # Made here, so that the sums over columns before may take the same memory.
+        DZ_A = gl.allocate_shared_memory(gl.float16, [N, D], tall)
+        DZ_B = gl.allocate_shared_memory(gl.float16, [N, D], tall)
         db = warpgroup_mma(G, A, gl.zeros([N, D], gl.float32, of_z), use_acc=False, is_async=True)
         da = warpgroup_mma(G.permute((1, 0)), B, gl.zeros([N, D], gl.float32, of_z), use_acc=False, is_async=True)
         db = warpgroup_mma_wait(1, deps=[db])
-        DZ_B.store(_through_norm(b_z, inverse_b, db, size_b).to(gl.float16))
+        DZ_B.store(through_norm(b_z, inverse_b, db, size_b).to(gl.float16))
         fence_async_shared()
         gl.thread_barrier()
         kb = warpgroup_mma(K_B, DZ_B, gl.zeros([N, D], gl.float32, of_z), use_acc=False, is_async=True)
         da = warpgroup_mma_wait(1, deps=[da])
-        DZ_A.store(_through_norm(a_z, inverse_a, da, size_a).to(gl.float16))
+        DZ_A.store(through_norm(a_z, inverse_a, da, size_a).to(gl.float16))
         fence_async_shared()
         gl.thread_barrier()
         ka = warpgroup_mma(K_A, DZ_A, gl.zeros([N, D], gl.float32, of_z), use_acc=False, is_async=True)
-        _keep(history + (2 * step) * m * D, DZ_A, m, N, D, by_row)
-        _keep(history + (2 * step + 1) * m * D, DZ_B, m, N, D, by_row)
+        keep_rows(history + (2 * step) * m * D, DZ_A, m, N, D, by_row)
+        keep_rows(history + (2 * step + 1) * m * D, DZ_B, m, N, D, by_row)
         # What undoes the units of dZ: gradient = unit_a (K dZ).
         unit_a = unit / (follow * size_a)
         unit_b = unit / (follow * size_b)
         kb = warpgroup_mma_wait(1, deps=[kb])
         part_b = gl.sum(DZ_B.load(of_z).to(gl.float32) * kb, axis=1)
-        b_m = c1 * b_m + (c2 * unit_b) * kb
+        b_m = c1 * M_B.load(of_z) + (c2 * unit_b) * kb
         ka = warpgroup_mma_wait(0, deps=[ka])
         part_a = gl.sum(DZ_A.load(of_z).to(gl.float32) * ka, axis=1)
-        a_m = c1 * a_m + (c2 * unit_a) * ka
+        a_m = c1 * M_A.load(of_z) + (c2 * unit_a) * ka
         if DECAY:
             a_m += weight_decay * a_z
             b_m += weight_decay * b_z
         square_a, square_b = gl.reduce((part_a, part_b), 0, _add_pairs)
+        # Here, because a barrier of the sums lies between the loads and the stores, as the compiler wants it.
+        M_A.store(a_m)
+        M_B.store(b_m)
         square_a *= unit_a * unit_a
         square_b *= unit_b * unit_b
         rate = gl.load(schedule + step * 3)
@@ -210,8 +277,7 @@ def onchip_kernel(
         if step == 0:
             first_a = square_a
             first_b = square_b
-        grown = gl.maximum(square_a / gl.maximum(first_a, _TINY), square_b / gl.maximum(first_b, _TINY))
-        follow = gl.exp2((-0.5 * gl.log2(gl.minimum(gl.maximum(grown, 1e-7), 1e6))).to(gl.int32).to(gl.float32))
+        follow = follow_gradient(square_a, square_b, first_a, first_b)
 
 
 @triton.jit
@@ -219,48 +285,50 @@ def fold_kernel(
     history,
     rates,
     schedule,
-    u,  # float32 (P, 2, m, D)
+    u,  # float32 (P, SIDES, m, D)
     steps,
     numbers,  # m D
     c1,
     c2,
     weight_decay,
+    SIDES: tl.constexpr,
     BLOCK: tl.constexpr,
     SHRINK: tl.constexpr,
     DECAY: tl.constexpr,
 ):
     """UM <- c1 UM + c2 dZ - wd U,  U <- keep U + rate UM, over all steps; one program per block of a probe's side."""
     blocks = tl.cdiv(numbers, BLOCK)
-    p = (tl.program_id(0) // (2 * blocks)).to(tl.int64)
-    side = tl.program_id(0) // blocks % 2
+    p = (tl.program_id(0) // (SIDES * blocks)).to(tl.int64)
+    side = tl.program_id(0) // blocks % SIDES
     cell = tl.program_id(0) % blocks * BLOCK + tl.arange(0, BLOCK)
     inside = cell < numbers
-    history += (p * steps * 2 + side) * numbers
+    history += (p * steps * SIDES + side) * numbers
     rates += p * steps * 4 + side
     total = tl.zeros((BLOCK,), tl.float32)
     moment = tl.zeros((BLOCK,), tl.float32)
     for step in range(steps):
-        dz = tl.load(history + step * 2 * numbers + cell, mask=inside, other=0.0).to(tl.float32)
+        dz = tl.load(history + step * SIDES * numbers + cell, mask=inside, other=0.0).to(tl.float32)
         moment = c1 * moment + (c2 * tl.load(rates + step * 4 + 2)) * dz
         if DECAY:
             moment -= weight_decay * total
         if SHRINK:
             total = total * tl.load(schedule + step * 3 + 2)
         total += tl.load(rates + step * 4) * moment
-    tl.store(u + (p * 2 + side) * numbers + cell, total, mask=inside)
+    tl.store(u + (p * SIDES + side) * numbers + cell, total, mask=inside)
 
 
 @triton.jit
 def heads_kernel(
     table,  # float32 (., r)
     rows,  # int32   (P or 1, m)
-    u,  # float32 (P, 2, m, D)
+    u,  # float32 (P, SIDES, m, D)
     w,  # float32 (P, r, D)   W_0 in, W out
     omega,
     m,
     r,
     stride,  # from one probe's rows to the next's; 0 where all share them
     side,
+    SIDES: tl.constexpr,
     M: tl.constexpr,
     D: tl.constexpr,
     BK: tl.constexpr,
@@ -269,7 +337,7 @@ def heads_kernel(
     p = tl.program_id(0).to(tl.int64)
     x, inside = rows_of(table, rows + p * stride, 0, m, r, M)
     cell = tl.arange(0, M)[:, None] * D + tl.arange(0, D)[None, :]
-    left = tl.load(u + (p * 2 + side) * m * D + cell, mask=inside[:, None], other=0.0)
+    left = tl.load(u + (p * SIDES + side) * m * D + cell, mask=inside[:, None], other=0.0)
     k = tl.arange(0, BK)
     w += p * r * D
     for at in range(0, r, BK):
@@ -284,24 +352,33 @@ HISTORY_BYTES = 4 << 30
 _FOLD_BLOCK = 1024
 
 
-def fits(n_classes: int, width: int, precision: str, architecture: str) -> bool:
-    """Whether one program holds a probe: at most 128 train classes and d = 64, on a device with `wgmma`."""
-    return n_classes <= MAX_CLASSES and width <= MAX_WIDTH and precision in ("tf32", "bf16") and architecture == "sm90"
+def fits(n_classes: int, width: int, symmetric: bool, temperature: float, precision: str, architecture: str) -> bool:
+    """Whether one program holds a probe: at most 128 train classes and d = 64, on a device with `wgmma`.
+
+    Under the symmetric loss both directions share one exponential, so temperatures are those where nothing underflows.
+    """
+    return (
+        n_classes <= MAX_CLASSES
+        and width <= MAX_WIDTH
+        and (not symmetric or temperature >= MIN_SHIFTED)
+        and precision in ("tf32", "bf16")
+        and architecture == "sm90"
+    )
 
 
-def _unit_rows(table: torch.Tensor) -> torch.Tensor:
+def unit_rows(table: torch.Tensor) -> torch.Tensor:
     """The table in float64, times the power of two that brings its longest row nearest to length one."""
     table = table.double()
     longest = torch.linalg.vector_norm(table, dim=1).max().clamp_min(EPS)
     return table * torch.exp2(-torch.round(torch.log2(longest)))
 
 
-def _typical_length(rows: torch.Tensor) -> float:
+def typical_length(rows: torch.Tensor) -> float:
     """The power of two nearest to the median length of rows."""
     return 2.0 ** round(math.log2(max(float(torch.linalg.vector_norm(rows, dim=1).median()), EPS)))
 
 
-def _omega(schedule: torch.Tensor, momentum: float, weight_decay: float, mini: bool) -> float:
+def omega_of(schedule: torch.Tensor, momentum: float, weight_decay: float, mini: bool) -> float:
     """What is left of W_0 after all steps: W = omega W_0 - X' U."""
     omega, moment = 1.0, 0.0
     for rate, _, keep in schedule.double().tolist():
@@ -311,6 +388,38 @@ def _omega(schedule: torch.Tensor, momentum: float, weight_decay: float, mini: b
             moment = momentum * moment + weight_decay * omega
             omega -= rate * moment
     return omega
+
+
+def put_heads_together(
+    history: torch.Tensor,
+    rates: torch.Tensor,
+    schedule: torch.Tensor,
+    c1: float,
+    c2: float,
+    weight_decay: float,
+    flags: dict[str, bool],
+    sides: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]],
+    omega: float,
+) -> None:
+    """W <- omega W_0 - X' U, in place, from the dZ of all steps.
+
+    Parameters
+    ----------
+    history : float16 (at least P, steps, sides, m, D)
+    sides : list of (table float32 (., r), rows int32 (P or 1, m), heads float32 (P, r, D))
+    """
+    width, steps = history.shape[-1], len(schedule)
+    n_probes, m = len(sides[0][2]), history.shape[-2]
+    numbers = m * width
+    u = empty(n_probes, len(sides), m, width, device=rates.device)
+    grid = n_probes * len(sides) * triton.cdiv(numbers, _FOLD_BLOCK)
+    fold_kernel[(grid,)](
+        history, rates, schedule, u, steps, numbers, c1, c2, float(weight_decay), SIDES=len(sides), BLOCK=_FOLD_BLOCK, **flags, num_warps=4
+    )
+    for side, (table, rows, heads) in enumerate(sides):
+        stride = m if len(rows) > 1 else 0
+        shape = {"SIDES": len(sides), "M": 64 if m <= 64 else 128, "D": width, "BK": FEATURE_ALIGN, "num_warps": 4}
+        heads_kernel[(n_probes,)](table, rows, u, heads, omega, m, heads.shape[1], stride, side, **shape)
 
 
 def train_onchip(
@@ -335,24 +444,21 @@ def train_onchip(
 ) -> torch.Tensor:
     """Train every probe in place; the loss of the last step comes back, float32 (P,). See `train_gram`.
 
-    All probes start from the heads of the first. `symmetric` is False, and precisions are those of `fits`.
+    All probes start from the heads of the first. Symmetric losses and precisions are those of `fits`.
     """
     (n_probes, _, width), m, steps = w.shape, text_rows.shape[1], len(schedule)
     mini = optimizer == "adam-mini"
-    texts, sounds = _unit_rows(text), _unit_rows(audio[audio_rows[0].long()])
+    texts, sounds = unit_rows(text), unit_rows(audio[audio_rows[0].long()])
     starts = texts @ w[0].double(), sounds @ v[0].double()
     grams = (texts @ texts.T).float(), (sounds @ sounds.T).float()
-    omega = _omega(schedule, momentum, weight_decay, mini)
-    tables = texts.float(), sounds.float()
-    everyone = torch.arange(m, dtype=torch.int32, device=w.device)
+    omega = omega_of(schedule, momentum, weight_decay, mini)
+    everyone = torch.arange(m, dtype=torch.int32, device=w.device)[None]
     loss = empty(n_probes, device=w.device)
     c1, c2 = (BETA1, 1.0 - BETA1) if mini else (float(momentum), 1.0)
     flags = {"SHRINK": weight_decay > 0 and mini, "DECAY": weight_decay > 0 and not mini}
     together = min(max(HISTORY_BYTES // (4 * steps * m * width), 1), n_probes)
     history = empty(together, steps, 2, m, width, device=w.device, dtype=torch.float16)
     rates = empty(together, steps, 4, device=w.device)
-    u = empty(together, 2, m, width, device=w.device)
-    numbers = m * width
     for at in range(0, n_probes, together):
         some = slice(at, min(at + together, n_probes))
         rows = text_rows[some]
@@ -375,19 +481,16 @@ def train_onchip(
             c1,
             c2,
             float(weight_decay),
-            _typical_length(starts[0]),
-            _typical_length(starts[1]),
+            typical_length(starts[0]),
+            typical_length(starts[1]),
             N=64 if m <= 64 else 128,
             D=width,
             MINI=mini,
+            SYMMETRIC=symmetric,
             SHIFTED=temperature >= MIN_SHIFTED,
             **flags,
             num_warps=4 if m <= 64 else 8,
         )
-        fold_kernel[(len(rows) * 2 * triton.cdiv(numbers, _FOLD_BLOCK),)](
-            history, rates, schedule, u, steps, numbers, c1, c2, float(weight_decay), BLOCK=_FOLD_BLOCK, **flags, num_warps=4
-        )
-        shape = {"M": 64 if m <= 64 else 128, "D": width, "BK": FEATURE_ALIGN, "num_warps": 4}
-        heads_kernel[(len(rows),)](tables[0], rows, u, w[some], omega, m, w.shape[1], m, 0, **shape)
-        heads_kernel[(len(rows),)](tables[1], everyone, u, v[some], omega, m, v.shape[1], 0, 1, **shape)
+        sides = [(texts.float(), rows, w[some]), (sounds.float(), everyone, v[some])]
+        put_heads_together(history, rates, schedule, c1, c2, weight_decay, flags, sides, omega)
     return loss
