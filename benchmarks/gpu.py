@@ -147,7 +147,8 @@ def training(
     from fastprobe.kernels.gpu.backend import trainers
     from fastprobe.kernels.gpu.common import architecture
 
-    from .gpu_peers import METHODS, flops, ours
+    from .gpu_methods import METHODS, ours
+    from .gpu_peers import flops
 
     for shape_name, shape in shapes.items():
         rows, runs, batches, memory = {}, {}, {}, {}
@@ -155,8 +156,6 @@ def training(
         through_gram = [m.name for m in METHODS if m.prepare is ours and trainer in ("onchip", "gram")]
         for method in METHODS:
             if shape_name in wanted and method.name not in wanted[shape_name]:
-                continue
-            if method.sampling not in (None, shape[4]):
                 continue
             method = method if probes is None else method.scaled(probes)
             if shape_name == "large" or shape_name == "audioset":
@@ -230,7 +229,8 @@ def moved(shape: tuple) -> dict[str, float]:
     resident: both heads and moments read twice (moments) or once and written once each, tables read twice, and the unit
     rows and their gradients written and read once. gram: of either head 9 1/2 passes over n x d (Z read and written, its
     moment read twice and written, dZ written and read three times, U and its moment read and written in every eighth step),
-    and K once. onchip: dZ of either head written and read again, in float16.
+    and K once. onchip: dZ of either head written and read again, in float16. stream: V and its moment read and written once, the
+    clips of this step and the next, K_t, dZ of the texts.
     Least: heads in and out once per training of 100 steps.
     """
     n, r_text, r_audio, d, _ = shape
@@ -238,6 +238,7 @@ def moved(shape: tuple) -> dict[str, float]:
     return {
         "resident": 5 * heads + 2 * 4 * n * (r_text + r_audio) + 6 * 4 * n * d,
         "onchip": 2 * 2 * 2 * n * d,
+        "stream": 4 * 4 * r_audio * d + 2 * (2 * n * r_audio + n * n + 2 * n * d),
         "gram": 2 * 4 * (9.5 * n * d + n * n),
         "least": 2 * heads / 100,
     }
@@ -250,7 +251,8 @@ def sweep(report: dict, clock: Clock, shapes: dict, steps: int, probes: int, rou
     from fastprobe.kernels.gpu import gram as triton_gram
     from fastprobe.kernels.gpu import resident as triton_resident
 
-    from .gpu_peers import fused, problem
+    from .gpu_methods import fused
+    from .gpu_peers import problem
 
     places = {"gram": (triton_gram, "gram_config"), "resident": (triton_resident, "resident_config")}
     for name in ("A", "B"):

@@ -10,7 +10,7 @@ import functools
 import importlib.util
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -182,7 +182,7 @@ def compiled_batch(batch: ProbeBatch, device: torch.device) -> Run:
         for tensor in (*state[2:], at):
             tensor.zero_()
 
-    replay = replayed(step, (*state, at), reset, c.steps)
+    replay = replayed(step, (*state, at), reset, c.steps, device)
 
     def run():
         with torch.inference_mode():
@@ -192,7 +192,7 @@ def compiled_batch(batch: ProbeBatch, device: torch.device) -> Run:
     return run
 
 
-def replayed(step: Callable, state: tuple[torch.Tensor, ...], reset: Callable[[], None], steps: int) -> Callable[[], None]:
+def replayed(step: Callable, state: tuple, reset: Callable[[], None], steps: int, device: torch.device) -> Callable[[], None]:
     """All steps from the start: `step(*state)` changes its tensors in place, and runs compiled and, on a GPU, as a CUDA graph."""
     torch._dynamo.reset()  # each problem compiles afresh, and dynamo counts recompilations of a function
     compiled = torch.compile(step, fullgraph=True, dynamic=False)
@@ -201,7 +201,7 @@ def replayed(step: Callable, state: tuple[torch.Tensor, ...], reset: Callable[[]
         for _ in range(3):
             reset()
             once()
-        if state[0].device.type == "cuda":
+        if device.type == "cuda":
             torch.cuda.synchronize()
             graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(graph):
@@ -212,52 +212,6 @@ def replayed(step: Callable, state: tuple[torch.Tensor, ...], reset: Callable[[]
         reset()
         for _ in range(steps):
             once()
-
-    return run
-
-
-def compiled_gram(batch: ProbeBatch, device: torch.device) -> Run:
-    """The batched step through the Gram matrices, as our trainers take it for rows that never change: torch.compile, CUDA graph."""
-    t, c = put(batch, device), batch.config
-    x, n, count = t.sounds(0), len(batch.train_classes), len(t.text)
-    k_a, k_b = t.text @ t.text.mT, (x @ x.T).contiguous()
-    za, zb = t.text @ t.w, (x @ t.v).expand(count, -1, -1)
-    schedule = torch.from_numpy(schedule_table(c)).to(device)
-    # Z, its moment, U and its moment of either head, and the second moments.
-    state = [torch.empty(count, n, c.dim, device=device) for _ in range(8)] + [torch.empty(count, 1, 1, device=device) for _ in range(2)]
-    at = torch.zeros(1, dtype=torch.int64, device=device)
-    eye = torch.eye(n, device=device)
-
-    def step(za, zb, ma, mb, ua, ub, na, nb, sa, sb, at):
-        la, lb = (torch.linalg.vector_norm(z, dim=-1, keepdim=True).clamp_min(1e-12) for z in (za, zb))
-        a, b = za / la, zb / lb
-        g = (torch.softmax(b @ a.mT / c.temperature, dim=-1) - eye) / (n * c.temperature)
-        da, db = g.mT @ b, g @ a
-        da = (da - a * (a * da).sum(-1, keepdim=True)) / la
-        db = (db - b * (b * db).sum(-1, keepdim=True)) / lb
-        rate, second = schedule[at, 0], schedule[at, 1]
-        for z, m, u, moment, s, k, dz in ((za, ma, ua, na, sa, k_a, da), (zb, mb, ub, nb, sb, k_b, db)):
-            kd = k @ dz
-            s.mul_(0.99).add_((dz * kd).sum(dim=(1, 2), keepdim=True) / c.dim, alpha=0.01)
-            m.mul_(0.9).add_(kd, alpha=0.1)
-            moment.mul_(0.9).add_(dz, alpha=0.1)
-            size = rate / (s * second).sqrt().clamp_min(1e-30)
-            z.sub_(size * m)
-            u.add_(size * moment)
-        at.add_(1)
-
-    def reset():
-        state[0].copy_(za)
-        state[1].copy_(zb)
-        for tensor in (*state[2:], at):
-            tensor.zero_()
-
-    replay = replayed(step, (*state, at), reset, c.steps)
-
-    def run():
-        with torch.inference_mode():
-            replay()
-            return t.w - t.text.mT @ state[4], t.v - x.T @ state[5]
 
     return run
 
@@ -318,59 +272,3 @@ def jax_scan(batch: ProbeBatch, device: torch.device) -> Run:
         return tuple(torch.from_numpy(np.array(h[:2])) for h in heads)  # two are enough for the gate
 
     return run
-
-
-def ours(batch: ProbeBatch, device: torch.device) -> Run:
-    """The trainer that `backend="triton"` takes at this shape."""
-    return fused(batch, device)
-
-
-def fused(batch: ProbeBatch, device: torch.device, trainer: str | None = None) -> Run:
-    """Our trainer, or the one so named, which is an error where it does not fit the device."""
-    from fastprobe.kernels.gpu.backend import Shared
-
-    shared = Shared(batch, device)
-    if trainer:
-        shared.trainers = [trainer]
-    permuted = torch.from_numpy(np.ascontiguousarray(batch.permutations[:, batch.train_classes], np.int32)).to(device)
-
-    def run():
-        with torch.inference_mode():
-            w, v, _ = shared.fit(permuted)
-            return w[:, : batch.text.shape[1], : batch.config.dim], v[:, : batch.audio.shape[1], : batch.config.dim]
-
-    return run
-
-
-@dataclass(frozen=True)
-class Method:
-    """A way to train: how it is prepared, with which optimiser, of how many probes the table measures it, and where it cannot run."""
-
-    name: str
-    prepare: Callable[[ProbeBatch, torch.device], Run]
-    probes: int
-    precision: str = "tf32"
-    optimizer: str = "adam-mini"
-    why_not: Callable[[torch.device], str | None] = lambda _: None
-    sampling: str | None = None  # the only one that it can do
-
-    def batch(self, shape: tuple, steps: int, probes: int | None = None) -> ProbeBatch:
-        """Its problem at a shape (n, r_text, r_audio, d, sampling)."""
-        return problem(*shape, probes=probes or self.probes, steps=steps, optimizer=self.optimizer, precision=self.precision)
-
-    def scaled(self, probes: int) -> Method:
-        """The same for fewer probes."""
-        return replace(self, probes=min(self.probes, probes))
-
-
-METHODS = (
-    Method("eager PyTorch loop", eager_loop, 2, "ieee", "adam"),
-    Method("PyTorch bmm batch", bmm_batch, 1024),
-    Method("torch.compile batch, CUDA graph", compiled_batch, 1024),
-    Method("torch.compile batch through Gram, CUDA graph", compiled_gram, 1024, sampling="centroid"),
-    Method("JAX jit + vmap + scan", jax_scan, 1024, why_not=jax_missing),
-    Method("ours, ieee", ours, 4224, "ieee"),
-    Method("ours, tf32x3", ours, 4224, "tf32x3"),
-    Method("ours, tf32", ours, 4224, "tf32"),
-    Method("ours, bf16", ours, 4224, "bf16"),
-)

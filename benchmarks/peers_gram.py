@@ -50,7 +50,7 @@ def _second(xp: Any, v: Any, squared: Any, t: Any, dim: int) -> tuple[Any, Any]:
     return v, xp.sqrt(v / (1 - BETA2_MINI**t))
 
 
-def _gradients(za: Any, zb: Any, do: SimpleNamespace, tau: float) -> tuple[Any, Any, Any]:
+def gram_gradients(za: Any, zb: Any, do: SimpleNamespace, tau: float) -> tuple[Any, Any, Any]:
     """Loss of every probe, and its gradient by both projections (P, n, d); `do` holds the operations of torch or JAX.
 
     dS = (softmax(S) - I) / n;    through the norm, dZ = (dA - A (A . dA)) / |Z|
@@ -97,14 +97,14 @@ def _torch_gram(shape: Shape, config: ProbeConfig, probes: int, compiled: bool, 
         return z - lr / (1 - BETA1**t) * m / denominator.reshape(shape_of_v), m, v
 
     def both(gram: Any, audio: Any, za: Any, ma: Any, va: Any, zb: Any, mb: Any, vb: Any, lr: Any, t: Any) -> tuple[Any, ...]:
-        loss, da, db = _gradients(za, zb, do, tau)
+        loss, da, db = gram_gradients(za, zb, do, tau)
         ga, gb = product(gram, da), apart(product(audio, side_by_side(db)))
         za, ma, va = stepped(za, ma, va, ga, (da * ga).sum((1, 2)), lr, t, (p, 1, 1))
         zb, mb, vb = stepped(zb, mb, vb, gb, (db * gb).sum((1, 2)), lr, t, (p, 1, 1))
         return loss, za, ma, va, zb, mb, vb
 
     def wide(gram: Any, x: Any, za: Any, ma: Any, va: Any, w: Any, mb: Any, vb: Any, lr: Any, t: Any) -> tuple[Any, ...]:
-        loss, da, db = _gradients(za, apart(product(x, w)), do, tau)
+        loss, da, db = gram_gradients(za, apart(product(x, w)), do, tau)
         ga, gw = product(gram, da), product(x.mT, side_by_side(db))
         za, ma, va = stepped(za, ma, va, ga, (da * ga).sum((1, 2)), lr, t, (p, 1, 1))
         m = BETA1 * mb + (1 - BETA1) * gw
@@ -165,11 +165,11 @@ def _jax_gram(shape: Shape, config: ProbeConfig, probes: int, half: bool) -> Pre
         lr, t, x = now
         if inputs.clips:
             sounds = product(x, zb.transpose(1, 0, 2).reshape(zb.shape[1], p * d)).reshape(n, p, d).transpose(1, 0, 2)
-            loss, da, db = _gradients(za, sounds, do, tau)
+            loss, da, db = gram_gradients(za, sounds, do, tau)
             gb = product(x.T, db.transpose(1, 0, 2).reshape(n, p * d)).reshape(-1, p, d).transpose(1, 0, 2)
             squared = (gb * gb).sum((1, 2))
         else:
-            loss, da, db = _gradients(za, zb, do, tau)
+            loss, da, db = gram_gradients(za, zb, do, tau)
             gb = product(audio, db.transpose(1, 0, 2).reshape(n, p * d)).reshape(n, p, d).transpose(1, 0, 2)
             squared = (db * gb).sum((1, 2))
         ga = product(gram, da)

@@ -13,10 +13,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from benchmarks import gpu, make_gpu
+from benchmarks import gpu, gpu_peers, gpu_peers_gram, make_gpu
 from benchmarks.gpu_losses import PUBLISHED, head_width
 from benchmarks.gpu_tables import markdown
-from fastprobe.kernels import torch_backend
+from fastprobe.kernels import reference, torch_backend
 from fastprobe.kernels.gpu import loss as triton_loss
 from support import triton_cases as cases
 
@@ -107,6 +107,18 @@ def test_published_losses_are_asked_for_what_they_can(measured, monkeypatch):
     assert not {p.package for p in PUBLISHED} & set(tables["(2, 9, 64, 16), bf16"])
 
 
+@pytest.mark.parametrize("sampling", ["centroid", "clip"])
+@pytest.mark.parametrize("peer", ["compiled_gram", "jax_gram"])
+def test_peers_with_our_algebra_train_what_the_definition_does(peer, sampling):
+    if peer == "jax_gram":
+        pytest.importorskip("jax", reason="JAX is not installed")
+    batch = gpu_peers.problem(20, 25, 30, 16, sampling, 3, 10, precision="ieee")
+    want = reference.train(batch, heads=True)
+    got = getattr(gpu_peers_gram, peer)(batch, torch.device("cpu"))()
+    for heads, expected in zip(got, (want.text_heads, want.audio_heads)):
+        assert gpu.relative_error(heads[:2], expected[:2]) < 1e-6
+
+
 def test_a_gpu_machine_needs_none_of_the_other_packages():
     """`make gpu` runs where only torch, triton, numpy, scipy and pytest are installed."""
     absent = (
@@ -133,8 +145,10 @@ def test_a_gpu_machine_needs_none_of_the_other_packages():
         "fastprobe.kernels.gpu.backend",
         "benchmarks.gpu",
         "benchmarks.gpu_losses",
+        "benchmarks.gpu_methods",
         "benchmarks.gpu_onchip",
         "benchmarks.gpu_peers",
+        "benchmarks.gpu_peers_gram",
         "benchmarks.gpu_tables",
         "benchmarks.make_gpu",
         "kernels.test_cuda",
