@@ -18,8 +18,8 @@ import importlib.util
 import os
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
 
 from ..errors import BackendUnavailableError, InputError, install, needs
 from .batch import BatchResult, ProbeBatch, check_cpu, make_batch
@@ -27,6 +27,8 @@ from .ranking import check_csls
 
 if TYPE_CHECKING:
     import torch
+
+    from ..protocol.config import ProbeConfig
 
 __all__ = [
     "BACKENDS",
@@ -85,12 +87,23 @@ class Backend:
             train: Callable[..., BatchResult] = importlib.import_module(f".{self.module}", __name__).train
 
         @functools.wraps(train)
-        def checked(batch: ProbeBatch, *args: Any, **kwargs: Any) -> BatchResult:
+        def checked(batch: ProbeBatch, device: str | None = None, heads: bool = False) -> BatchResult:
             self.check(batch.config.precision, batch.config.optimizer)
             check_csls(batch.config.csls, len(batch.queries), len(batch.text))
-            return train(batch, *args, **kwargs)
+            return train(replace(batch, config=self.settle(batch.config, device)), device, heads)
 
         return checked
+
+    def settle(self, config: ProbeConfig, device: str | None = None) -> ProbeConfig:
+        """The configuration with the precision that this backend takes for "auto" on a device: tf32 on matrix units, else ieee."""
+        if config.precision != "auto":
+            return config
+        fast = False
+        if "tf32" in self.precisions and self.places != "cpu" and not _interpreted():
+            from .torch_backend import has_tf32, resolve_device
+
+            fast = has_tf32(resolve_device(device))
+        return replace(config, precision="tf32" if fast else "ieee")
 
     def check(self, precision: str | None, optimizer: str | None) -> None:
         """Whether it trains so; None asks for nothing.
@@ -101,7 +114,7 @@ class Backend:
             It does not; the message lists what it honours.
         """
         for name, value, known in (("precision", precision, self.precisions), ("optimizer", optimizer, self.optimizers)):
-            if value not in (None, *known):
+            if value not in (None, "auto", *known):
                 raise BackendUnavailableError(
                     f"`{name}`={value!r} is not one that backend {self.name!r} has ({', '.join(known)}). "
                     "Choose one of these or another backend."
@@ -205,7 +218,7 @@ def select_backend(name: str = "auto", precision: str | None = None, device: str
         order = tuple(n for n in order if not (n == "triton" and _interpreted()))
         absent = []
         for found in (BACKENDS[candidate] for candidate in order):
-            if precision in (None, *found.precisions) and optimizer in (None, *found.optimizers):
+            if precision in (None, "auto", *found.precisions) and optimizer in (None, *found.optimizers):
                 if (reason := found.why_not()) is None:
                     return found
                 absent.append(f" {found.name} would: {reason}.")

@@ -48,9 +48,18 @@ def resolve_device(device: str | None) -> torch.device:
     return chosen
 
 
+def has_tf32(device: torch.device) -> bool:
+    """Whether a device multiplies in tf32: NVIDIA's since Ampere, AMD's gfx942."""
+    if device.type != "cuda":
+        return False
+    if torch.version.hip:
+        return torch.cuda.get_device_properties(device).gcnArchName.startswith("gfx942")
+    return torch.cuda.get_device_capability(device)[0] >= 8
+
+
 def check_precision(device: torch.device, precision: str) -> None:
     """Refuse tf32 where there are no matrix units for it."""
-    if device.type != "cuda" and precision != "ieee":
+    if device.type != "cuda" and precision not in ("auto", "ieee"):
         raise BackendUnavailableError(f'`precision`={precision!r} needs a CUDA device; got {device.type!r}. Use "ieee".')
 
 

@@ -14,7 +14,7 @@ from .optimizers import OPTIMIZERS
 SCHEDULES = ("cosine", "constant")
 SAMPLINGS = ("clip", "centroid")
 BASES = ("svd", "raw")
-PRECISIONS = ("ieee", "tf32x3", "tf32", "bf16")
+PRECISIONS = ("auto", "ieee", "tf32x3", "tf32", "bf16")
 
 DEFAULT_LRS = "; ".join(f"{o.name} {o.default_lr:g}" for o in OPTIMIZERS.values())
 
@@ -78,8 +78,9 @@ class ProbeConfig:
         Default ``svd``, but ``raw`` for ``adam``, which is not rotation-invariant.
     energy : float, optional
         Keep only the leading directions that hold this share of the variance. Lossy; needs ``basis="svd"``.
-    precision : {"ieee", "tf32x3", "tf32", "bf16"}
-        Arithmetic of the matrix products; sums are float32 at least. ``reference`` is always float64.
+    precision : {"auto", "ieee", "tf32x3", "tf32", "bf16"}
+        Arithmetic of the matrix products; sums are float32 at least. ``auto`` is ``tf32`` on a GPU that has it and ``ieee`` elsewhere;
+        runs and stored probes record which. ``reference`` is always float64.
     csls : int
         Neighbours of the correction for hubs (see `fastprobe.kernels.ranking.csls_scores`) when clips are ranked; 0 for none.
 
@@ -117,7 +118,9 @@ class ProbeConfig:
     bias: bool = option(False, "A bias on both heads.")
     basis: Literal["svd", "raw"] | None = option(None, "Lossless svd, or raw.", choices=BASES, show_default="svd; adam raw")
     energy: float | None = option(None, "Keep this share of the variance (lossy).")
-    precision: Literal["ieee", "tf32x3", "tf32", "bf16"] = option("ieee", "Of the matrix products.", choices=PRECISIONS)
+    precision: Literal["auto", "ieee", "tf32x3", "tf32", "bf16"] = option(
+        "auto", "Of the matrix products; auto: tf32 on a GPU, else ieee.", choices=PRECISIONS
+    )
     csls: int = option(0, "Ranks corrected for hubs by so many neighbours; 0 for not.")
 
     def __post_init__(self) -> None:

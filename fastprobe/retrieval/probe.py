@@ -92,6 +92,7 @@ class ContrastiveProbe(LinearProbe):
         identity = np.arange(len(pair.classes))[None]
         batch = make_batch(pair, self.config, Split(train, test), self.seed, 0, 0, identity)
         chosen = select_backend(self.backend, self.config.precision, self.device, self.config.optimizer)
+        self.config = chosen.settle(self.config, self.device)
         result = chosen.load()(batch, self.device, heads=True)
         self.text_head_, self.audio_head_ = (h[0].astype(np.float64) for h in (result.text_heads, result.audio_heads) if h is not None)
         self.loss_ = float(result.loss[0])

@@ -252,6 +252,9 @@ def prepare(text: Any, audio: Any, request: RunRequest | None = None, **options:
     chosen = select_backend(request.backend, trained[0].precision, request.device, trained[0].optimizer)
     for probe in trained:
         chosen.check(probe.precision, probe.optimizer)
+    if any(probe.precision == "auto" for probe in trained):  # what is stored says what was done
+        settled = [chosen.settle(p, request.device) if isinstance(p, ProbeConfig) else p for p in request.probe]
+        request = replace(request, probe=settled)
     given, rivals, audios, notes = _read_tables(text, audio, request)
     classes = np.unique(given[0].labels)
     n_classes = len(classes)

@@ -78,7 +78,7 @@ class Specification:
     @property
     def config(self) -> ProbeConfig:
         """How the first trained probe is trained; the defaults where none is."""
-        return next((p for p in self.probes if isinstance(p, ProbeConfig)), ProbeConfig())
+        return next((p for p in self.probes if isinstance(p, ProbeConfig)), ProbeConfig(precision="ieee"))
 
     @cached_property
     def cells(self) -> tuple[Cell, ...]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fastprobe as fp
 from fastprobe import kernels
 from fastprobe.errors import BackendUnavailableError, InputError
-from fastprobe.kernels import reference
+from fastprobe.kernels import reference, torch_backend
 from fastprobe.kernels.ranking import csls_scores
 from fastprobe.protocol.config import ProbeConfig
 from support.strategies import batch_of, configs
@@ -213,3 +215,37 @@ def test_contrastive_loss_equals_the_reference_with_gradients():
             assert loss[p].item() == pytest.approx(-np.log(soft[np.arange(n), labels]).mean(), rel=1e-12)
             g = (soft - np.eye(m)[labels]) / (n * 0.3)
             assert np.allclose(audio.grad[p], g @ a.numpy()) and np.allclose(text.grad[p], g.T @ b.numpy())
+
+
+@pytest.mark.parametrize(
+    ("backend", "tf32", "expected"),
+    [("cpp", True, "ieee"), ("reference", True, "ieee"), ("torch", True, "tf32"), ("torch", False, "ieee"), ("triton", True, "tf32")],
+)
+def test_auto_is_tf32_where_there_are_matrix_units(monkeypatch, backend, tf32, expected):
+    monkeypatch.setattr(torch_backend, "has_tf32", lambda device: tf32)
+    assert kernels.BACKENDS[backend].settle(ProbeConfig()).precision == expected
+    assert kernels.BACKENDS[backend].settle(ProbeConfig(precision="bf16")).precision == "bf16"
+
+
+def test_a_cpu_has_no_tf32():
+    assert not torch_backend.has_tf32(torch.device("cpu"))
+
+
+def test_what_auto_meant_is_recorded(tmp_path):
+    rng = np.random.default_rng(0)
+    text = fp.EmbeddingTable(rng.standard_normal((12, 4)), [f"c{i}" for i in range(12)])
+    audio = fp.EmbeddingTable(rng.standard_normal((24, 5)), [f"c{i // 2}" for i in range(24)])
+    fp.permutation_test(
+        text,
+        audio,
+        probe=["ridge", ProbeConfig(dim=2, steps=2)],
+        permutations=3,
+        splits=1,
+        out=tmp_path / "run",
+        backend="torch",
+        device="cpu",
+    )
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert manifest["precision"] == "ieee" and '"precision": "auto"' not in json.dumps(manifest)
+    probe = fp.ContrastiveProbe(ProbeConfig(dim=2, steps=2)).fit(text, audio)
+    assert probe.config.precision == "ieee" and probe.config.dim == 2

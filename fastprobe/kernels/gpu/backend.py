@@ -11,6 +11,7 @@ job gives the same bits in any batch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -19,7 +20,7 @@ from triton.runtime.errors import OutOfResources
 
 from ...errors import BackendUnavailableError, OutOfMemoryError
 from ..batch import BatchResult, ProbeBatch
-from ..torch_backend import resolve_device
+from ..torch_backend import has_tf32, resolve_device
 from . import gram as triton_gram
 from . import resident as triton_resident
 from . import tiled as triton_tiled
@@ -90,6 +91,8 @@ def _device(device: str | None) -> torch.device:
 
 
 def _train(batch: ProbeBatch, device: torch.device, heads: bool) -> BatchResult:
+    if batch.config.precision == "auto":
+        batch = replace(batch, config=replace(batch.config, precision="tf32" if has_tf32(device) else "ieee"))
     known, precision = precisions(architecture(device)), batch.config.precision
     if precision not in known:
         raise BackendUnavailableError(
