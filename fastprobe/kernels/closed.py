@@ -67,7 +67,9 @@ class ClosedForm:
             check_cpu(backend, device)
         else:
             with needs("`backend`='torch'", "torch"):
-                import torch  # noqa: F401 (asked for before anything is computed)
+                from .torch_backend import float64_device
+
+            device = str(float64_device(device))
         check_csls(probe.csls, len(queries), len(text))
         self.probe, self.backend, self.device = probe, backend, device
         self.train, self.labels = np.asarray(train_classes), labels[queries]

@@ -6,9 +6,13 @@ import numpy as np
 
 # Replicates of one native call, so that between calls Python sees Ctrl-C.
 CHUNK = 4096
+# Entries that a device gathers at a time: half a gigabyte.
+GATHERED = 1 << 26
 
 
-def gathered_sums(weight: np.ndarray, gram: np.ndarray, index: np.ndarray, backend: str, lower: bool = False) -> np.ndarray:
+def gathered_sums(
+    weight: np.ndarray, gram: np.ndarray, index: np.ndarray, backend: str, lower: bool = False, device: str | None = None
+) -> np.ndarray:
     """T_a = sum_ij W_a(i, j) G(index_i, index_j), float64 (P, A).
 
     Parameters
@@ -18,7 +22,11 @@ def gathered_sums(weight: np.ndarray, gram: np.ndarray, index: np.ndarray, backe
     index : int64 (P, n)
     lower : bool
         `weight` and `gram` are symmetric: only j <= i is read.
+    device : str, optional
+        For backend "torch".
     """
+    if backend == "torch":
+        return _on_torch(weight, gram, index, device)
     if lower:
         weight = np.tril(weight) + np.tril(weight, -1)
     out = np.empty((len(index), len(weight)))
@@ -33,4 +41,17 @@ def gathered_sums(weight: np.ndarray, gram: np.ndarray, index: np.ndarray, backe
     for at in range(0, len(index), CHUNK):
         part = slice(at, at + CHUNK)
         _cpp.gathered_sums(weight=weight, gram=gram, index=index[part], lower=lower, out=out[part], isa=instruction_set())
+    return out
+
+
+def _on_torch(weight: np.ndarray, gram: np.ndarray, index: np.ndarray, device: str | None) -> np.ndarray:
+    """A product of all entries in the order of each replicate, (P, n n), with the weights; so many replicates at a time as memory takes."""
+    import torch
+
+    flat, table, rows = (torch.as_tensor(np.ascontiguousarray(x), device=device) for x in (weight.reshape(len(weight), -1), gram, index))
+    out = np.empty((len(index), len(weight)))
+    together = max(GATHERED // flat.shape[1], 1)
+    for at in range(0, len(index), together):
+        some = rows[at : at + together]
+        out[at : at + together] = (table[some[:, :, None], some[:, None, :]].flatten(1) @ flat.T).cpu().numpy()
     return out

@@ -19,7 +19,7 @@ from ..protocol.probes import Similarity
 from .forms import unit_rows
 from .gathered import gathered_sums
 
-BACKENDS = ("cpp", "reference")
+BACKENDS = ("cpp", "reference", "torch")
 
 
 def u_centred(x: np.ndarray) -> np.ndarray:
@@ -67,7 +67,9 @@ def neighbours(x: np.ndarray, k: int) -> np.ndarray:
     return out
 
 
-def similarity(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str = "cpp") -> np.ndarray:
+def similarity(
+    probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str = "cpp", device: str | None = None
+) -> np.ndarray:
     """The similarity of text and sound under each permutation, float64 (P,).
 
     Parameters
@@ -77,7 +79,9 @@ def similarity(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutati
         One row per class; the sounds as class centroids.
     permutations : int64 (P, C)
         Class c of replicate p has text row ``permutations[p, c]``.
-    backend : {"cpp", "reference"}
+    backend : {"cpp", "reference", "torch"}
+    device : str, optional
+        For ``torch``.
 
     Raises
     ------
@@ -92,34 +96,42 @@ def similarity(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutati
     if probe.kind not in MEASURES:
         raise InputError(f"`similarity` {probe.kind} cannot be computed here; known are {', '.join(MEASURES)}.")
     text, audio = np.asarray(text, np.float64), np.asarray(audio, np.float64)
-    return MEASURES[probe.kind](probe, text, audio, permutations, backend)
+    return MEASURES[probe.kind](probe, text, audio, permutations, backend, device)
 
 
-def _cka(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str) -> np.ndarray:
+def _cka(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str, device: str | None) -> np.ndarray:
     weight, gram = u_centred(audio), u_centred(text)
     scale = np.linalg.norm(weight) * np.linalg.norm(gram)
-    return gathered_sums(weight[None], gram, permutations, backend, lower=True)[:, 0] / scale
+    return gathered_sums(weight[None], gram, permutations, backend, True, device)[:, 0] / scale
 
 
-def _rsa(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str) -> np.ndarray:
+def _rsa(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str, device: str | None) -> np.ndarray:
     # Over i < j the ranks have unit length, so over all pairs the sum is twice the correlation.
-    return gathered_sums(distance_ranks(audio)[None], distance_ranks(text), permutations, backend, lower=True)[:, 0] / 2.0
+    return gathered_sums(distance_ranks(audio)[None], distance_ranks(text), permutations, backend, True, device)[:, 0] / 2.0
 
 
-def _knn(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str) -> np.ndarray:
+def _knn(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str, device: str | None) -> np.ndarray:
     if probe.k >= len(text):
         raise InputError(f"`k` of knn must be below the number of classes; got {probe.k} of {len(text)}. Lower it.")
     near_audio, near_text = neighbours(audio, probe.k), neighbours(text, probe.k)
-    return gathered_sums(near_audio[None], near_text, permutations, backend)[:, 0] / (len(text) * probe.k)
+    return gathered_sums(near_audio[None], near_text, permutations, backend, False, device)[:, 0] / (len(text) * probe.k)
 
 
-def _protest(probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str) -> np.ndarray:
+def _protest(
+    probe: Similarity, text: np.ndarray, audio: np.ndarray, permutations: np.ndarray, backend: str, device: str | None
+) -> np.ndarray:
     """1 - m2 by the singular values of each replicate, in the row spaces of both sides."""
     left, right = (_principal(x) for x in (audio, text))
     out = np.empty(len(permutations))
     for at in range(0, len(out), 256):
         part = slice(at, at + 256)
-        values = np.linalg.svd(left.T @ right[permutations[part]], compute_uv=False)
+        crossed = left.T @ right[permutations[part]]
+        if backend == "torch":
+            import torch
+
+            values = torch.linalg.svdvals(torch.as_tensor(crossed, device=device)).cpu().numpy()
+        else:
+            values = np.linalg.svd(crossed, compute_uv=False)
         out[part] = values.sum(axis=1) ** 2
     return out
 
@@ -131,7 +143,7 @@ def _principal(x: np.ndarray) -> np.ndarray:
 
 
 # By the kind of the similarity.
-MEASURES: dict[str, Callable[[Similarity, np.ndarray, np.ndarray, np.ndarray, str], np.ndarray]] = {
+MEASURES: dict[str, Callable[[Similarity, np.ndarray, np.ndarray, np.ndarray, str, str | None], np.ndarray]] = {
     "cka": _cka,
     "rsa": _rsa,
     "knn": _knn,

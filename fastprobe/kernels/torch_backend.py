@@ -48,6 +48,12 @@ def resolve_device(device: str | None) -> torch.device:
     return chosen
 
 
+def float64_device(device: str | None) -> torch.device:
+    """Where closed forms and similarities are computed for a run on a device: there, but for Apple's, which have no float64."""
+    chosen = resolve_device(device)
+    return torch.device("cpu") if chosen.type == "mps" else chosen
+
+
 def has_tf32(device: torch.device) -> bool:
     """Whether a device multiplies in tf32: NVIDIA's since Ampere, AMD's gfx942."""
     if device.type != "cuda":

@@ -108,17 +108,23 @@ def similar(run: Experiment, probe: Similarity, cell: int, start: int, stop: int
     """The similarity of the permuted texts and the class centroids, float64 (P,)."""
     pair = run.pairs[cell]
     centroids = np.add.reduceat(pair.audio, pair.first, axis=0) / pair.count[:, None]
-    backend, relabellings = "reference" if backend == "reference" else _native(), run.relabellings(start, stop)
+    relabellings = run.relabellings(start, stop)
+    backend, device = _place(backend, run.device)
     if run.design is None:
-        return similarity(probe, pair.text, centroids, relabellings, backend)
+        return similarity(probe, pair.text, centroids, relabellings, backend, device)
     identity = np.arange(run.n_classes)[None]
     texts = (residual_text(pair, run.design, row) for row in relabellings)
-    return np.concatenate([similarity(probe, text, centroids, identity, backend) for text in texts])
+    return np.concatenate([similarity(probe, text, centroids, identity, backend, device) for text in texts])
 
 
-def _native() -> str:
-    """Similarities are computed on the CPU whatever trains the probes: by the compiled extension, or in NumPy where it is not built."""
-    return "cpp" if BACKENDS["cpp"].why_not() is None else "reference"
+def _place(backend: str, device: str | None) -> tuple[str, str | None]:
+    """What computes similarities: a GPU where one trains the probes, else the compiled extension, or NumPy where it is not built."""
+    if select_backend(backend).closed == "torch":
+        from ..kernels.torch_backend import float64_device
+
+        if (chosen := float64_device(device)).type == "cuda":
+            return "torch", str(chosen)
+    return ("cpp" if backend != "reference" and BACKENDS["cpp"].why_not() is None else "reference"), None
 
 
 # By the name of the control; `trained_again` for the others.

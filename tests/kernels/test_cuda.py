@@ -15,6 +15,9 @@ import torch
 from fastprobe import kernels
 from fastprobe.errors import OutOfMemoryError
 from fastprobe.kernels import reference
+from fastprobe.kernels.closed import ClosedForm
+from fastprobe.kernels.similarity import similarity
+from fastprobe.protocol.probes import Ridge, parse_similarity
 from support import triton_cases as cases
 
 pytestmark = pytest.mark.cuda
@@ -90,13 +93,45 @@ def test_every_option_in_ieee(gpu, trainer, config):
         assert ours[key] <= max(2 * plain[key], floors[key]), (key, ours, plain)
 
 
+ON_CHIP = [
+    options for options in FIXED_ROWS if options.get("dim") != 100 and options.get("steps") != 0 and options.get("temperature") is None
+]
+
+
+@pytest.mark.parametrize("config", ON_CHIP, ids=str)
+@pytest.mark.parametrize("trainer, sampling", [("onchip", "centroid"), ("stream", "clip")])
+def test_every_option_on_the_chip(gpu, trainer, sampling, config):
+    if torch.cuda.get_device_capability(gpu)[0] != 9:
+        pytest.skip(f"{trainer} needs compute capability 9.0")
+    config = {"steps": 5, "dim": 64, **config, "sampling": sampling, "precision": "tf32"}
+    for shape in ((50, 37, 300, 41, 77), (150, 128, 600, 150, 192)):
+        ours, _ = cases.compare(shape, config, trainer, gpu, "tf32", probes=3)
+        for key in ("text_heads", "audio_heads", "loss"):
+            assert ours[key] <= 1.5e-3, (key, ours)
+
+
+@pytest.mark.parametrize("csls", [0, 5])
+def test_closed_forms_and_similarities_are_the_definitions(gpu, csls):
+    """Float64 on the device: the same ranks, where scores are not equal but for rounding, and the same similarities."""
+    batch = cases.make(40, 28, 200, 17, 23, probes=70)
+    arrays = batch.text.astype(np.float64), batch.audio.astype(np.float64), batch.labels, batch.train_classes, batch.queries
+    forms = [ClosedForm(Ridge(csls=csls), *arrays, backend=b, device=d) for b, d in (("torch", gpu), ("reference", None))]
+    assert forms[0].device == gpu
+    for got, want in zip(*(f.ranks(batch.permutations) for f in forms)):
+        assert np.array_equal(got, want)
+    for name in ("cka", "rsa", "knn:k=5", "protest"):
+        tables = batch.text[:, :9].astype(np.float64), batch.text[:, 9:].astype(np.float64), batch.permutations
+        found = [similarity(parse_similarity(name), *tables, backend=b, device=d) for b, d in (("torch", gpu), ("reference", None))]
+        np.testing.assert_allclose(*found, atol=1e-9)
+
+
 @pytest.mark.parametrize("precision", ["tf32x3", "tf32", "bf16"])
 @pytest.mark.parametrize("symmetric", [False, True])
 def test_fixed_rows_may_be_stepped_either_way(gpu, precision, symmetric):
     """At A the Gram trainer is chosen; its error is near that of the one that steps the heads."""
     shape, config = SHAPES["A"]
     config = {"steps": 6, "precision": precision, "symmetric": symmetric, **config}
-    (gram, _), (heads, _) = (cases.compare(shape, config, trainer, gpu, "tf32", probes=3) for trainer in ("gram", "resident"))
+    (gram, _), (heads, _) = (cases.compare(shape, config, trainer, gpu, "tf32", probes=16) for trainer in ("gram", "resident"))
     for key in ("text_heads", "audio_heads", "loss"):
         assert gram[key] <= max(3 * heads[key], 1e-5), (key, gram, heads)
 

@@ -47,7 +47,7 @@ def plain(kind, t, a):
     return np.mean([len(p & q) / 3 for p, q in zip(*near)])
 
 
-@pytest.mark.parametrize("backend", ["cpp", "reference"])
+@pytest.mark.parametrize("backend", ["cpp", "reference", "torch"])
 @pytest.mark.parametrize("name", KINDS)
 def test_it_is_what_the_plain_definition_gives(name, backend):
     text, audio, permutations = tables()
@@ -103,6 +103,6 @@ def test_what_cannot_be_is_refused():
     with pytest.raises(InputError, match="below the number of classes"):
         similarity(Similarity(kind="knn", k=13), text, audio, permutations)
     with pytest.raises(InputError, match="cpp, reference"):
-        similarity(Similarity(kind="cka"), text, audio, permutations, backend="torch")
+        similarity(Similarity(kind="cka"), text, audio, permutations, backend="triton")
     with pytest.raises(InputError, match="at least 4"):
         similarity(Similarity(kind="cka"), text[:3], audio[:3], np.arange(3)[None])

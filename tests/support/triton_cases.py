@@ -37,7 +37,7 @@ def poisoned():
 
 def make(classes: int, train: int, clips: int, r_text: int, r_audio: int, probes: int = 2, seed: int = 0, **config) -> ProbeBatch:
     """A batch with rows of length about 1 and audio that has something to do with text."""
-    c = ProbeConfig(**{"steps": 3, "dim": 20, **config})
+    c = ProbeConfig(**{"steps": 3, "dim": 20, "precision": "ieee", **config})
     rng = np.random.default_rng(seed)
     text = rng.standard_normal((classes, r_text)) / np.sqrt(r_text)
     labels = np.sort(np.concatenate([np.arange(classes), rng.integers(0, classes, clips - classes)]))
@@ -212,7 +212,7 @@ def loss_case(
     weight = torch.randn(leading, generator=generator).abs() + 0.5
 
     def run(loss, kind):
-        t, a = (x.to(device, kind).requires_grad_() for x in (text, audio))
+        t, a = (x.to(device, kind, copy=True).requires_grad_() for x in (text, audio))
         value = loss(t, a, labels.to(device), 0.3)
         value.backward(weight.to(device, value.dtype))
         return {"loss": value.detach(), "text": t.grad, "audio": a.grad}

@@ -10,7 +10,8 @@ through the norm, dz = (da - a <a, da>) / |z|, where <a_i, da_i> = sum_c G_ic s_
 
 All scores are kept less 1 / tau, the highest that unit rows reach, in one multiply-add: at low temperatures differences of
 large scores, and a large lse, would cost the last digits. A score has the same bits from either side, since its
-factors are multiplied in an order that does not know which side is the row.
+factors are multiplied in an order that does not know which side is the row. Where rows have any length, an lse may be large all
+the same: its rest, what rounding takes from top + log sum, is then kept beside it.
 
 Online softmax: Milakov & Gimelshein, arXiv 1805.02867.
 """
@@ -43,7 +44,10 @@ def _tile(x, first, in_x, y, in_y, D: tl.constexpr, BD: tl.constexpr, BM: tl.con
     if D > BD:
         # A loop, not unrolled: all blocks of the rows would be kept in shared memory.
         for at in range(BD, D, BD):
-            s = dot(_block(x, at, in_x, D, BD), tl.trans(_block(y, at, in_y, D, BD)), s, PRECISION)
+            # A sum of the blocks' sums: one long sum of a wide row would lose thrice as much to rounding. Put as a difference, because
+            # Triton takes a sum with a product for one long sum.
+            more = dot(_block(x, at, in_x, D, BD), tl.trans(_block(y, at, in_y, D, BD)), tl.zeros((BM, BN), tl.float32), PRECISION)
+            s = more - (-s)
     return s
 
 
@@ -74,7 +78,8 @@ def lse_kernel(
     row_keys,
     column_keys,  # int32 (P or 1, n), (P or 1, m); only if TRUE
     lse,
-    true,  # float32 (P, n), less 1 / tau; true only if TRUE
+    true,
+    rest,  # float32 (P, n), less 1 / tau; true only if TRUE, rest only if REST
     n,
     m,
     row_key_stride,
@@ -87,6 +92,7 @@ def lse_kernel(
     BLOCKS: tl.constexpr,
     NORMALISE: tl.constexpr,
     TRUE: tl.constexpr,
+    REST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """log sum exp of each row of scores, and the score of the row's own column."""
@@ -116,7 +122,10 @@ def lse_kernel(
         higher = tl.maximum(top, tl.max(s, axis=1))
         total = total * tl.exp(top - higher) + tl.sum(tl.exp(s - higher[:, None]), axis=1)
         top = higher
-    tl.store(lse + p * n + i, top + tl.log(total), mask=in_i)
+    whole = top + tl.log(total)
+    tl.store(lse + p * n + i, whole, mask=in_i)
+    if REST:
+        tl.store(rest + p * n + i, (top - whole) + tl.log(total), mask=in_i)
     if TRUE:
         tl.store(true + p * n + i, own, mask=in_i)
 
@@ -131,6 +140,8 @@ def gradient_kernel(
     column_keys,  # int32 (P or 1, n), (P or 1, m)
     row_lse,
     column_lse,  # float32 (P, n) if ROW_SOFTMAX, (P, m) if COLUMN_SOFTMAX
+    row_rest,
+    column_rest,  # the same, only if REST
     upstream,  # float32 (P,)   gradient of what follows, over n tau
     out,  # (P, n, D)
     n,
@@ -150,6 +161,7 @@ def gradient_kernel(
     NORMALISE: tl.constexpr,
     ROW_SOFTMAX: tl.constexpr,
     COLUMN_SOFTMAX: tl.constexpr,
+    REST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """BO features of the gradient of BM rows. Scores are recomputed for every BO features of a wider row."""
@@ -166,6 +178,8 @@ def gradient_kernel(
     key = tl.load(row_keys + p * row_key_stride + i, mask=in_i, other=-1)
     if ROW_SOFTMAX:
         row_top = tl.load(row_lse + p * n + i, mask=in_i, other=0.0)
+        if REST:
+            row_left = tl.load(row_rest + p * n + i, mask=in_i, other=0.0)
     weight = tl.load(upstream + p)
     radial = tl.zeros((BM,), tl.float32)
     acc = tl.zeros((BM, BO), tl.float32)
@@ -178,9 +192,15 @@ def gradient_kernel(
         column_key = tl.load(column_keys + p * column_key_stride + c, mask=in_c, other=-2)
         g = tl.where(key[:, None] == column_key[None, :], -own_weight, 0.0)
         if ROW_SOFTMAX:
-            g += row_weight * tl.exp(s - row_top[:, None])
+            under = s - row_top[:, None]
+            if REST:
+                under -= row_left[:, None]
+            g += row_weight * tl.exp(under)
         if COLUMN_SOFTMAX:
-            g += column_weight * tl.exp(s - tl.load(column_lse + p * m + c, mask=in_c, other=0.0)[None, :])
+            under = s - tl.load(column_lse + p * m + c, mask=in_c, other=0.0)[None, :]
+            if REST:
+                under -= tl.load(column_rest + p * m + c, mask=in_c, other=0.0)[None, :]
+            g += column_weight * tl.exp(under)
         g = tl.where(in_i[:, None] & in_c[None, :], g * weight, 0.0)
         if NORMALISE:
             radial += tl.sum(g * (s + inverse_tau), axis=1)
@@ -222,9 +242,9 @@ def _launch(width: int, precision: str) -> dict[str, int]:
 
 
 def log_sum_exp(
-    rows, columns, row_keys, column_keys, temperature, precision, *, row_squares=None, column_squares=None, lse=None, true=None
+    rows, columns, row_keys, column_keys, temperature, precision, *, row_squares=None, column_squares=None, lse=None, true=None, rest=None
 ):
-    """(P, n): log sum over columns of exp scores, into `lse`; with `true`, the scores of each row's own column too.
+    """(P, n): log sum over columns of exp scores, into `lse`, what rounding takes from it into `rest`, each row's own score into `true`.
 
     Both less 1 / tau: good for `row_gradient`, and for differences.
     """
@@ -241,6 +261,7 @@ def log_sum_exp(
         column_keys,
         lse,
         lse if true is None else true,
+        lse if rest is None else rest,
         n,
         m,
         _key_stride(row_keys),
@@ -251,6 +272,7 @@ def log_sum_exp(
         BLOCKS=row_squares.shape[2] if normalise else 1,
         NORMALISE=normalise,
         TRUE=true is not None,
+        REST=rest is not None,
         PRECISION=precision,
         **_launch(width, precision),
     )
@@ -269,13 +291,14 @@ def row_gradient(
     *,
     row_lse=None,
     column_lse=None,
+    rest=None,
     row_weight=1.0,
     column_weight=1.0,
     own_weight=1.0,
     row_squares=None,
     column_squares=None,
 ):
-    """(P, n, D): gradient with respect to `rows`, into `out`; a direction without its lse has no weight."""
+    """(P, n, D): gradient with respect to `rows`, into `out`; a direction without its lse has no weight. `rest` is of that lse."""
     (n_probes, n, width), m = rows.shape, columns.shape[1]
     tiles, normalise = _tiles(width, precision), row_squares is not None
     bo = 128 if width > 128 and precision != "ieee" else tiles["BD"]
@@ -289,6 +312,8 @@ def row_gradient(
         column_keys,
         upstream if row_lse is None else row_lse,
         upstream if column_lse is None else column_lse,
+        upstream if rest is None else rest,
+        upstream if rest is None else rest,
         upstream,
         out,
         n,
@@ -306,6 +331,7 @@ def row_gradient(
         NORMALISE=normalise,
         ROW_SOFTMAX=row_lse is not None,
         COLUMN_SOFTMAX=column_lse is not None,
+        REST=rest is not None,
         PRECISION=precision,
         **_launch(width, precision),
     )
@@ -344,22 +370,26 @@ class _ContrastiveLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, text, audio, labels, temperature, precision):
         classes = torch.arange(text.shape[1], dtype=torch.int32, device=text.device)[None]
-        true = empty(*audio.shape[:2], device=text.device)
-        lse = log_sum_exp(audio, text, labels, classes, temperature, precision, true=true)
-        ctx.save_for_backward(text, audio, labels, classes, lse)
+        true, rest = (empty(*audio.shape[:2], device=text.device) for _ in range(2))
+        lse = log_sum_exp(audio, text, labels, classes, temperature, precision, true=true, rest=rest)
+        ctx.save_for_backward(text, audio, labels, classes, lse, rest)
         ctx.temperature, ctx.precision = temperature, precision
         return mean_loss(lse, true)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
-        text, audio, labels, classes, lse = ctx.saved_tensors
+        text, audio, labels, classes, lse, rest = ctx.saved_tensors
         upstream = (upstream.float() / (audio.shape[1] * ctx.temperature)).contiguous()
         daudio = dtext = None
         if ctx.needs_input_grad[1]:
-            daudio = row_gradient(audio, text, labels, classes, upstream, _like(audio), ctx.temperature, ctx.precision, row_lse=lse)
+            daudio = row_gradient(
+                audio, text, labels, classes, upstream, _like(audio), ctx.temperature, ctx.precision, row_lse=lse, rest=rest
+            )
         if ctx.needs_input_grad[0]:
-            dtext = row_gradient(text, audio, classes, labels, upstream, _like(text), ctx.temperature, ctx.precision, column_lse=lse)
+            dtext = row_gradient(
+                text, audio, classes, labels, upstream, _like(text), ctx.temperature, ctx.precision, column_lse=lse, rest=rest
+            )
         return dtext, daudio, None, None, None
 
 
