@@ -196,21 +196,30 @@ FP_INLINE int64_t left_elements(int64_t rows, int64_t depth, bool transposed) {
 }
 FP_INLINE int64_t right_elements(int64_t depth, int64_t columns) { return pairs(depth) * padded(columns); }
 
-template <bool TRANSPOSED, class Finish>
-static inline void rounded_product(const Rounded& room, const float* a, int64_t lda, const float* b, int64_t pitch,
-                                   int64_t first, int64_t rows, int64_t depth, int64_t columns, Finish&& finish) {
-  const int64_t ld = TRANSPOSED ? row_stride(rows) : pair_stride(depth);
+// The left factor of a product, rounded: (rows, depth), or (depth, rows) when TRANSPOSED.
+template <bool TRANSPOSED>
+static void round_left(const float* a, int64_t lda, int64_t rows, int64_t depth, uint32_t* out) {
   if (TRANSPOSED)
-    round_columns(a, lda, depth, rows, room.left, ld);
+    round_columns(a, lda, depth, rows, out, row_stride(rows));
   else
-    round_rows(a, lda, rows, depth, room.left);
+    round_rows(a, lda, rows, depth, out);
+}
+
+// `ready` is the left factor, rounded by `round_left`, where it serves several products; else `a` is rounded here.
+template <bool TRANSPOSED, class Finish>
+static inline void rounded_product(const Rounded& room, const uint32_t* ready, const float* a, int64_t lda,
+                                   const float* b, int64_t pitch, int64_t first, int64_t rows, int64_t depth,
+                                   int64_t columns, Finish&& finish) {
+  const int64_t ld = TRANSPOSED ? row_stride(rows) : pair_stride(depth);
+  if (!ready) round_left<TRANSPOSED>(a, lda, rows, depth, room.left);
+  const uint32_t* const left = ready ? ready : room.left;
   for (int64_t s = 0; s < strips(columns); ++s) {
     const int64_t width = strip_width(columns, s);
     round_columns(b + s * pitch * PW + first * width, width, depth, width, room.right, width);
     if (width == PW)
-      strip_product<NR, TRANSPOSED>(room.left, ld, room.right, rows, pairs(depth), s, finish);
+      strip_product<NR, TRANSPOSED>(left, ld, room.right, rows, pairs(depth), s, finish);
     else
-      strip_product<1, TRANSPOSED>(room.left, ld, room.right, rows, pairs(depth), s, finish);
+      strip_product<1, TRANSPOSED>(left, ld, room.right, rows, pairs(depth), s, finish);
   }
 }
 #else
@@ -218,9 +227,13 @@ constexpr bool ROUNDS = false;
 FP_INLINE int64_t left_elements(int64_t, int64_t, bool) { return 0; }
 FP_INLINE int64_t right_elements(int64_t, int64_t) { return 0; }
 
+template <bool TRANSPOSED>
+static void round_left(const float*, int64_t, int64_t, int64_t, uint32_t*) {}
+
 template <bool TRANSPOSED, class Finish>
-static inline void rounded_product(const Rounded&, const float* a, int64_t lda, const float* b, int64_t pitch,
-                                   int64_t first, int64_t rows, int64_t depth, int64_t columns, Finish&& finish) {
+static inline void rounded_product(const Rounded&, const uint32_t*, const float* a, int64_t lda, const float* b,
+                                   int64_t pitch, int64_t first, int64_t rows, int64_t depth, int64_t columns,
+                                   Finish&& finish) {
   product<TRANSPOSED>(a, lda, b, pitch, first, rows, depth, columns, finish);
 }
 #endif

@@ -41,6 +41,7 @@ struct Head {
   int64_t ldx;
   const float* k;  // (rows, rows), stride ldk: X X', gram only
   int64_t ldk;
+  const uint32_t *x_rows, *x_columns, *k_rows;  // X, X' and K rounded as left factors, where that is done once
   float *w, *m, *v;        // (width, dim): head, first moment, second moment (adam)
   float *z, *zm, *um, *u;  // (rows, dim): X W; gram: its moment, and those of U and U itself
   float *unit, *dz;        // (rows, dim): normalised rows, and the loss's gradient there, then at Z
@@ -97,11 +98,38 @@ static void lay_out(const Batch& b, Head& h, Arena& arena) {
   h.inverse = arena.take((h.rows + VL - 1) / VL * VL);
 }
 
+// Elements of X and X' as rounded left factors; none where products are not rounded.
+static int64_t rows_elements(const Head& h) { return left_elements(h.rows, h.width, false); }
+static int64_t columns_elements(const Head& h) { return left_elements(h.width, h.rows, true); }
+
+// What all probes of a batch read, in the order of the memory: the sounds of every step, or their one X and its K.
+struct Shared {
+  Head audio;                              // of the first step
+  float *x, *k;                            // X of all steps when they are laid out for all probes; X X'
+  uint32_t *x_rows, *x_columns, *k_rows;  // the same, rounded
+
+  Shared(const Batch& b, Arena& arena) {
+    audio = Head{};
+    audio.rows = b.rows, audio.width = b.audio_width, audio.ldx = row_stride(b.audio_width);
+    audio.gram = audio_gram(b), audio.ldk = row_stride(b.rows);
+    const int64_t steps = b.centroids ? 1 : gathers(b) ? b.steps : 0;
+    const bool rounded = ROUNDS && !audio.gram;
+    audio.x = x = steps && !(rounded && !b.centroids) ? arena.take(steps * b.rows * audio.ldx) : nullptr;
+    audio.k = k = audio.gram ? arena.take(b.rows * audio.ldk) : nullptr;
+    const auto elements = [&](bool wanted, int64_t count) {
+      return wanted && steps ? reinterpret_cast<uint32_t*>(arena.take(count)) : nullptr;
+    };
+    audio.x_rows = x_rows = elements(rounded, steps * rows_elements(audio));
+    audio.x_columns = x_columns = elements(rounded, steps * columns_elements(audio));
+    audio.k_rows = k_rows = elements(ROUNDS && audio.gram, left_elements(b.rows, b.rows, false));
+  }
+};
+
 // Everything a probe touches, in the order of the memory.
 struct Workspace {
   Head text, audio;
-  float *texts, *text_k, *sounds;   // T; T T'; X under clip sampling
-  const float* gathered = nullptr;  // X of all steps, when they are laid out for all probes
+  float *texts, *text_k, *sounds;  // T; T T'; X under clip sampling
+  uint32_t *text_rows, *text_columns, *text_k_rows;  // T, T' and T T' rounded
   float* unit_t;                    // panels of A', (d, m)
   float *scores, *sums;             // S and then G, (block, m); what the symmetric loss sums over rows and columns
   float* transposed;                // panels of T', for T T'
@@ -125,6 +153,12 @@ struct Workspace {
     texts = arena.take(b.train * ld_text);
     sounds = b.centroids || gathers(b) ? nullptr : arena.take(b.rows * ld_audio);
     text_k = text.gram ? arena.take(b.train * ld_scores) : nullptr;
+    const auto elements = [&](bool wanted, int64_t count) {
+      return ROUNDS && wanted ? reinterpret_cast<uint32_t*>(arena.take(count)) : nullptr;
+    };
+    text.x_rows = text_rows = elements(!text.gram, rows_elements(text));
+    text.x_columns = text_columns = elements(!text.gram, columns_elements(text));
+    text.k_rows = text_k_rows = elements(text.gram, left_elements(b.train, b.train, false));
     transposed = text.gram ? arena.take(b.text_width * padded(b.train)) : nullptr;
     unit_t = arena.take(b.dim * padded(b.train));
     scores = arena.take(block * ld_scores);
@@ -159,9 +193,7 @@ static void gram_matrix(const float* x, int64_t ldx, int64_t rows, int64_t width
 
 static size_t shared_floats(const Batch& b) {
   Arena arena{nullptr};
-  if (gathers(b)) arena.take(b.steps * b.rows * row_stride(b.audio_width));
-  if (b.centroids) arena.take(b.rows * row_stride(b.audio_width));
-  if (audio_gram(b)) arena.take(b.rows * row_stride(b.rows));
+  Shared shared(b, arena);
   return arena.used;
 }
 
@@ -177,26 +209,32 @@ static void copy_step(const Batch& b, int64_t step, float* out) {
     copy_row(b.audio + b.step_clips[step * b.rows + i] * b.audio_width, b.audio_width, i, out);
 }
 
-static void prepare(const Batch& b, float* shared, float* scratch) {
-  Arena arena{shared};
-  const int64_t step = b.rows * row_stride(b.audio_width);
-  if (gathers(b)) {
-    float* x = arena.take(b.steps * step);
-    for (int64_t t = 0; t < b.steps; ++t) copy_step(b, t, x + t * step);
+static void prepare(const Batch& b, float* memory, float* scratch) {
+  Arena arena{memory};
+  Shared shared(b, arena);
+  Head& h = shared.audio;
+  if (b.centroids) {
+    for (int64_t i = 0; i < b.rows; ++i) copy_row(b.centroids + i * b.audio_width, b.audio_width, i, shared.x);
+    if (h.gram) gram_matrix(shared.x, h.ldx, b.rows, b.audio_width, scratch, shared.k, h.ldk);
+    if (shared.k_rows) round_left<false>(shared.k, h.ldk, b.rows, b.rows, shared.k_rows);
   }
-  if (!b.centroids) return;
-  float* x = arena.take(step);
-  for (int64_t i = 0; i < b.rows; ++i) copy_row(b.centroids + i * b.audio_width, b.audio_width, i, x);
-  if (audio_gram(b))
-    gram_matrix(x, row_stride(b.audio_width), b.rows, b.audio_width, scratch, arena.take(b.rows * row_stride(b.rows)),
-                row_stride(b.rows));
+  const int64_t steps = b.centroids ? 1 : gathers(b) ? b.steps : 0;
+  for (int64_t t = 0; t < steps; ++t) {
+    float* const x = shared.x ? shared.x + t * b.rows * h.ldx : scratch;
+    if (!b.centroids) copy_step(b, t, x);
+    if (!shared.x_rows) continue;
+    round_left<false>(x, h.ldx, h.rows, h.width, shared.x_rows + t * rows_elements(h));
+    round_left<true>(x, h.ldx, h.width, h.rows, shared.x_columns + t * columns_elements(h));
+  }
 }
 
 static size_t scratch_floats(const Batch& b) {
   Arena arena{nullptr};
   Workspace workspace(b, arena);
   rank_queries(b, nullptr, nullptr, nullptr, nullptr, nullptr, arena);
-  const size_t for_prepare = b.centroids && audio_gram(b) ? b.audio_width * padded(b.rows) : 0;
+  const size_t for_gram = b.centroids && audio_gram(b) ? b.audio_width * padded(b.rows) : 0;
+  const size_t for_step = gathers(b) ? b.rows * row_stride(b.audio_width) : 0;
+  const size_t for_prepare = for_gram < for_step ? for_step : for_gram;
   return arena.used < for_prepare ? for_prepare : arena.used;
 }
 
@@ -212,15 +250,15 @@ static double mini_rate(const Batch& b, Head& h, double squares, int64_t t, doub
 static void step_direct(const Batch& b, const Rounded& room, Head& h, int64_t t, double lr) {
   double squares = 0;
   if (b.optimizer == Optimizer::sgd) {
-    rounded_product<true>(room, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
+    rounded_product<true>(room, h.x_columns, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
                           StepSgd{h.w, h.m, h.width, (float)b.momentum, (float)b.weight_decay, (float)lr});
   } else if (b.optimizer == Optimizer::adam) {
     rounded_product<true>(
-        room, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
+        room, h.x_columns, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
         StepAdam{h.w, h.m, h.v, h.width, (float)b.weight_decay, (float)(lr / (1 - pow(BETA1, (double)t))),
                  (float)(1 / (1 - pow(BETA2_ADAM, (double)t)))});
   } else {
-    rounded_product<true>(room, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim, StepMini{h.m, h.width, &squares});
+    rounded_product<true>(room, h.x_columns, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim, StepMini{h.m, h.width, &squares});
     h.rate = mini_rate(b, h, squares, t, lr);
     h.keep = 1 - lr * b.weight_decay;
   }
@@ -231,7 +269,7 @@ static void step_gram(const Batch& b, const Rounded& room, Head& h, int64_t t, d
   const bool sgd = b.optimizer == Optimizer::sgd;
   const double c1 = sgd ? b.momentum : BETA1, c2 = sgd ? 1.0 : 1 - BETA1, decay = sgd ? b.weight_decay : 0.0;
   double squares = 0;
-  rounded_product<false>(room, h.k, h.ldk, h.dz, h.rows, 0, h.rows, h.rows, h.dim,
+  rounded_product<false>(room, h.k_rows, h.k, h.ldk, h.dz, h.rows, 0, h.rows, h.rows, h.dim,
                          StepOutputs{h.zm, h.z, h.dz, h.rows, (float)c1, (float)c2, (float)decay, &squares});
   const double rate = sgd ? lr : mini_rate(b, h, squares, t, lr), keep = sgd ? 1.0 : 1 - lr * b.weight_decay;
   const vf a = splat((float)c1), c = splat((float)c2), wd = splat((float)-decay), k = splat((float)keep),
@@ -315,7 +353,7 @@ static void normalise(Head& h) {
 static void project(const Rounded& room, Head& h) {
   if (!h.gram) {
     settle(h);
-    rounded_product<false>(room, h.x, h.ldx, h.w, h.width, 0, h.rows, h.width, h.dim, ToPanels{h.z, h.rows, 0, false});
+    rounded_product<false>(room, h.x_rows, h.x, h.ldx, h.w, h.width, 0, h.rows, h.width, h.dim, ToPanels{h.z, h.rows, 0, false});
   }
   normalise(h);
 }
@@ -344,25 +382,27 @@ static double one_step(const Batch& b, Workspace& ws, int64_t step) {
   Head &text = ws.text, &audio = ws.audio;
   const Rounded& room = ws.room;
   const int64_t ld = padded(b.dim);
-  if (ws.gathered)
-    audio.x = ws.gathered + step * b.rows * ws.ld_audio;
-  else if (b.step_clips)
+  if (ws.sounds)
     copy_step(b, step, ws.sounds);
+  else if (b.step_clips && step > 0) {
+    if (audio.x) audio.x += b.rows * ws.ld_audio;
+    if (audio.x_rows) audio.x_rows += rows_elements(audio), audio.x_columns += columns_elements(audio);
+  }
   project(room, text);
   project(room, audio);
   transposed_panels(text.unit_rows, ld, b.train, b.dim, ws.unit_t);
   Loss loss{b.rows, b.train, b.rows / b.train, ws.ld_scores, b.temperature, step + 1 == b.steps};
   for (int64_t i = 0; i < b.rows; i += ws.block) {
     const int64_t count = b.rows - i < ws.block ? b.rows - i : ws.block;
-    rounded_product<false>(room, audio.unit_rows + i * ld, ld, ws.unit_t, b.dim, 0, count, b.dim, b.train,
+    rounded_product<false>(room, nullptr, audio.unit_rows + i * ld, ld, ws.unit_t, b.dim, 0, count, b.dim, b.train,
                            ToRows{ws.scores, ws.ld_scores});
     if (b.symmetric)
       loss.symmetric(ws.scores, ws.sums);
     else
       loss.one_way(ws.scores, i, count);
-    rounded_product<false>(room, ws.scores, ws.ld_scores, text.unit, b.train, 0, count, b.train, b.dim,
+    rounded_product<false>(room, nullptr, ws.scores, ws.ld_scores, text.unit, b.train, 0, count, b.train, b.dim,
                            ToPanels{audio.dz, b.rows, i, false});
-    rounded_product<true>(room, ws.scores, ws.ld_scores, audio.unit, b.rows, i, b.train, count, b.dim,
+    rounded_product<true>(room, nullptr, ws.scores, ws.ld_scores, audio.unit, b.rows, i, b.train, count, b.dim,
                           ToPanels{text.dz, b.train, 0, i > 0});
     through_norm(audio, i, count);
   }
@@ -372,25 +412,23 @@ static double one_step(const Batch& b, Workspace& ws, int64_t step) {
   return loss.total;
 }
 
-static void probe(const Batch& b, int64_t p, const float* shared, float* scratch) {
-  Arena arena{scratch};
+static void probe(const Batch& b, int64_t p, const float* memory, float* scratch) {
+  Arena arena{scratch}, common{const_cast<float*>(memory)};
   Workspace ws(b, arena);
+  const Shared shared(b, common);
+  Head& text = ws.text;
   const int64_t* permutation = b.permutations + p * b.classes;
   for (int64_t i = 0; i < b.train; ++i)
     copy_row(b.text + permutation[b.train_classes[i]] * b.text_width, b.text_width, i, ws.texts);
-  if (ws.text.gram) gram_matrix(ws.texts, ws.ld_text, b.train, b.text_width, ws.transposed, ws.text_k, ws.ld_scores);
-  if (b.centroids) {
-    Arena common{const_cast<float*>(shared)};
-    ws.audio.x = common.take(b.rows * ws.ld_audio);
-    if (ws.audio.gram) {
-      ws.audio.ldk = row_stride(b.rows);
-      ws.audio.k = common.take(b.rows * ws.audio.ldk);
-    }
-  } else if (gathers(b)) {
-    ws.audio.x = ws.gathered = shared;
-  } else {
-    ws.audio.x = ws.sounds;
+  if (text.gram) gram_matrix(ws.texts, ws.ld_text, b.train, b.text_width, ws.transposed, ws.text_k, ws.ld_scores);
+  if (text.k_rows) round_left<false>(ws.text_k, ws.ld_scores, b.train, b.train, ws.text_k_rows);
+  if (text.x_rows) {
+    round_left<false>(ws.texts, ws.ld_text, b.train, b.text_width, ws.text_rows);
+    round_left<true>(ws.texts, ws.ld_text, b.text_width, b.train, ws.text_columns);
   }
+  ws.audio.x = ws.sounds ? ws.sounds : shared.audio.x;
+  ws.audio.k = shared.audio.k, ws.audio.ldk = shared.audio.ldk;
+  ws.audio.x_rows = shared.x_rows, ws.audio.x_columns = shared.x_columns, ws.audio.k_rows = shared.k_rows;
   start(b, ws.text, b.text_start);
   start(b, ws.audio, b.audio_start);
   double loss = NAN;
