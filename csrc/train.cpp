@@ -42,14 +42,14 @@ struct Head {
   const float* k;  // (rows, rows), stride ldk: X X', gram only
   int64_t ldk;
   const uint32_t *x_rows, *x_columns, *k_rows;  // X, X' and K rounded as left factors, where that is done once
-  float *w, *m, *v;        // (width, dim): head, first moment, second moment (adam)
-  float *z, *zm, *um, *u;  // (rows, dim): X W; gram: its moment, and those of U and U itself
-  float *unit, *dz;        // (rows, dim): normalised rows, and the loss's gradient there, then at Z
-  float* unit_rows;        // the same, row-major with stride padded(dim)
-  float* inverse;          // (rows): 1 / |z|
-  double second;           // adam-mini's v
-  double keep, rate;       // W <- keep W - rate M, due before W is read again (adam-mini)
-  double omega, omega_m;   // gram: coefficient of W_0, and its momentum
+  float *w, *m, *v;                             // (width, dim): head, first moment, second moment (adam)
+  float *z, *zm, *um, *u;                       // (rows, dim): X W; gram: its moment, and those of U and U itself
+  float *unit, *dz;       // (rows, dim): normalised rows, and the loss's gradient there, then at Z
+  float* unit_rows;       // the same, row-major with stride padded(dim)
+  float* inverse;         // (rows): 1 / |z|
+  double second;          // adam-mini's v
+  double keep, rate;      // W <- keep W - rate M (adam-mini), or Z <- keep Z - rate ZM, due before it is read again
+  double omega, omega_m;  // gram: coefficient of W_0, and its momentum
 
   int64_t size() const { return width * padded(dim); }
   int64_t outputs() const { return rows * padded(dim); }
@@ -104,8 +104,8 @@ static int64_t columns_elements(const Head& h) { return left_elements(h.width, h
 
 // What all probes of a batch read, in the order of the memory: the sounds of every step, or their one X and its K.
 struct Shared {
-  Head audio;                              // of the first step
-  float *x, *k;                            // X of all steps when they are laid out for all probes; X X'
+  Head audio;                             // of the first step
+  float *x, *k;                           // X of all steps when they are laid out for all probes; X X'
   uint32_t *x_rows, *x_columns, *k_rows;  // the same, rounded
 
   Shared(const Batch& b, Arena& arena) {
@@ -128,12 +128,12 @@ struct Shared {
 // Everything a probe touches, in the order of the memory.
 struct Workspace {
   Head text, audio;
-  float *texts, *text_k, *sounds;  // T; T T'; X under clip sampling
+  float *texts, *text_k, *sounds;                    // T; T T'; X under clip sampling
   uint32_t *text_rows, *text_columns, *text_k_rows;  // T, T' and T T' rounded
-  float* unit_t;                    // panels of A', (d, m)
-  float *scores, *sums;             // S and then G, (block, m); what the symmetric loss sums over rows and columns
-  float* transposed;                // panels of T', for T T'
-  Rounded room;                     // the factors of a bfloat16 product
+  float* unit_t;                                     // panels of A', (d, m)
+  float *scores, *sums;  // S and then G, (block, m); what the symmetric loss sums over rows and columns
+  float* transposed;     // panels of T', for T T'
+  Rounded room;          // the factors of a bfloat16 product
   int64_t ld_text, ld_audio, ld_scores, block;
 
   Workspace(const Batch& b, Arena& arena) {
@@ -258,30 +258,34 @@ static void step_direct(const Batch& b, const Rounded& room, Head& h, int64_t t,
         StepAdam{h.w, h.m, h.v, h.width, (float)b.weight_decay, (float)(lr / (1 - pow(BETA1, (double)t))),
                  (float)(1 / (1 - pow(BETA2_ADAM, (double)t)))});
   } else {
-    rounded_product<true>(room, h.x_columns, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim, StepMini{h.m, h.width, &squares});
+    rounded_product<true>(room, h.x_columns, h.x, h.ldx, h.dz, h.rows, 0, h.width, h.rows, h.dim,
+                          StepMini{h.m, h.width, &squares});
     h.rate = mini_rate(b, h, squares, t, lr);
     h.keep = 1 - lr * b.weight_decay;
   }
 }
 
-// Z, U and their moments in one pass:  UM <- c1 UM + c2 dZ - wd U,  U <- keep U + rate UM,  Z <- keep Z - rate ZM.
+// ZM <- c1 ZM + c2 K dZ + wd Z,  UM <- c1 UM + c2 dZ - wd U,  U <- keep U + rate UM.  Z <- keep Z - rate ZM is left to
+// whoever reads Z next.
 static void step_gram(const Batch& b, const Rounded& room, Head& h, int64_t t, double lr) {
   const bool sgd = b.optimizer == Optimizer::sgd;
   const double c1 = sgd ? b.momentum : BETA1, c2 = sgd ? 1.0 : 1 - BETA1, decay = sgd ? b.weight_decay : 0.0;
   double squares = 0;
   rounded_product<false>(room, h.k_rows, h.k, h.ldk, h.dz, h.rows, 0, h.rows, h.rows, h.dim,
                          StepOutputs{h.zm, h.z, h.dz, h.rows, (float)c1, (float)c2, (float)decay, &squares});
-  const double rate = sgd ? lr : mini_rate(b, h, squares, t, lr), keep = sgd ? 1.0 : 1 - lr * b.weight_decay;
-  const vf a = splat((float)c1), c = splat((float)c2), wd = splat((float)-decay), k = splat((float)keep),
-           r = splat((float)rate);
-  for (int64_t i = 0; i < h.outputs(); i += VL) {
-    const vf u = load(h.u + i), um = fma(a, load(h.um + i), fma(wd, u, c * load(h.dz + i)));
-    store(h.um + i, um);
-    store(h.u + i, fma(r, um, k * u));
-    store(h.z + i, k * load(h.z + i) - r * load(h.zm + i));
+  h.rate = sgd ? lr : mini_rate(b, h, squares, t, lr), h.keep = sgd ? 1.0 : 1 - lr * b.weight_decay;
+  const vf a = splat((float)c1), c = splat((float)c2), wd = splat((float)-decay), k = splat((float)h.keep),
+           r = splat((float)h.rate);
+  // Copies: for all the compiler knows, a store might change the pointers in `h`.
+  float *const all_u = h.u, *const all_um = h.um;
+  const float* const dz = h.dz;
+  for (int64_t i = 0, size = h.outputs(); i < size; i += VL) {
+    const vf u = load(all_u + i), um = fma(a, load(all_um + i), fma(wd, u, c * load(dz + i)));
+    store(all_um + i, um);
+    store(all_u + i, fma(r, um, k * u));
   }
   h.omega_m = c1 * h.omega_m + decay * h.omega;
-  h.omega = keep * h.omega - rate * h.omega_m;
+  h.omega = h.keep * h.omega - h.rate * h.omega_m;
 }
 
 // ---- one step -------------------------------------------------------------------------------------------------------
@@ -302,7 +306,8 @@ static void start(const Batch& b, Head& h, const float* head) {
 
 // The step that is still due.
 static void settle(Head& h) {
-  if (!h.gram && (h.rate != 0 || h.keep != 1)) apply(h.w, h.m, h.size(), h.keep, h.rate);
+  if (h.gram) return;
+  if (h.rate != 0 || h.keep != 1) apply(h.w, h.m, h.size(), h.keep, h.rate);
   h.rate = 0, h.keep = 1;
 }
 
@@ -324,14 +329,21 @@ static inline vf row_products(const float* x, const float* y, int64_t rows, int6
   return sums(total);
 }
 
-// Rows of Z divided by their lengths: in panels and row-major, with 1 / |z|.
+// Rows of Z divided by their lengths: in panels and row-major, with 1 / |z|. A step of Z that is due comes first.
 static void normalise(Head& h) {
   const int64_t rows = h.rows, dim = h.dim, ld = padded(dim);
   // Copies: for all the compiler knows, a store might change the pointers in `h`.
-  const float* const z = h.z;
+  float* const z = h.z;
+  const float* const zm = h.zm;
+  const bool due = h.gram && (h.rate != 0 || h.keep != 1);
+  const vf keep = splat((float)h.keep), rate = splat((float)h.rate);
   float *const unit = h.unit, *const unit_rows = h.unit_rows, *const inverse = h.inverse;
   for (int64_t i = 0; i < rows; i += VL) {
     const int64_t count = rows - i < VL ? rows - i : VL;
+    for (int64_t s = 0; due && s < strips(dim); ++s) {
+      const int64_t width = strip_width(dim, s), at = s * rows * PW + i * width;
+      for (int64_t j = at; j < at + count * width; j += VL) store(z + j, keep * load(z + j) - rate * load(zm + j));
+    }
     const vf length = at_least(root(row_products(z, z, rows, dim, i, count)), splat((float)EPS));
     float lengths[VL];
     store(lengths, length);
@@ -353,7 +365,8 @@ static void normalise(Head& h) {
 static void project(const Rounded& room, Head& h) {
   if (!h.gram) {
     settle(h);
-    rounded_product<false>(room, h.x_rows, h.x, h.ldx, h.w, h.width, 0, h.rows, h.width, h.dim, ToPanels{h.z, h.rows, 0, false});
+    rounded_product<false>(room, h.x_rows, h.x, h.ldx, h.w, h.width, 0, h.rows, h.width, h.dim,
+                           ToPanels{h.z, h.rows, 0, false});
   }
   normalise(h);
 }
