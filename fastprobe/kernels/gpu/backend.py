@@ -138,7 +138,7 @@ def trainers(batch: ProbeBatch, architecture: str = "") -> list[str]:
         and batch.clips is not None
         and c.optimizer != "adam"
         and len(batch.text) <= triton_gram.MAX_TEXTS
-        and triton_stream.fits(batch.n_rows, *on_chip)
+        and triton_stream.fits(batch.n_rows, batch.clips.size * round_up(r_audio, triton_stream.SLAB), *on_chip)
     )
     return ["onchip"] * onchip + ["stream"] * stream + ["gram"] * gram + ["resident"] * triton_resident.fits(*shape) + ["tiled"]
 

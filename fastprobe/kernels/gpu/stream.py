@@ -57,7 +57,7 @@ def stream_kernel(
     text_gram,  # float32 (C, C)         T T'
     text_rows,  # int32   (P, m)         row of T of each train class, in each probe
     text_start,  # float32 (C, D)         T W_0
-    sounds,  # float16 (clips, r_sounds)   all clips, columns padded to whole slabs
+    sounds,  # float16 (clips, r_sounds)   those that are drawn, columns padded to whole slabs
     audio_rows,  # int32   (steps, n)     clips of each step
     row_classes,  # int32   (n,)           train class of each
     clip_grams,  # float16 (steps, N, N)  K_t
@@ -251,9 +251,15 @@ def stream_kernel(
         follow = follow_gradient(square_a, square_b, first_a, first_b)
 
 
-def fits(n_rows: int, *onchip: Any) -> bool:
-    """Whether one program holds a probe: what `onchip` holds, with at most 128 clips a step."""
-    return n_rows <= MAX_CLASSES and onchip_fits(*onchip)
+def fits(n_rows: int, numbers: int, *onchip: Any) -> bool:
+    """Whether one program holds a probe: what `onchip` holds, with at most 128 clips a step.
+
+    Parameters
+    ----------
+    numbers : int
+        In all clips that are drawn, columns padded; places among them have 32 bits.
+    """
+    return n_rows <= MAX_CLASSES and numbers < 2**31 and onchip_fits(*onchip)
 
 
 def clip_grams(sounds: torch.Tensor, audio_rows: torch.Tensor, size: int) -> torch.Tensor:
@@ -293,9 +299,11 @@ def train_stream(
     (n_probes, _, width), r, m = w.shape, v.shape[1], text_rows.shape[1]
     (steps, n), mini = audio_rows.shape, optimizer == "adam-mini"
     size = 64 if max(m, n) <= 64 else 128
-    texts, sounds = unit_rows(text), unit_rows(audio)
+    used, places = torch.unique(audio_rows, return_inverse=True)  # a table may hold far more clips than are drawn
+    audio_rows = places.to(torch.int32)
+    texts, sounds = unit_rows(text), unit_rows(audio[used.long()])
     starts = texts @ w[0].double(), sounds[audio_rows[0].long()] @ v[0].double()
-    wide = torch.zeros(len(audio), round_up(r, SLAB), dtype=torch.float16, device=w.device)
+    wide = torch.zeros(len(used), round_up(r, SLAB), dtype=torch.float16, device=w.device)
     wide[:, :r] = sounds
     grams = clip_grams(sounds, audio_rows, size)
     loss = empty(n_probes, device=w.device)
