@@ -33,7 +33,7 @@ from fastprobe.kernels.gpu import gram as triton_gram
 from fastprobe.kernels.gpu import loss as triton_loss
 from fastprobe.kernels.gpu import resident as triton_resident
 from fastprobe.kernels.gpu import tiled as triton_tiled
-from fastprobe.kernels.gpu.common import FEATURE_ALIGN, padded_width, precisions, round_up
+from fastprobe.kernels.gpu.common import FEATURE_ALIGN, TrainingOptions, padded_width, precisions, round_up
 from fastprobe.kernels.gpu.project import norm_blocks, project
 from fastprobe.kernels.gpu.rank import rank
 
@@ -95,6 +95,8 @@ def launches(shape: Shape, architecture: str) -> Iterator[tuple[JITFunction, tup
     gallery = max(GALLERY, round(n / 0.7))
     steps = STEPS if shape.sampling == "clip" else 1
     w, v = meta(PROBES, r_text, width), meta(PROBES, r_audio, width)
+    row_classes = meta(n, dtype=torch.int32)
+    options = TrainingOptions(row_classes, 1, 0.25, shape.dim, shape.optimizer, 0.9, 0.0, shape.symmetric, shape.precision, architecture)
     with _recorded(amd=architecture.startswith("gfx")) as calls:
         for trainer in [triton_resident.train_resident if resident else triton_tiled.train_tiled] + [triton_gram.train_gram] * fixed:
             trainer(
@@ -105,16 +107,7 @@ def launches(shape: Shape, architecture: str) -> Iterator[tuple[JITFunction, tup
                 w,
                 v,
                 meta(STEPS if resident else 1, 3),
-                row_classes=meta(n, dtype=torch.int32),
-                per_class=1,
-                temperature=0.25,
-                dim=shape.dim,
-                optimizer=shape.optimizer,
-                momentum=0.9,
-                weight_decay=0.0,
-                symmetric=shape.symmetric,
-                precision=shape.precision,
-                architecture=architecture,
+                options,
             )
         queries, texts = meta(1, QUERIES, dtype=torch.int32), meta(1, gallery, dtype=torch.int32)
         z, _ = project(meta(CLIPS, r_audio), queries, v, precision=shape.precision, norms=False)

@@ -190,15 +190,17 @@ def test_a_captured_step_allocates_nothing(monkeypatch, options):
         meta(4, 96, width),
         meta(4, 64, width),
         meta(5, 3),
-        row_classes=meta(n, dtype=torch.int32),
-        per_class=1,
-        temperature=0.25,
-        dim=width,
-        momentum=0.9,
-        weight_decay=0.0,
-        precision="tf32",
-        architecture="sm90",
-        **{"optimizer": "adam-mini", "symmetric": False, **options},
+        triton_common.TrainingOptions(
+            row_classes=meta(n, dtype=torch.int32),
+            per_class=1,
+            temperature=0.25,
+            dim=width,
+            momentum=0.9,
+            weight_decay=0.0,
+            precision="tf32",
+            architecture="sm90",
+            **{"optimizer": "adam-mini", "symmetric": False, **options},
+        ),
     )
     assert ran == ["aten.add_.Tensor"]
 

@@ -26,6 +26,7 @@ from . import resident as triton_resident
 from . import tiled as triton_tiled
 from .common import (
     FEATURE_ALIGN,
+    TrainingOptions,
     architecture,
     empty,
     interpreted,
@@ -54,6 +55,7 @@ RANGE_OF_FLOAT32 = {"onchip": "gram", "stream": "resident"}
 # it was executed and measured with.
 HAS_ONCHIP = triton.__version__.startswith("3.6.")
 if HAS_ONCHIP:
+    from . import chip as triton_chip
     from . import onchip as triton_onchip
     from . import stream as triton_stream
 
@@ -132,7 +134,7 @@ def trainers(batch: ProbeBatch, architecture: str = "") -> list[str]:
         and triton_gram.pays(m, len(batch.text), r_text, r_audio, c.steps)
     )
     on_chip = m, padded_width(c.dim), c.symmetric, c.temperature, c.precision, architecture
-    onchip = HAS_ONCHIP and gram and triton_onchip.fits(*on_chip)
+    onchip = HAS_ONCHIP and gram and triton_chip.fits(*on_chip)
     stream = (
         HAS_ONCHIP
         and batch.clips is not None
@@ -238,22 +240,14 @@ class Shared:
         w, v = (start.repeat(n_probes, 1, 1) for start in self.starts)
         if not c.steps:
             return w, v, torch.full((n_probes,), torch.nan, device=self.device)
-        arguments = {
-            "row_classes": self.row_classes,
-            "per_class": self.batch.n_rows // len(self.batch.train_classes),
-            "temperature": c.temperature,
-            "dim": c.dim,
-            "optimizer": c.optimizer,
-            "momentum": c.momentum,
-            "weight_decay": c.weight_decay,
-            "symmetric": c.symmetric,
-            "precision": c.precision,
-            "architecture": self.architecture,
-        }
+        per_class = self.batch.n_rows // len(self.batch.train_classes)
+        fields = ("temperature", "dim", "optimizer", "momentum", "weight_decay", "symmetric", "precision")
+        own = {name: getattr(c, name) for name in fields}
+        options = TrainingOptions(row_classes=self.row_classes, per_class=per_class, architecture=self.architecture, **own)
         tensors = self.text, text_rows, self.sounds, self.sound_rows, w, v, self.schedule
         while True:
             try:
-                loss = TRAINERS[self.trainers[0]](*tensors, **arguments)
+                loss = TRAINERS[self.trainers[0]](*tensors, options)
             except OutOfResources:  # raised before anything ran
                 if len(self.trainers) == 1:
                     raise
@@ -265,7 +259,7 @@ class Shared:
             if instead and len(lost):
                 heads = [start.repeat(len(lost), 1, 1) for start in self.starts]
                 again = self.text, text_rows[lost].contiguous(), self.sounds, self.sound_rows, *heads, self.schedule
-                loss[lost] = TRAINERS[instead](*again, **arguments)
+                loss[lost] = TRAINERS[instead](*again, options)
                 w[lost], v[lost] = heads
             return w, v, loss
 

@@ -8,6 +8,7 @@ row of the gradient, and a zero column of W a zero column of it.
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -27,6 +28,47 @@ _B2_ADAM = tl.constexpr(BETA2_ADAM)
 _EPS_ADAM = tl.constexpr(EPS_ADAM)
 _INTERPRETED = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
 _TINY = tl.constexpr(1e-30)
+
+
+@dataclass(frozen=True)
+class TrainingOptions:
+    """How every trainer of this package trains, beside tables, starts and schedule.
+
+    Attributes
+    ----------
+    row_classes : int32 (n,)
+        Train class of each sound row.
+    per_class : int
+        Sound rows of each class.
+    architecture : str
+        See `architecture`.
+    """
+
+    row_classes: torch.Tensor
+    per_class: int
+    temperature: float
+    dim: int
+    optimizer: str
+    momentum: float
+    weight_decay: float
+    symmetric: bool
+    precision: str
+    architecture: str
+
+    @property
+    def mini(self) -> bool:
+        """Whether adam-mini trains; what steps outputs knows sgd besides."""
+        return self.optimizer == "adam-mini"
+
+    @property
+    def moment(self) -> tuple[float, float]:
+        """M <- c1 M + c2 gradient of adam-mini or sgd."""
+        return (BETA1, 1.0 - BETA1) if self.mini else (float(self.momentum), 1.0)
+
+    @property
+    def decay(self) -> dict[str, bool]:
+        """Weight decay as kernels are told: SHRINK heads by themselves, or DECAY through the gradient."""
+        return {"SHRINK": self.weight_decay > 0 and self.mini, "DECAY": self.weight_decay > 0 and not self.mini}
 
 
 def interpreted() -> bool:

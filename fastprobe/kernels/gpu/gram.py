@@ -23,7 +23,6 @@ import torch
 import triton
 import triton.language as tl
 
-from ..reference import BETA1
 from .block import (
     LOW,
     MIN_SHIFTED,
@@ -38,7 +37,7 @@ from .block import (
     text_bias,
     tile,
 )
-from .common import FEATURE_ALIGN, dot, empty, inverse_length, mini_scale, mini_second_moment, through_norm
+from .common import FEATURE_ALIGN, TrainingOptions, dot, empty, inverse_length, mini_scale, mini_second_moment, through_norm
 
 # Arrays of (M + 1, D) that a head has in a probe's state: Z and its moment, U and its moment, and dZ of some steps.
 _MOMENT, _U, _U_MOMENT, _DZ = (tl.constexpr(i) for i in range(1, 5))
@@ -394,24 +393,14 @@ def train_gram(
     w: torch.Tensor,
     v: torch.Tensor,
     schedule: torch.Tensor,
-    *,
-    row_classes: torch.Tensor,
-    per_class: int,
-    temperature: float,
-    dim: int,
-    optimizer: str,
-    momentum: float,
-    weight_decay: float,
-    symmetric: bool,
-    precision: str,
-    architecture: str,
+    options: TrainingOptions,
 ) -> torch.Tensor:
     """Train every probe in place; the loss of the last step comes back, float32 (P,). See `train_resident`.
 
     `audio_rows` is (1, m), one row of each train class in their order; `optimizer` is not "adam".
     """
     (n_probes, r_text, width), r_audio, m = w.shape, v.shape[1], text_rows.shape[1]
-    pinned = gram_config(m, width, precision, architecture)
+    pinned = gram_config(m, width, options.precision, options.architecture)
     m_tile = tile(m)
     text_gram = text.double() @ text.double().T
     sounds = torch.zeros(m_tile + 1, r_audio, dtype=torch.float64, device=w.device)
@@ -421,7 +410,7 @@ def train_gram(
     values = empty(n_probes, 3 * m_tile + 2 * pinned.fold, device=w.device)
     loss = empty(n_probes, device=w.device)
     shape = torch.tensor([m], dtype=torch.int32, device=w.device)
-    mini = optimizer == "adam-mini"
+    c1, c2 = options.moment
     gram_kernel[(n_probes,)](
         text,
         text_rows,
@@ -440,12 +429,12 @@ def train_gram(
         r_text,
         r_audio,
         len(schedule),
-        1.0 / temperature,
-        1.0 / (temperature * math.log(2)),
-        float(dim),
-        BETA1 if mini else float(momentum),
-        1.0 - BETA1 if mini else 1.0,
-        float(weight_decay),
+        1.0 / options.temperature,
+        1.0 / (options.temperature * math.log(2)),
+        float(options.dim),
+        c1,
+        c2,
+        float(options.weight_decay),
         M=m_tile,
         BS=min(pinned.bs, m_tile),
         BN=min(pinned.bn, m_tile),
@@ -453,13 +442,12 @@ def train_gram(
         BK=min(pinned.bk, m_tile),
         BF=min(pinned.bk, FEATURE_ALIGN),
         FOLD=pinned.fold,
-        MINI=mini,
-        SYMMETRIC=symmetric,
-        SHIFTED=temperature >= MIN_SHIFTED,
-        SHRINK=weight_decay > 0 and mini,
-        DECAY=weight_decay > 0 and not mini,
-        PRECISION=precision,
-        ONCE="ieee" if precision == "ieee" or architecture.startswith("gfx") else "tf32x3",
+        MINI=options.mini,
+        SYMMETRIC=options.symmetric,
+        SHIFTED=options.temperature >= MIN_SHIFTED,
+        **options.decay,
+        PRECISION=options.precision,
+        ONCE="ieee" if options.precision == "ieee" or options.architecture.startswith("gfx") else "tf32x3",
         num_warps=pinned.warps,
         num_stages=1,
     )

@@ -35,6 +35,7 @@ from .block import (
 )
 from .common import (
     FEATURE_ALIGN,
+    TrainingOptions,
     dot,
     empty,
     inverse_length,
@@ -434,17 +435,7 @@ def train_resident(
     w: torch.Tensor,
     v: torch.Tensor,
     schedule: torch.Tensor,
-    *,
-    row_classes: torch.Tensor,
-    per_class: int,
-    temperature: float,
-    dim: int,
-    optimizer: str,
-    momentum: float,
-    weight_decay: float,
-    symmetric: bool,
-    precision: str,
-    architecture: str,
+    options: TrainingOptions,
 ) -> torch.Tensor:
     """Train every probe in place; the loss of the last step comes back, float32 (P,).
 
@@ -457,13 +448,13 @@ def train_resident(
     w, v : float32 (P, r_text, D), (P, r_audio, D)
         Starts in, trained heads out.
     schedule : float32 (steps, 3)
-    row_classes : int32 (n,)
+    options : TrainingOptions
     """
     (n_probes, r_text, width), r_audio = w.shape, v.shape[1]
     m, n, steps = text_rows.shape[1], audio_rows.shape[1], len(schedule)
     mw, mv = torch.zeros_like(w), torch.zeros_like(v)
-    sw, sv = (torch.zeros_like(w), torch.zeros_like(v)) if optimizer == "adam" else (mw, mv)
-    pinned = resident_config(m, width, precision, architecture)
+    sw, sv = (torch.zeros_like(w), torch.zeros_like(v)) if options.optimizer == "adam" else (mw, mv)
+    pinned = resident_config(m, width, options.precision, options.architecture)
     m_tile, n_tile = tile(m), tile(n)
     n_padded = round_up(n, n_tile)
     scratch = empty(n_probes, m_tile + n_padded, width, device=w.device)
@@ -475,7 +466,7 @@ def train_resident(
         text_rows,
         audio,
         audio_rows,
-        row_classes,
+        options.row_classes,
         shape,
         w,
         v,
@@ -493,12 +484,12 @@ def train_resident(
         n_padded,
         steps,
         n if len(audio_rows) > 1 else 0,
-        float(per_class),
-        1.0 / temperature,
-        1.0 / (temperature * math.log(2)),
-        float(dim),
-        float(momentum),
-        float(weight_decay),
+        float(options.per_class),
+        1.0 / options.temperature,
+        1.0 / (options.temperature * math.log(2)),
+        float(options.dim),
+        float(options.momentum),
+        float(options.weight_decay),
         M=m_tile,
         N=n_tile,
         BS=min(pinned.bs, n_tile),
@@ -507,11 +498,11 @@ def train_resident(
         BU_TEXT=pinned.update_chunk(r_text),
         BU_AUDIO=pinned.update_chunk(r_audio),
         ONE_BLOCK=n <= n_tile,
-        OPTIMIZER=optimizer,
-        SYMMETRIC=symmetric,
-        SHIFTED=temperature >= MIN_SHIFTED,
-        DECAY=weight_decay > 0 and optimizer != "adam-mini",
-        PRECISION=precision,
+        OPTIMIZER=options.optimizer,
+        SYMMETRIC=options.symmetric,
+        SHIFTED=options.temperature >= MIN_SHIFTED,
+        DECAY=options.decay["DECAY"],
+        PRECISION=options.precision,
         num_warps=pinned.warps,
         num_stages=pinned.stages,
     )

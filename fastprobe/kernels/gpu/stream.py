@@ -19,28 +19,25 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared, warpgroup_mma, warpgroup_mma_wait
 
-from ..reference import BETA1, BETA2_MINI
 from .block import MIN_SHIFTED
-from .common import empty, round_up
-from .onchip import (
-    HISTORY_BYTES,
+from .chip import (
     MAX_CLASSES,
     follow_gradient,
     inverse_length,
     keep_rows,
-    omega_of,
+    load_text_gram,
+    mini_step,
     own_places,
-    put_heads_together,
     store_gradient,
     through_norm,
     typical_length,
     unit_rows,
 )
-from .onchip import fits as onchip_fits
+from .chip import fits as chip_fits
+from .common import TrainingOptions, empty, round_up
+from .heads import HISTORY_BYTES, put_heads_together
 
 SLAB = 64  # features that come by at a time
-_B2 = gl.constexpr(BETA2_MINI)
-_TINY = gl.constexpr(1e-30)
 _STEPS_AT_ONCE = 64  # whose K_t are made in one product
 
 
@@ -110,12 +107,7 @@ def stream_kernel(
     rates += p * steps * 4
     v += p * r * D
     moment += p * r * D
-    # K of the texts.
-    i = gl.arange(0, N, gl.SliceLayout(1, by_row))
-    j = gl.arange(0, N, gl.SliceLayout(0, by_row))
-    row = gl.load(text_rows + i, mask=i < m, other=0)
-    column = gl.load(text_rows + j, mask=j < m, other=0)
-    k_a = gl.load(text_gram + row[:, None] * n_texts + column[None, :], mask=(i < m)[:, None] & (j < m)[None, :], other=0.0)
+    k_a = load_text_gram(text_gram, text_rows, n_texts, m, N, by_row)
     K = gl.allocate_shared_memory(gl.float16, [N, N], square, k_a.to(gl.float16))
     G = gl.allocate_shared_memory(gl.float16, [N, N], square)  # then K_t
     X = gl.allocate_shared_memory(gl.float16, [2, N, BK], slab)  # of this step
@@ -201,11 +193,9 @@ def stream_kernel(
         rate_a = rate
         rate_b = rate
         if MINI:
-            second = gl.load(schedule + step * 3 + 1)
-            second_a = _B2 * second_a + (1.0 - _B2) * (square_a / dim)
-            second_b = _B2 * second_b + (1.0 - _B2) * (square_b / dim)
-            rate_a = rate / gl.maximum(gl.sqrt_rn(second_a * second), _TINY)
-            rate_b = rate / gl.maximum(gl.sqrt_rn(second_b * second), _TINY)
+            bias = gl.load(schedule + step * 3 + 1)
+            second_a, rate_a = mini_step(second_a, square_a, dim, rate, bias)
+            second_b, rate_b = mini_step(second_b, square_b, dim, rate, bias)
         keep = 1.0
         if SHRINK:
             keep = gl.load(schedule + step * 3 + 2)
@@ -251,15 +241,15 @@ def stream_kernel(
         follow = follow_gradient(square_a, square_b, first_a, first_b)
 
 
-def fits(n_rows: int, numbers: int, *onchip: Any) -> bool:
-    """Whether one program holds a probe: what `onchip` holds, with at most 128 clips a step.
+def fits(n_rows: int, numbers: int, *chip: Any) -> bool:
+    """Whether one program holds a probe: what `chip` holds, with at most 128 clips a step.
 
     Parameters
     ----------
     numbers : int
         In all clips that are drawn, columns padded; places among them have 32 bits.
     """
-    return n_rows <= MAX_CLASSES and numbers < 2**31 and onchip_fits(*onchip)
+    return n_rows <= MAX_CLASSES and numbers < 2**31 and chip_fits(*chip)
 
 
 def clip_grams(sounds: torch.Tensor, audio_rows: torch.Tensor, size: int) -> torch.Tensor:
@@ -280,24 +270,14 @@ def train_stream(
     w: torch.Tensor,
     v: torch.Tensor,
     schedule: torch.Tensor,
-    *,
-    row_classes: torch.Tensor,
-    per_class: int,
-    temperature: float,
-    dim: int,
-    optimizer: str,
-    momentum: float,
-    weight_decay: float,
-    symmetric: bool,
-    precision: str,
-    architecture: str,
+    options: TrainingOptions,
 ) -> torch.Tensor:
     """Train every probe in place; the loss of the last step comes back, float32 (P,). See `train_resident`.
 
     All probes start from the heads of the first. Symmetric losses and precisions are those of `fits`.
     """
     (n_probes, _, width), r, m = w.shape, v.shape[1], text_rows.shape[1]
-    (steps, n), mini = audio_rows.shape, optimizer == "adam-mini"
+    steps, n = audio_rows.shape
     size = 64 if max(m, n) <= 64 else 128
     used, places = torch.unique(audio_rows, return_inverse=True)  # a table may hold far more clips than are drawn
     audio_rows = places.to(torch.int32)
@@ -307,13 +287,10 @@ def train_stream(
     wide[:, :r] = sounds
     grams = clip_grams(sounds, audio_rows, size)
     loss = empty(n_probes, device=w.device)
-    c1, c2 = (BETA1, 1.0 - BETA1) if mini else (float(momentum), 1.0)
-    flags = {"SHRINK": weight_decay > 0 and mini, "DECAY": weight_decay > 0 and not mini}
     together = min(max(HISTORY_BYTES // (2 * steps * m * width), 1), n_probes)
     history = empty(together, steps, m, width, device=w.device, dtype=torch.float16)
     rates = empty(together, steps, 4, device=w.device)
     moment = torch.zeros_like(v[:together])
-    omega = omega_of(schedule, momentum, weight_decay, mini)
     for at in range(0, n_probes, together):
         some = slice(at, min(at + together, n_probes))
         rows = text_rows[some]
@@ -323,7 +300,7 @@ def train_stream(
             starts[0].float(),
             wide,
             audio_rows,
-            row_classes,
+            options.row_classes,
             grams,
             starts[1].float(),
             v[some],
@@ -338,23 +315,22 @@ def train_stream(
             r,
             wide.shape[1],
             steps,
-            1.0 / (temperature * math.log(2)),
-            1.0 / (n * temperature),
-            float(dim),
-            c1,
-            c2,
-            float(weight_decay),
+            1.0 / (options.temperature * math.log(2)),
+            1.0 / (n * options.temperature),
+            float(options.dim),
+            *options.moment,
+            float(options.weight_decay),
             typical_length(starts[0]),
             typical_length(starts[1]),
             N=size,
             D=width,
             BK=SLAB,
             WHOLE=r % SLAB == 0,
-            MINI=mini,
-            SYMMETRIC=symmetric,
-            SHIFTED=temperature >= MIN_SHIFTED,
-            **flags,
+            MINI=options.mini,
+            SYMMETRIC=options.symmetric,
+            SHIFTED=options.temperature >= MIN_SHIFTED,
+            **options.decay,
             num_warps=4 if size == 64 else 8,
         )
-        put_heads_together(history, rates, schedule, c1, c2, weight_decay, flags, [(texts.float(), rows, w[some])], omega)
+        put_heads_together(history, rates, schedule, [(texts.float(), rows, w[some])], options)
     return loss

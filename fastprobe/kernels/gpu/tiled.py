@@ -17,7 +17,7 @@ import torch
 import triton
 import triton.language as tl
 
-from .common import dot, empty, mini_scale, mini_second_moment, optimise
+from .common import TrainingOptions, dot, empty, mini_scale, mini_second_moment, optimise
 from .loss import log_sum_exp, mean_loss, row_gradient
 from .project import norm_blocks, project
 
@@ -200,38 +200,28 @@ def train_tiled(
     w: torch.Tensor,
     v: torch.Tensor,
     schedule: torch.Tensor,
-    *,
-    row_classes: torch.Tensor,
-    per_class: int,
-    temperature: float,
-    dim: int,
-    optimizer: str,
-    momentum: float,
-    weight_decay: float,
-    symmetric: bool,
-    precision: str,
-    architecture: str,
+    options: TrainingOptions,
 ) -> torch.Tensor:
     """Train every probe in place; the loss of the last step comes back, float32 (P,). See `train_resident`."""
     (n_probes, m), n, device = text_rows.shape, audio_rows.shape[1], w.device
-    texts = _Side(text, text_rows, w, True, optimizer, precision)
-    sounds = _Side(audio, audio_rows, v, False, optimizer, precision)
+    texts = _Side(text, text_rows, w, True, options.optimizer, options.precision)
+    sounds = _Side(audio, audio_rows, v, False, options.optimizer, options.precision)
     step = torch.zeros(1, dtype=torch.int32, device=device)
     classes = torch.arange(m, dtype=torch.int32, device=device)[None]
-    keys = row_classes[None]
+    keys = options.row_classes[None]
     true = empty(n_probes, n, device=device)
-    upstream = torch.full((n_probes,), 1.0 / (n * temperature), device=device)
-    half = 0.5 if symmetric else 1.0
+    upstream = torch.full((n_probes,), 1.0 / (n * options.temperature), device=device)
+    half = 0.5 if options.symmetric else 1.0
     squares = {"row_squares": sounds.squares, "column_squares": texts.squares}
     swapped = {"row_squares": texts.squares, "column_squares": sounds.squares}
 
     def one_step() -> None:
         texts.project(step)
         sounds.project(step)
-        log_sum_exp(sounds.z, texts.z, keys, classes, temperature, precision, lse=sounds.lse, true=true, **squares)
-        if symmetric:
-            log_sum_exp(texts.z, sounds.z, classes, keys, temperature, precision, lse=texts.lse, **swapped)
-        text_lse = texts.lse if symmetric else None
+        log_sum_exp(sounds.z, texts.z, keys, classes, options.temperature, options.precision, lse=sounds.lse, true=true, **squares)
+        if options.symmetric:
+            log_sum_exp(texts.z, sounds.z, classes, keys, options.temperature, options.precision, lse=texts.lse, **swapped)
+        text_lse = texts.lse if options.symmetric else None
         row_gradient(
             sounds.z,
             texts.z,
@@ -239,12 +229,12 @@ def train_tiled(
             classes,
             upstream,
             sounds.dz,
-            temperature,
-            precision,
+            options.temperature,
+            options.precision,
             row_lse=sounds.lse,
             column_lse=text_lse,
             row_weight=half,
-            column_weight=half * per_class,
+            column_weight=half * options.per_class,
             **squares,
         )
         row_gradient(
@@ -254,20 +244,20 @@ def train_tiled(
             keys,
             upstream,
             texts.dz,
-            temperature,
-            precision,
+            options.temperature,
+            options.precision,
             row_lse=text_lse,
             column_lse=sounds.lse,
-            row_weight=half * per_class,
+            row_weight=half * options.per_class,
             column_weight=half,
             **swapped,
         )
-        texts.update(step, schedule, dim, momentum, weight_decay)
-        sounds.update(step, schedule, dim, momentum, weight_decay)
+        texts.update(step, schedule, options.dim, options.momentum, options.weight_decay)
+        sounds.update(step, schedule, options.dim, options.momentum, options.weight_decay)
         step.add_(1)
 
     _repeat(one_step, len(schedule), device)
-    loss = mean_loss(sounds.lse, true, texts.lse if symmetric else None, per_class)
+    loss = mean_loss(sounds.lse, true, texts.lse if options.symmetric else None, options.per_class)
     texts.finish()
     sounds.finish()
     return loss
