@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from ..errors import InputError
-from ..randomness import CONTROL, generator
+from ..randomness import CONTROL, SHUFFLES, shuffles
 from ..tables.embeddings import first_few
 from ..tables.spelling import near_misses
 from ..tables.vocabulary import read_csv
@@ -51,9 +51,9 @@ class Control:
         Whether one probe serves all permutations, so that a unit may hold many.
     caveat : str
         What it does not rule out, or the condition of its validity; may be empty.
-    draw : callable (seed, number, n_classes, groups) -> int64 (C,)
+    draw : callable (seed, number, n_classes, groups) -> int64 (C,), optional
         Relabelling `number`, the identity for 0; a function of its arguments alone. For p to be valid the draws are uniform over
-        a group of relabellings, identity included. By default over all of them, or over those within `groups`.
+        a group of relabellings, identity included. None draws from all of them, or from those within `groups`.
     distinct : callable (n_classes, groups) -> int, optional
         Relabellings that `draw` can give, where it does not draw from all of them. Such a control is drawn, never enumerated.
     """
@@ -69,7 +69,7 @@ class Control:
     trained_only: bool = False
     trained_once: bool = False
     caveat: str = ""
-    draw: Callable[[int, int, int, np.ndarray | None], np.ndarray] = plan.permutation
+    draw: Callable[[int, int, int, np.ndarray | None], np.ndarray] | None = None
     distinct: Callable[[int, np.ndarray | None], int] | None = None
 
 
@@ -302,22 +302,28 @@ def permutation_source(control: str, seed: int, n_classes: int, n_permutations: 
     )
 
 
-def relabellings(control: str, seed: int, start: int, stop: int, n_classes: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """Relabellings `start` ... `stop`-1 as the control draws them, int64 (stop - start, C)."""
-    out = np.empty((stop - start, n_classes), np.int64)
-    for number in range(start, stop):
-        out[number - start] = CONTROLS[control].draw(seed, number, n_classes, groups)
-    return out
+def relabellings(
+    control: str, seed: int, start: int, stop: int, n_classes: int, groups: np.ndarray | None = None, way: int = SHUFFLES
+) -> np.ndarray:
+    """Relabellings `start` ... `stop`-1 as the control draws them, int64 (stop - start, C); `way` as `randomness.shuffles` has it."""
+    draw = CONTROLS[control].draw
+    if draw is None:
+        return plan.permutations(seed, start, stop, n_classes, groups, way)
+    return np.array([draw(seed, number, n_classes, groups) for number in range(start, stop)], np.int64).reshape(-1, n_classes)
 
 
-def frozen_permutation(seed: int, split: int, number: int, test_classes: np.ndarray) -> np.ndarray:
-    """Shuffle `number` of the held-out classes of a split: ``out[i]`` is the class whose text test class i receives.
+def frozen_permutations(seed: int, split: int, start: int, stop: int, test_classes: np.ndarray, way: int = SHUFFLES) -> np.ndarray:
+    """Shuffles of the held-out classes of a split: ``out[b, i]`` is the class whose text test class i receives.
 
-    Number 0 is the identity. A function of (seed, split, number) alone.
+    Number 0 is the identity. Each is a function of (seed, split, number) and of how many classes there are.
+
+    Returns
+    -------
+    int64 (stop - start, n_test)
     """
-    if number == 0:
-        return np.asarray(test_classes, np.int64).copy()
-    return np.asarray(test_classes, np.int64)[generator(seed, CONTROL, split, number).permutation(len(test_classes))]
+    order = shuffles(seed, CONTROL, (split,), start, stop, len(test_classes), way=way)
+    order[: max(1 - start, 0)] = np.arange(len(test_classes))
+    return np.asarray(test_classes, np.int64)[order]
 
 
 def frozen_ranks(scores: np.ndarray, query_classes: np.ndarray, test_classes: np.ndarray, relabelled: np.ndarray) -> np.ndarray:
@@ -336,7 +342,7 @@ def frozen_ranks(scores: np.ndarray, query_classes: np.ndarray, test_classes: np
     test_classes : int64 (n_test,)
         Ascending; holds every query class.
     relabelled : int64 (P, n_test)
-        Rows of `frozen_permutation`.
+        As `frozen_permutations` gives them.
 
     Returns
     -------

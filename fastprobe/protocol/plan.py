@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from ..errors import InputError
-from ..randomness import AUDIO_START, CLIPS, INNER, PERMUTATION, SPLIT, TEXT_START, generator
+from ..randomness import AUDIO_START, CLIPS, INNER, PERMUTATION, SHUFFLES, SPLIT, TEXT_START, generator, shuffles
 
 # Beyond these no run is planned, and nothing is allocated for a manifest from outside that says so.
 LIMITS = {"splits": 10**5, "seeds": 10**5, "permutations": 10**10}
@@ -97,23 +97,13 @@ def permutation(seed: int, number: int, n_classes: int, groups: np.ndarray | Non
     -------
     int64 (n_classes,)
     """
-    if number == 0:
-        return np.arange(n_classes, dtype=np.int64)
-    rng = generator(seed, PERMUTATION, number)
-    if groups is None:
-        return rng.permutation(n_classes).astype(np.int64, copy=False)
-    out = np.arange(n_classes, dtype=np.int64)
-    for group in np.unique(groups):
-        rows = np.flatnonzero(groups == group)
-        out[rows] = rows[rng.permutation(len(rows))]
-    return out
+    return permutations(seed, number, number + 1, n_classes, groups)[0]
 
 
-def permutations(seed: int, start: int, stop: int, n_classes: int, groups: np.ndarray | None = None) -> np.ndarray:
-    """Relabellings `start` ... `stop`-1, int64 (stop - start, n_classes)."""
-    out = np.empty((stop - start, n_classes), np.int64)
-    for i in range(start, stop):
-        out[i - start] = permutation(seed, i, n_classes, groups)
+def permutations(seed: int, start: int, stop: int, n_classes: int, groups: np.ndarray | None = None, way: int = SHUFFLES) -> np.ndarray:
+    """Relabellings `start` ... `stop`-1, int64 (stop - start, n_classes); many cost little more than one."""
+    out = shuffles(seed, PERMUTATION, (), start, stop, n_classes, groups, way)
+    out[: max(1 - start, 0)] = np.arange(n_classes)
     return out
 
 

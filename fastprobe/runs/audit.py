@@ -16,7 +16,7 @@ from ..kernels import select_backend
 from ..protocol.metrics import column_of, lower_is_better, summarise, unseen_names
 from ..protocol.plan import Unit
 from ..protocol.probes import is_similarity
-from ..randomness import check_seed
+from ..randomness import SHUFFLES_OF_0_1_0, check_seed
 from ..statistics.significance import add_one_pvalue, exceedances, pvalue_interval
 from .experiment import Experiment, prepare
 from .lock import describe, is_dead, is_here, read_lock
@@ -67,11 +67,12 @@ def prepare_again(
         return [paths[f"{side}/{n}"] for n in names]
 
     # The backend only labels the experiment here; `verify` chooses what trains.
-    request = replace(
-        stored_specification(manifest).request, backend="reference", device=device, stop=None, baseline=stored_at("text", True)
-    )
+    stored_run = stored_specification(manifest)
+    request = replace(stored_run.request, backend="reference", device=device, stop=None, baseline=stored_at("text", True))
     experiment = prepare(given["text"] or stored_at("text"), given["audio"] or stored_at("audio"), request)
-    mine = {k: v for k, v in experiment.identity().items() if k in ("pairs", "inputs")}
+    if stored_run.shuffles == SHUFFLES_OF_0_1_0:
+        experiment = replace(experiment, shuffles=SHUFFLES_OF_0_1_0)
+    mine = {k: v for k, v in experiment.identity().items() if k in ("pairs", "inputs", "shuffles")}
     theirs = {k: identity.get(k) for k in mine}
     if difference := describe_difference(theirs, mine, "in the run"):
         raise InputError(f"{difference}. The run cannot be computed again from it.")

@@ -86,7 +86,8 @@ class Experiment(Specification):
         """Permutations `start` ... `stop`-1 of the text rows, int64 (stop - start, C)."""
         if self.enumerated and self.groups is not None:
             return listed(self.groups)[start:stop]
-        return _relabellings(self.control, self.seed, start, stop, self.n_classes, None if self.groups is None else tuple(self.groups))
+        groups = None if self.groups is None else tuple(self.groups)
+        return _relabellings(self.control, self.seed, start, stop, self.n_classes, groups, self.shuffles)
 
     def batch(self, cell: int, split: int, repeat: int, start: int, stop: int) -> ProbeBatch:
         """Permutations `start` ... `stop`-1 at one (cell, split, repeat) of a trained probe; with covariates one at a time."""
@@ -219,9 +220,9 @@ class _Inner(Experiment):
 
 
 @lru_cache(maxsize=1)
-def _relabellings(control: str, seed: int, start: int, stop: int, n_classes: int, groups: tuple[str, ...] | None) -> np.ndarray:
+def _relabellings(control: str, seed: int, start: int, stop: int, n_classes: int, groups: tuple[str, ...] | None, way: int) -> np.ndarray:
     """The relabellings of a unit, drawn once for all its splits and seeds (and for the next pair's)."""
-    return relabellings(control, seed, start, stop, n_classes, None if groups is None else np.array(groups))
+    return relabellings(control, seed, start, stop, n_classes, None if groups is None else np.array(groups), way)
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -13,7 +13,7 @@ from ..kernels.closed import ClosedForm
 from ..kernels.ranking import csls_scores
 from ..kernels.reference import norm
 from ..kernels.similarity import similarity
-from ..protocol.controls import frozen_permutation, frozen_ranks, gaussian_texts
+from ..protocol.controls import frozen_permutations, frozen_ranks, gaussian_texts
 from ..protocol.features import residual_text
 from ..protocol.probes import ClosedProbe, Similarity
 from ..randomness import CONTROL, generator
@@ -58,7 +58,7 @@ def frozen(run: Experiment, train: Train, cell: int, split: int, repeat: int, st
     a = norm(batch.text @ result.text_heads[0])[0]
     b = norm(batch.audio[batch.queries] @ result.audio_heads[0])[0]
     test, classes = run.split(split).test, batch.labels[batch.queries]
-    orders = np.stack([frozen_permutation(run.seed, split, number, test) for number in range(start, stop)])
+    orders = frozen_permutations(run.seed, split, start, stop, test, run.shuffles)
     # The texts stay the same ones, and with them what the correction for hubs subtracts.
     scores = csls_scores(b @ a.T, batch.config.csls)
     ranks = frozen_ranks(scores, classes, test, orders)

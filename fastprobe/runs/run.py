@@ -17,6 +17,7 @@ from ..errors import InputError, StoreError
 from ..kernels import device_name
 from ..protocol.metrics import column_of
 from ..protocol.plan import Unit, Work
+from ..randomness import SHUFFLES_OF_0_1_0
 from ..storage import open_folder
 from ..tables.embeddings import EmbeddingTable
 from . import siblings
@@ -88,7 +89,7 @@ def _versions() -> dict[str, str]:
 
 
 def continued(experiment: Experiment, out: str | os.PathLike | None) -> Experiment:
-    """The experiment as the run in `out` stores it: one begun by an earlier version keeps the metrics that it began with.
+    """The experiment as the run in `out` stores it: one begun by an earlier version keeps its metrics and its way to draw.
 
     Raises
     ------
@@ -98,7 +99,10 @@ def continued(experiment: Experiment, out: str | os.PathLike | None) -> Experime
     folder = None if out is None else open_folder(out)
     if folder is None or "manifest.json" not in folder.names(""):
         return experiment
-    columns = read_manifest(folder)["identity"].get("columns")
+    identity = read_manifest(folder)["identity"]
+    if "shuffles" not in identity:
+        experiment = replace(experiment, shuffles=SHUFFLES_OF_0_1_0)
+    columns = identity.get("columns")
     if not isinstance(columns, list) or not set(columns) < set(experiment.columns):
         return experiment  # there is nothing to keep, or what is there is another run
     column = column_of(experiment.statistic, experiment.ks)

@@ -15,13 +15,14 @@ from ..protocol.covariates import Design, design
 from ..protocol.metrics import lower_is_better
 from ..protocol.plan import JobPlan
 from ..protocol.probes import Probe, Similarity, is_similarity, read_probe
+from ..randomness import SHUFFLES, SHUFFLES_OF_0_1_0
 from ..statistics.sequential import StopRule
 from .manifest import plan_of
 from .references import BASELINE_ROLE, role_of, words_of
 from .request import RunRequest
 
 # Keys of an identity that are fields of their own; whatever else it holds came with the control or the stopping rule.
-_OWN = ("pairs", "inputs", "probe", "probes", "splits", "seeds", "train_fraction", "k", "seed", "backend", "columns")
+_OWN = ("pairs", "inputs", "probe", "probes", "splits", "seeds", "train_fraction", "k", "seed", "backend", "columns", "shuffles")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -55,6 +56,8 @@ class Specification:
         What the control, the stopping rule and the references add to the identity.
     design : Design or None
         Covariates that are taken out of both sides.
+    shuffles : int
+        How permutations are drawn (`randomness.shuffles`). A run that an earlier version began keeps its way.
     """
 
     request: RunRequest
@@ -69,6 +72,7 @@ class Specification:
     enumerated: bool
     meta: dict[str, Any]
     design: Design | None = None
+    shuffles: int = SHUFFLES
 
     @property
     def probes(self) -> tuple[Probe, ...]:
@@ -175,6 +179,7 @@ class Specification:
             "k": list(self.ks),
             "columns": list(self.columns),
             "seed": self.seed,
+            **({} if self.shuffles == SHUFFLES_OF_0_1_0 else {"shuffles": self.shuffles}),
             "backend": self.backend,
             **self.meta,
         }
@@ -234,6 +239,7 @@ def stored_specification(manifest: dict[str, Any]) -> Specification:
             enumerated=bool(identity.get("enumerated", False)),
             meta={k: identity[k] for k in identity if k not in _OWN},
             design=taken_out,
+            shuffles=int(identity.get("shuffles", SHUFFLES_OF_0_1_0)),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         if isinstance(error, InputError):

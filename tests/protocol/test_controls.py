@@ -72,7 +72,7 @@ def test_frozen_ranks_are_those_of_a_permuted_gallery():
     n_classes, test = 9, np.array([1, 4, 5, 8])
     queries = np.repeat(test, 3)
     a, b = (reference.norm(rng.normal(size=(n, 4)))[0] for n in (n_classes, len(queries)))
-    orders = np.array([controls.frozen_permutation(3, 0, i, test) for i in range(6)])
+    orders = controls.frozen_permutations(3, 0, 0, 6, test)
     np.testing.assert_array_equal(orders[0], test)
     found = controls.frozen_ranks(b @ a.T, queries, test, orders)
     for row, order in zip(found, orders):

@@ -13,6 +13,7 @@ from scipy.stats import chisquare
 from fastprobe.errors import InputError
 from fastprobe.protocol import plan
 from fastprobe.protocol.plan import JobPlan, Unit
+from fastprobe.randomness import CONTROL, PERMUTATION, shuffles
 from support.strategies import SEEDS
 
 
@@ -39,6 +40,34 @@ def test_a_permutation_is_one_and_does_not_depend_on_the_total(seed, number, n):
     one = plan.permutation(seed, number, n)
     assert sorted(one) == list(range(n))
     assert np.array_equal(one, plan.permutations(seed, number - 1, number + 2, n)[1])
+
+
+def test_permutations_that_are_stored_somewhere_stay_what_they_are():
+    """A change here needs a new number in `randomness.SHUFFLES`, or runs that are continued would mix two kinds."""
+    assert plan.permutation(7, 3, 9).tolist() == [4, 5, 8, 0, 7, 6, 1, 2, 3]
+    assert plan.permutation(7, 10**9, 6, np.array(list("abcabc"))).tolist() == [3, 1, 5, 0, 4, 2]
+
+
+@given(SEEDS, st.integers(2, 5), st.integers(1, 10**9))
+def test_shuffles_of_different_purposes_places_and_numbers_differ(seed, place, number):
+    first = shuffles(seed, PERMUTATION, (), number, number + 1, 40)
+    for other in (
+        shuffles(seed, CONTROL, (), number, number + 1, 40),
+        shuffles(seed, PERMUTATION, (place,), number, number + 1, 40),
+        shuffles(seed, PERMUTATION, (), number + 1, number + 2, 40),
+        shuffles(seed + 1, PERMUTATION, (), number, number + 1, 40),
+    ):
+        assert not np.array_equal(first, other)
+
+
+@pytest.mark.parametrize("groups", [None, np.repeat([2, 0, 1], [3, 3, 1])[[0, 6, 1, 3, 2, 4, 5]]])
+def test_every_position_goes_everywhere_equally_often(groups):
+    n, draws = 7, 20_000
+    orders = shuffles(5, PERMUTATION, (), 0, draws, n, groups)
+    for i in range(n):
+        allowed = np.arange(n) if groups is None else np.flatnonzero(groups == groups[i])
+        counts = np.bincount(orders[:, i], minlength=n)
+        assert counts[allowed].sum() == draws and (len(allowed) == 1 or chisquare(counts[allowed]).pvalue > 1e-3)
 
 
 @given(SEEDS)

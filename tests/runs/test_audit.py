@@ -6,6 +6,7 @@ import io
 import json
 import os
 import pickle
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +18,7 @@ from fastprobe.cli.app import app
 from fastprobe.cli.runs import engine_of, parse_shard
 from fastprobe.errors import InputError, StoreError
 from fastprobe.protocol.plan import LIMITS, Unit
+from fastprobe.randomness import PERMUTATION, generator
 from fastprobe.runs import run
 from fastprobe.runs.audit import examine, prepare_again, verify
 from fastprobe.runs.manifest import read_manifest, to_json
@@ -102,6 +104,35 @@ def test_damage_is_found_and_just_that_is_computed_again(made, how):
     assert rows(store).tobytes() == before
     after = {n: os.stat(store.path / "results" / n).st_mtime_ns for n in os.listdir(store.path / "results")}
     assert {n for n in files if files[n] != after[n]} == {os.path.basename(store.shard_name(unit))}
+
+
+def test_a_run_of_an_earlier_version_is_continued_and_verified_with_the_permutations_of_that_version(tmp_path):
+    def old(seed, number, n):
+        return generator(seed, PERMUTATION, number).permutation(n)
+
+    arguments = save_tables(tmp_path / "tables")
+    exp = experiment(12, text=arguments[1], audio=arguments[3])
+    text = exp.relabellings(0, 13)
+    was = run.continued(replace(exp, shuffles=1), None)
+    np.testing.assert_array_equal(
+        was.relabellings(0, 13), [np.arange(exp.n_classes), *(old(exp.seed, i, exp.n_classes) for i in range(1, 13))]
+    )
+    assert not np.array_equal(was.relabellings(0, 13), text)
+    whole = finish(was, run.open_store(was, tmp_path / "whole"))
+    assert "shuffles" not in read_manifest(whole.path)["identity"], "as 0.1.0 stored it"
+    part = finish(was, run.open_store(was, tmp_path / "part"), part=(0, 3))
+    again = run.continued(exp, part.path)
+    assert rows(finish(again, run.open_store(again, part.path, resume=True))).tobytes() == rows(whole).tobytes()
+    assert verify(whole.path)["agrees"]
+
+
+def test_runs_whose_permutations_were_drawn_in_different_ways_are_not_mixed(made):
+    exp, store = made
+    edit_manifest(store.path, lambda m: m["identity"].update(shuffles=3))
+    with pytest.raises(StoreError, match="holds another run: different versions of fastprobe drew the permutations"):
+        run.open_store(exp, store.path, resume=True)
+    with pytest.raises(InputError, match="different versions of fastprobe drew the permutations"):
+        verify(store.path)
 
 
 def test_a_table_that_changed_is_named(made, tmp_path):

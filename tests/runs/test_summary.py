@@ -81,14 +81,14 @@ def test_frozen_trains_once_and_agrees_with_the_loop_over_permuted_galleries():
     columns = experiment.compute(fprun.Unit(0, 0, 6))
     assert len(set(columns["loss"])) == 1, "one training"
     from fastprobe.kernels import reference
-    from fastprobe.protocol.controls import frozen_permutation
+    from fastprobe.protocol.controls import frozen_permutations
 
     batch = experiment.batch(0, 0, 0, 0, 1)
     result = reference.train(batch, heads=True)
     test = experiment.split(0).test
     for b in range(6):
         gallery = np.arange(14)
-        gallery[test] = frozen_permutation(0, 0, b, test)
+        gallery[test] = frozen_permutations(0, 0, b, b + 1, test)[0]
         a = reference.norm(batch.text[gallery] @ result.text_heads[0])[0]
         q = reference.norm(batch.audio[batch.queries] @ result.audio_heads[0])[0]
         ranks = reference.ranks(a, q, batch.labels[batch.queries])
