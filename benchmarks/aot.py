@@ -27,11 +27,15 @@ import torch
 import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
+from triton.experimental.gluon._runtime import GluonASTSource, GluonJITFunction
 from triton.runtime.jit import JITFunction
 
+from fastprobe.kernels.gpu import chip
 from fastprobe.kernels.gpu import gram as triton_gram
 from fastprobe.kernels.gpu import loss as triton_loss
+from fastprobe.kernels.gpu import onchip as triton_onchip
 from fastprobe.kernels.gpu import resident as triton_resident
+from fastprobe.kernels.gpu import stream as triton_stream
 from fastprobe.kernels.gpu import tiled as triton_tiled
 from fastprobe.kernels.gpu.common import FEATURE_ALIGN, TrainingOptions, padded_width, precisions, round_up
 from fastprobe.kernels.gpu.project import norm_blocks, project
@@ -98,15 +102,20 @@ def launches(shape: Shape, architecture: str) -> Iterator[tuple[JITFunction, tup
     row_classes = meta(n, dtype=torch.int32)
     options = TrainingOptions(row_classes, 1, 0.25, shape.dim, shape.optimizer, 0.9, 0.0, shape.symmetric, shape.precision, architecture)
     with _recorded(amd=architecture.startswith("gfx")) as calls:
-        for trainer in [triton_resident.train_resident if resident else triton_tiled.train_tiled] + [triton_gram.train_gram] * fixed:
+        trainers = [triton_resident.train_resident if resident else triton_tiled.train_tiled] + [triton_gram.train_gram] * fixed
+        if shape.optimizer != "adam" and chip.fits(n, width, shape.symmetric, 0.25, shape.precision, architecture):
+            trainers.append(triton_onchip.train_onchip if shape.sampling == "centroid" else triton_stream.train_stream)
+        for trainer in trainers:
+            # The trainers on the chip look at numbers before they launch anything.
+            made = torch.zeros if trainer in (triton_onchip.train_onchip, triton_stream.train_stream) else meta
             trainer(
-                meta(gallery, r_text),
-                meta(PROBES, n, dtype=torch.int32),
-                meta(CLIPS, r_audio),
-                meta(steps, n, dtype=torch.int32),
-                w,
-                v,
-                meta(STEPS if resident else 1, 3),
+                made(gallery, r_text),
+                made(PROBES, n, dtype=torch.int32),
+                made(CLIPS, r_audio),
+                made(steps, n, dtype=torch.int32),
+                made(*w.shape),
+                made(*v.shape),
+                made(STEPS if resident else 1, 3),
                 options,
             )
         queries, texts = meta(1, QUERIES, dtype=torch.int32), meta(1, gallery, dtype=torch.int32)
@@ -168,7 +177,8 @@ def source_of(kernel: JITFunction, args: tuple, kwargs: dict[str, Any], backend:
             signature[name] = "i32"
             if value % 16 == 0:
                 attributes[(position,)] = [["tt.divisibility", 16]]
-    return ASTSource(kernel, signature=signature, constexprs=constants, attrs=attributes), options
+    form = GluonASTSource if isinstance(kernel, GluonJITFunction) else ASTSource
+    return form(kernel, signature=signature, constexprs=constants, attrs=attributes), options
 
 
 def disassembled(compiled: Any, flag: str) -> str:

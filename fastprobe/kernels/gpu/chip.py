@@ -24,6 +24,8 @@ MAX_CLASSES, MAX_WIDTH = 128, 64
 _EPS = gl.constexpr(EPS)
 _B2 = gl.constexpr(BETA2_MINI)
 _TINY = gl.constexpr(1e-30)
+_NEVER = gl.constexpr(-60000.0)  # far below any score, and within float16
+_LARGEST_SCALE = 4096.0
 _LN2 = gl.constexpr(math.log(2.0))
 
 
@@ -36,6 +38,7 @@ def fits(n_classes: int, width: int, symmetric: bool, temperature: float, precis
         n_classes <= MAX_CLASSES
         and width <= MAX_WIDTH
         and (not symmetric or temperature >= MIN_SHIFTED)
+        and 1 / (temperature * math.log(2)) <= _LARGEST_SCALE
         and precision in ("tf32", "bf16")
         and architecture == "sm90"
     )
@@ -68,8 +71,8 @@ def own_places(n: int, d: int) -> gl.SharedLinearLayout:
 @gluon.jit
 def through_norm(z, inverse, dz, factor):
     """factor (dz - u <u, dz>) / |z| with u = z / |z|, put so that the compiler does not keep u from where it was first made."""
-    along = gl.sum(z * dz, axis=1) * inverse * inverse
-    return (dz - z * along[:, None]) * (inverse * factor)[:, None]
+    against = -gl.sum(z * dz, axis=1) * inverse * inverse
+    return (dz + z * against[:, None]) * (inverse * factor)[:, None]
 
 
 @gluon.jit
@@ -93,14 +96,29 @@ def follow_gradient(square_a, square_b, first_a, first_b):
 
 
 @gluon.jit
+def floor_of_scores(ones, floor, m, scale, N: gl.constexpr, SHIFTED: gl.constexpr, LAYOUT: gl.constexpr):
+    """Store (N, 16) factors whose product is what the scores begin with: the shift, and so little beyond m that 2^s is zero.
+
+    One more small product, instead of a shift and a mask for each score.
+    """
+    i = gl.arange(0, N, gl.SliceLayout(1, LAYOUT))
+    k = gl.arange(0, 16, gl.SliceLayout(0, LAYOUT))
+    first = (k == 0)[None, :] & (i >= 0)[:, None]
+    ones.store(gl.where(first, 1.0, 0.0).to(gl.float16))
+    shift = -scale if SHIFTED else 0.0
+    floor.store(gl.where(first, gl.where(i < m, shift, _NEVER)[:, None], 0.0).to(gl.float16))
+
+
+@gluon.jit
 def store_gradient(
     A,
     B,
+    ones,
+    floor,
     G,
     classes,
     n,
     m,
-    scale,
     follow,
     last,
     loss,
@@ -109,21 +127,23 @@ def store_gradient(
     SHIFTED: gl.constexpr,
     LAYOUT: gl.constexpr,
 ):
-    """G = follow (softmax(S) - Y) of the unit rows B (n, D) and A (m, D) in shared memory; after the last step the loss too.
+    """G = follow (softmax(S) - Y) of unit rows in shared memory, B (n, D) and A (m, D), the latter over tau ln 2; after the last
+    step the loss too.
 
-    A and B may have just been written by their threads; G is there for all when it returns. `classes` is in the rows' layout.
-    SYMMETRIC, the mean with the softmax over the sounds of each text, comes only SHIFTED.
+    A and B may have just been written by their threads; G is there for all when it returns. `ones` and `floor` are those of
+    `floor_of_scores`, `classes` is in the rows' layout. SYMMETRIC, the mean with the softmax over the sounds of each text,
+    comes only SHIFTED.
     """
     i = gl.arange(0, N, gl.SliceLayout(1, LAYOUT))
     c = gl.arange(0, N, gl.SliceLayout(0, LAYOUT))
     fence_async_shared()
     gl.thread_barrier()
-    s = warpgroup_mma(B, A.permute((1, 0)), gl.zeros([N, N], gl.float32, LAYOUT), use_acc=False, is_async=True)
+    s = warpgroup_mma(ones, floor.permute((1, 0)), gl.zeros([N, N], gl.float32, LAYOUT), use_acc=False, is_async=True)
+    s = warpgroup_mma(B, A.permute((1, 0)), s, is_async=True)
     s = warpgroup_mma_wait(0, deps=[s])
     if SHIFTED:
-        e = gl.where((c < m)[None, :], gl.exp2(s * scale - scale), 0.0)
+        e = gl.exp2(s)
     else:
-        s = gl.where((c < m)[None, :], s * scale, float("-inf"))
         top = gl.max(s, axis=1)
         e = gl.exp2(s - top[:, None])
     total = gl.sum(e, axis=1)
@@ -146,7 +166,7 @@ def store_gradient(
         e = e * gl.where((i < n)[:, None], (0.5 * follow / total)[:, None] + of_column[None, :], 0.0)
     else:
         e = e * gl.where(i < n, follow / total, 0.0)[:, None]
-    G.store((e - gl.where(own, follow, 0.0)).to(gl.float16))
+    G.store((e + gl.where(own, -follow, 0.0)).to(gl.float16))
     fence_async_shared()
     gl.thread_barrier()
 

@@ -8,10 +8,10 @@ what it runs over, and a row and a column belong together where their keys are e
 keeps projections z rather than unit vectors, NORMALISE divides scores by the lengths and takes the gradient
 through the norm, dz = (da - a <a, da>) / |z|, where <a_i, da_i> = sum_c G_ic s_ic tau comes from the same tiles.
 
-All scores are kept less 1 / tau, the highest that unit rows reach, in one multiply-add: at low temperatures differences of
-large scores, and a large lse, would cost the last digits. A score has the same bits from either side, since its
-factors are multiplied in an order that does not know which side is the row. Where rows have any length, an lse may be large all
-the same: its rest, what rounding takes from top + log sum, is then kept beside it.
+An lse is kept as two numbers, the top score and the log of the sum of exp(s - top): at low temperatures both are large beside
+their differences, and their sum would lose the last digits. What is below the top comes from the product in one multiply-add, by
+name, because the sums and the gradient must round alike. A score has the same bits from either side, since its
+factors are multiplied in an order that does not know which side is the row.
 
 Online softmax: Milakov & Gimelshein, arXiv 1805.02867.
 """
@@ -25,6 +25,8 @@ import triton.language as tl
 from ...errors import InputError
 from .common import architecture, dot, empty, precisions
 from .rank import inverse_lengths
+
+Pair = tuple[torch.Tensor, torch.Tensor]  # an lse: its top, and the log of the sum of exp of what lies below it
 
 
 @triton.jit
@@ -61,12 +63,12 @@ def _factor(squares, rows, inside, root, BLOCKS: tl.constexpr, NORMALISE: tl.con
 
 
 @triton.jit
-def _scores(products, of_row, of_column, inverse_tau, NORMALISE: tl.constexpr):
-    """s - 1 / tau."""
+def _factors(products, of_row, of_column, inverse_tau, NORMALISE: tl.constexpr):
+    """What makes scores of products."""
     if NORMALISE:
-        return products * (of_row[:, None] * of_column[None, :]) - inverse_tau
+        return of_row[:, None] * of_column[None, :]
     else:
-        return products * inverse_tau - inverse_tau
+        return tl.zeros_like(products) + inverse_tau
 
 
 @triton.jit
@@ -77,9 +79,9 @@ def lse_kernel(
     column_squares,  # float32 (P, n, BLOCKS), (P, m, BLOCKS); only if NORMALISE
     row_keys,
     column_keys,  # int32 (P or 1, n), (P or 1, m); only if TRUE
-    lse,
-    true,
-    rest,  # float32 (P, n), less 1 / tau; true only if TRUE, rest only if REST
+    tops,
+    log_totals,  # float32 (P, n)
+    true,  # float32 (P, n); only if TRUE
     n,
     m,
     row_key_stride,
@@ -92,10 +94,9 @@ def lse_kernel(
     BLOCKS: tl.constexpr,
     NORMALISE: tl.constexpr,
     TRUE: tl.constexpr,
-    REST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
-    """log sum exp of each row of scores, and the score of the row's own column."""
+    """log sum exp of each row of scores in two numbers, and the score of the row's own column."""
     blocks = tl.cdiv(n, BM)
     p = (tl.program_id(0) // blocks).to(tl.int64)
     i = tl.program_id(0) % blocks * BM + tl.arange(0, BM)
@@ -114,18 +115,17 @@ def lse_kernel(
         in_c = c < m
         of_column = _factor(column_squares, p * m + c, in_c, root, BLOCKS, NORMALISE)
         s = _tile(x, first, in_i, columns + (p * m + c) * D, in_c, D, BD, BM, BN, PRECISION)
-        s = _scores(s, of_row, of_column, inverse_tau, NORMALISE)
+        factors = _factors(s, of_row, of_column, inverse_tau, NORMALISE)
+        products, s = s, s * factors
         if TRUE:
             column_key = tl.load(column_keys + p * column_key_stride + c, mask=in_c, other=-2)
             own += tl.sum(tl.where(key[:, None] == column_key[None, :], s, 0.0), axis=1)
-        s = tl.where(in_c[None, :], s, float("-inf"))
-        higher = tl.maximum(top, tl.max(s, axis=1))
-        total = total * tl.exp(top - higher) + tl.sum(tl.exp(s - higher[:, None]), axis=1)
+        higher = tl.maximum(top, tl.max(tl.where(in_c[None, :], s, float("-inf")), axis=1))
+        e = tl.where(in_c[None, :], tl.exp(tl.fma(products, factors, -higher[:, None])), 0.0)
+        total = total * tl.exp(top - higher) + tl.sum(e, axis=1)
         top = higher
-    whole = top + tl.log(total)
-    tl.store(lse + p * n + i, whole, mask=in_i)
-    if REST:
-        tl.store(rest + p * n + i, (top - whole) + tl.log(total), mask=in_i)
+    tl.store(tops + p * n + i, top, mask=in_i)
+    tl.store(log_totals + p * n + i, tl.log(total), mask=in_i)
     if TRUE:
         tl.store(true + p * n + i, own, mask=in_i)
 
@@ -138,10 +138,10 @@ def gradient_kernel(
     column_squares,  # float32 (P, n, BLOCKS), (P, m, BLOCKS); only if NORMALISE
     row_keys,
     column_keys,  # int32 (P or 1, n), (P or 1, m)
-    row_lse,
-    column_lse,  # float32 (P, n) if ROW_SOFTMAX, (P, m) if COLUMN_SOFTMAX
-    row_rest,
-    column_rest,  # the same, only if REST
+    row_tops,
+    row_log_totals,  # float32 (P, n); only if ROW_SOFTMAX
+    column_tops,
+    column_log_totals,  # float32 (P, m); only if COLUMN_SOFTMAX
     upstream,  # float32 (P,)   gradient of what follows, over n tau
     out,  # (P, n, D)
     n,
@@ -161,7 +161,6 @@ def gradient_kernel(
     NORMALISE: tl.constexpr,
     ROW_SOFTMAX: tl.constexpr,
     COLUMN_SOFTMAX: tl.constexpr,
-    REST: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     """BO features of the gradient of BM rows. Scores are recomputed for every BO features of a wider row."""
@@ -177,9 +176,8 @@ def gradient_kernel(
     of_row = _factor(row_squares, p * n + i, in_i, root, BLOCKS, NORMALISE)
     key = tl.load(row_keys + p * row_key_stride + i, mask=in_i, other=-1)
     if ROW_SOFTMAX:
-        row_top = tl.load(row_lse + p * n + i, mask=in_i, other=0.0)
-        if REST:
-            row_left = tl.load(row_rest + p * n + i, mask=in_i, other=0.0)
+        row_top = tl.load(row_tops + p * n + i, mask=in_i, other=0.0)
+        row_log_total = tl.load(row_log_totals + p * n + i, mask=in_i, other=0.0)
     weight = tl.load(upstream + p)
     radial = tl.zeros((BM,), tl.float32)
     acc = tl.zeros((BM, BO), tl.float32)
@@ -188,22 +186,19 @@ def gradient_kernel(
         in_c = c < m
         y = columns + (p * m + c) * D
         of_column = _factor(column_squares, p * m + c, in_c, root, BLOCKS, NORMALISE)
-        s = _scores(_tile(x, first, in_i, y, in_c, D, BD, BM, BN, PRECISION), of_row, of_column, inverse_tau, NORMALISE)
+        products = _tile(x, first, in_i, y, in_c, D, BD, BM, BN, PRECISION)
+        factors = _factors(products, of_row, of_column, inverse_tau, NORMALISE)
         column_key = tl.load(column_keys + p * column_key_stride + c, mask=in_c, other=-2)
         g = tl.where(key[:, None] == column_key[None, :], -own_weight, 0.0)
         if ROW_SOFTMAX:
-            under = s - row_top[:, None]
-            if REST:
-                under -= row_left[:, None]
-            g += row_weight * tl.exp(under)
+            g += row_weight * tl.exp(tl.fma(products, factors, -row_top[:, None]) - row_log_total[:, None])
         if COLUMN_SOFTMAX:
-            under = s - tl.load(column_lse + p * m + c, mask=in_c, other=0.0)[None, :]
-            if REST:
-                under -= tl.load(column_rest + p * m + c, mask=in_c, other=0.0)[None, :]
-            g += column_weight * tl.exp(under)
+            column_top = tl.load(column_tops + p * m + c, mask=in_c, other=0.0)
+            column_log_total = tl.load(column_log_totals + p * m + c, mask=in_c, other=0.0)
+            g += column_weight * tl.exp(tl.fma(products, factors, -column_top[None, :]) - column_log_total[None, :])
         g = tl.where(in_i[:, None] & in_c[None, :], g * weight, 0.0)
         if NORMALISE:
-            radial += tl.sum(g * (s + inverse_tau), axis=1)
+            radial += tl.sum(g * (products * factors), axis=1)
             g = g * of_column[None, :]
         acc = dot(g, _block(y, o, in_c, D, BO), acc, PRECISION)
     if NORMALISE:
@@ -214,18 +209,21 @@ def gradient_kernel(
 
 
 @triton.jit
-def mean_kernel(lse, true, lse_columns, loss, n, per_class, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr):
+def mean_kernel(tops, log_totals, true, column_tops, column_log_totals, loss, n, per_class, SYMMETRIC: tl.constexpr, BLOCK: tl.constexpr):
     """mean(lse - true), or its average with the other direction's; one program per probe, a fixed order."""
     p = tl.program_id(0).to(tl.int64)
     total = tl.zeros((BLOCK,), tl.float32)
     for at in range(0, n, BLOCK):
         i = at + tl.arange(0, BLOCK)
         inside = i < n
-        value = tl.load(lse + p * n + i, mask=inside, other=0.0)
+        own = tl.load(true + p * n + i, mask=inside, other=0.0)
+        value = (tl.load(tops + p * n + i, mask=inside, other=0.0) - own) + tl.load(log_totals + p * n + i, mask=inside, other=0.0)
         if SYMMETRIC:
             column = p * (n // per_class) + i // per_class
-            value = 0.5 * (value + tl.load(lse_columns + column, mask=inside, other=0.0))
-        total += value - tl.load(true + p * n + i, mask=inside, other=0.0)
+            column_top = tl.load(column_tops + column, mask=inside, other=0.0)
+            column_log_total = tl.load(column_log_totals + column, mask=inside, other=0.0)
+            value = 0.5 * (value + ((column_top - own) + column_log_total))
+        total += value
     tl.store(loss + p, tl.sum(total, axis=0) / n)
 
 
@@ -241,27 +239,27 @@ def _launch(width: int, precision: str) -> dict[str, int]:
     return {"num_warps": 8 if many else 4, "num_stages": 2 if width <= 128 else 1}
 
 
-def log_sum_exp(
-    rows, columns, row_keys, column_keys, temperature, precision, *, row_squares=None, column_squares=None, lse=None, true=None, rest=None
-):
-    """(P, n): log sum over columns of exp scores, into `lse`, what rounding takes from it into `rest`, each row's own score into `true`.
+def _pair(n_probes: int, n: int, device: torch.device) -> Pair:
+    return empty(n_probes, n, device=device), empty(n_probes, n, device=device)
 
-    Both less 1 / tau: good for `row_gradient`, and for differences.
-    """
+
+def log_sum_exp(
+    rows, columns, row_keys, column_keys, temperature, precision, *, row_squares=None, column_squares=None, lse=None, true=None
+):
+    """Log sum over columns of exp scores, its top and the log of the rest, two of (P, n), into `lse`; each row's own score into `true`."""
     (n_probes, n, width), m = rows.shape, columns.shape[1]
-    lse = empty(n_probes, n, device=rows.device) if lse is None else lse
+    lse = _pair(n_probes, n, rows.device) if lse is None else lse
     tiles = _tiles(width, precision)
     normalise = row_squares is not None
     lse_kernel[(n_probes * triton.cdiv(n, tiles["BM"]),)](
         rows,
         columns,
-        row_squares if normalise else lse,
-        column_squares if normalise else lse,
+        row_squares if normalise else lse[0],
+        column_squares if normalise else lse[0],
         row_keys,
         column_keys,
-        lse,
-        lse if true is None else true,
-        lse if rest is None else rest,
+        *lse,
+        lse[0] if true is None else true,
         n,
         m,
         _key_stride(row_keys),
@@ -272,7 +270,6 @@ def log_sum_exp(
         BLOCKS=row_squares.shape[2] if normalise else 1,
         NORMALISE=normalise,
         TRUE=true is not None,
-        REST=rest is not None,
         PRECISION=precision,
         **_launch(width, precision),
     )
@@ -291,14 +288,13 @@ def row_gradient(
     *,
     row_lse=None,
     column_lse=None,
-    rest=None,
     row_weight=1.0,
     column_weight=1.0,
     own_weight=1.0,
     row_squares=None,
     column_squares=None,
 ):
-    """(P, n, D): gradient with respect to `rows`, into `out`; a direction without its lse has no weight. `rest` is of that lse."""
+    """(P, n, D): gradient with respect to `rows`, into `out`; a direction without its lse has no weight."""
     (n_probes, n, width), m = rows.shape, columns.shape[1]
     tiles, normalise = _tiles(width, precision), row_squares is not None
     bo = 128 if width > 128 and precision != "ieee" else tiles["BD"]
@@ -310,10 +306,8 @@ def row_gradient(
         column_squares if normalise else upstream,
         row_keys,
         column_keys,
-        upstream if row_lse is None else row_lse,
-        upstream if column_lse is None else column_lse,
-        upstream if rest is None else rest,
-        upstream if rest is None else rest,
+        *((upstream, upstream) if row_lse is None else row_lse),
+        *((upstream, upstream) if column_lse is None else column_lse),
         upstream,
         out,
         n,
@@ -331,21 +325,20 @@ def row_gradient(
         NORMALISE=normalise,
         ROW_SOFTMAX=row_lse is not None,
         COLUMN_SOFTMAX=column_lse is not None,
-        REST=rest is not None,
         PRECISION=precision,
         **_launch(width, precision),
     )
     return out
 
 
-def mean_loss(lse: torch.Tensor, true: torch.Tensor, lse_columns: torch.Tensor | None = None, per_class: int = 1) -> torch.Tensor:
-    """float32 (P,): mean over rows of lse - true; with `lse_columns` (P, n / per_class) of both directions."""
-    n_probes, n = lse.shape
-    loss = empty(n_probes, device=lse.device)
+def mean_loss(lse: Pair, true: torch.Tensor, lse_columns: Pair | None = None, per_class: int = 1) -> torch.Tensor:
+    """float32 (P,): mean over rows of lse - true; with `lse_columns`, of (P, n / per_class), of both directions."""
+    n_probes, n = lse[0].shape
+    loss = empty(n_probes, device=lse[0].device)
     mean_kernel[(n_probes,)](
-        lse,
+        *lse,
         true,
-        lse if lse_columns is None else lse_columns,
+        *(lse if lse_columns is None else lse_columns),
         loss,
         n,
         per_class,
@@ -370,26 +363,22 @@ class _ContrastiveLoss(torch.autograd.Function):
     @staticmethod
     def forward(ctx, text, audio, labels, temperature, precision):
         classes = torch.arange(text.shape[1], dtype=torch.int32, device=text.device)[None]
-        true, rest = (empty(*audio.shape[:2], device=text.device) for _ in range(2))
-        lse = log_sum_exp(audio, text, labels, classes, temperature, precision, true=true, rest=rest)
-        ctx.save_for_backward(text, audio, labels, classes, lse, rest)
+        true = empty(*audio.shape[:2], device=text.device)
+        lse = log_sum_exp(audio, text, labels, classes, temperature, precision, true=true)
+        ctx.save_for_backward(text, audio, labels, classes, *lse)
         ctx.temperature, ctx.precision = temperature, precision
         return mean_loss(lse, true)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
     def backward(ctx, upstream):
-        text, audio, labels, classes, lse, rest = ctx.saved_tensors
+        text, audio, labels, classes, *lse = ctx.saved_tensors
         upstream = (upstream.float() / (audio.shape[1] * ctx.temperature)).contiguous()
         daudio = dtext = None
         if ctx.needs_input_grad[1]:
-            daudio = row_gradient(
-                audio, text, labels, classes, upstream, _like(audio), ctx.temperature, ctx.precision, row_lse=lse, rest=rest
-            )
+            daudio = row_gradient(audio, text, labels, classes, upstream, _like(audio), ctx.temperature, ctx.precision, row_lse=lse)
         if ctx.needs_input_grad[0]:
-            dtext = row_gradient(
-                text, audio, classes, labels, upstream, _like(text), ctx.temperature, ctx.precision, column_lse=lse, rest=rest
-            )
+            dtext = row_gradient(text, audio, classes, labels, upstream, _like(text), ctx.temperature, ctx.precision, column_lse=lse)
         return dtext, daudio, None, None, None
 
 

@@ -18,6 +18,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 
 from .block import MIN_SHIFTED
 from .chip import (
+    floor_of_scores,
     follow_gradient,
     inverse_length,
     keep_rows,
@@ -76,6 +77,7 @@ def onchip_kernel(
     of_s: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [W, 1], [16, N, 16])
     square: gl.constexpr = gl.NVMMASharedLayout.get_default_for([N, N], gl.float16)
     tall: gl.constexpr = gl.NVMMASharedLayout.get_default_for([N, D], gl.float16)
+    narrow: gl.constexpr = gl.NVMMASharedLayout.get_default_for([N, 16], gl.float16)
     moments: gl.constexpr = own_places(N, D)
     p = gl.program_id(0).to(gl.int64)
     text_rows += p * m
@@ -91,6 +93,9 @@ def onchip_kernel(
     A = gl.allocate_shared_memory(gl.float16, [N, D], tall)
     B = gl.allocate_shared_memory(gl.float16, [N, D], tall)
     G = gl.allocate_shared_memory(gl.float16, [N, N], square)
+    ones = gl.allocate_shared_memory(gl.float16, [N, 16], narrow)
+    floor = gl.allocate_shared_memory(gl.float16, [N, 16], narrow)
+    floor_of_scores(ones, floor, m, scale, N, SHIFTED, by_row)
     # The state.
     rz = gl.arange(0, N, gl.SliceLayout(1, of_z))
     dz = gl.arange(0, D, gl.SliceLayout(0, of_z))
@@ -104,43 +109,46 @@ def onchip_kernel(
     first_a = 0.0
     first_b = 0.0
     follow = 1.0  # power of two that keeps G and dZ about as large as in the first step
+    before = 1.0  # its last value
     rs = gl.arange(0, N, gl.SliceLayout(1, of_s))
     for step in range(steps):
         # Rows of padding have neither unit rows nor a gradient.
         inverse_a = gl.where(rz < m, inverse_length(a_z), 0.0)
         inverse_b = gl.where(rz < m, inverse_length(b_z), 0.0)
-        A.store((a_z * inverse_a[:, None]).to(gl.float16))
+        A.store((a_z * (inverse_a * scale)[:, None]).to(gl.float16))
         B.store((b_z * inverse_b[:, None]).to(gl.float16))
-        store_gradient(A, B, G, rs, m, m, scale, follow, step == steps - 1, loss + p, N, SYMMETRIC, SHIFTED, of_s)
+        store_gradient(A, B, ones, floor, G, rs, m, m, follow, step == steps - 1, loss + p, N, SYMMETRIC, SHIFTED, of_s)
         # Made here, so that the sums over columns before may take the same memory.
-        DZ_A = gl.allocate_shared_memory(gl.float16, [N, D], tall)
         DZ_B = gl.allocate_shared_memory(gl.float16, [N, D], tall)
         db = warpgroup_mma(G, A, gl.zeros([N, D], gl.float32, of_z), use_acc=False, is_async=True)
         da = warpgroup_mma(G.permute((1, 0)), B, gl.zeros([N, D], gl.float32, of_z), use_acc=False, is_async=True)
         db = warpgroup_mma_wait(1, deps=[db])
-        DZ_B.store(through_norm(b_z, inverse_b, db, size_b).to(gl.float16))
+        DZ_B.store(through_norm(b_z, inverse_b, db, size_b / scale).to(gl.float16))
         fence_async_shared()
         gl.thread_barrier()
         kb = warpgroup_mma(K_B, DZ_B, gl.zeros([N, D], gl.float32, of_z), use_acc=False, is_async=True)
         da = warpgroup_mma_wait(1, deps=[da])
+        DZ_A = A  # whose rows all have read
         DZ_A.store(through_norm(a_z, inverse_a, da, size_a).to(gl.float16))
         fence_async_shared()
         gl.thread_barrier()
         ka = warpgroup_mma(K_A, DZ_A, gl.zeros([N, D], gl.float32, of_z), use_acc=False, is_async=True)
         keep_rows(history + (2 * step) * m * D, DZ_A, m, N, D, by_row)
         keep_rows(history + (2 * step + 1) * m * D, DZ_B, m, N, D, by_row)
-        # What undoes the units of dZ: gradient = unit_a (K dZ).
+        # What undoes the units of dZ: gradient = unit_a (K dZ). The moments are kept in units of c2 unit_a.
+        lasting = c1 * follow / before
+        before = follow
         unit_a = unit / (follow * size_a)
         unit_b = unit / (follow * size_b)
         kb = warpgroup_mma_wait(1, deps=[kb])
         part_b = gl.sum(DZ_B.load(of_z).to(gl.float32) * kb, axis=1)
-        b_m = c1 * M_B.load(of_z) + (c2 * unit_b) * kb
+        b_m = lasting * M_B.load(of_z) + kb
         ka = warpgroup_mma_wait(0, deps=[ka])
         part_a = gl.sum(DZ_A.load(of_z).to(gl.float32) * ka, axis=1)
-        a_m = c1 * M_A.load(of_z) + (c2 * unit_a) * ka
+        a_m = lasting * M_A.load(of_z) + ka
         if DECAY:
-            a_m += weight_decay * a_z
-            b_m += weight_decay * b_z
+            a_m += (weight_decay / (c2 * unit_a)) * a_z
+            b_m += (weight_decay / (c2 * unit_b)) * b_z
         square_a, square_b = gl.reduce((part_a, part_b), 0, _add_pairs)
         # Here, because a barrier of the sums lies between the loads and the stores, as the compiler wants it.
         M_A.store(a_m)
@@ -154,13 +162,15 @@ def onchip_kernel(
             bias = gl.load(schedule + step * 3 + 1)
             second_a, rate_a = mini_step(second_a, square_a, dim, rate, bias)
             second_b, rate_b = mini_step(second_b, square_b, dim, rate, bias)
+        down_a = -rate_a * (c2 * unit_a)
+        down_b = -rate_b * (c2 * unit_b)
         if SHRINK:
             keep = gl.load(schedule + step * 3 + 2)
-            a_z = keep * a_z - rate_a * a_m
-            b_z = keep * b_z - rate_b * b_m
+            a_z = keep * a_z + down_a * a_m
+            b_z = keep * b_z + down_b * b_m
         else:
-            a_z -= rate_a * a_m
-            b_z -= rate_b * b_m
+            a_z += down_a * a_m
+            b_z += down_b * b_m
         gl.store(rates + step * 4, rate_a)
         gl.store(rates + step * 4 + 1, rate_b)
         gl.store(rates + step * 4 + 2, unit_a)

@@ -22,6 +22,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from .block import MIN_SHIFTED
 from .chip import (
     MAX_CLASSES,
+    floor_of_scores,
     follow_gradient,
     inverse_length,
     keep_rows,
@@ -99,6 +100,7 @@ def stream_kernel(
     square: gl.constexpr = gl.NVMMASharedLayout.get_default_for([N, N], gl.float16)
     tall: gl.constexpr = gl.NVMMASharedLayout.get_default_for([N, D], gl.float16)
     slab: gl.constexpr = gl.NVMMASharedLayout.get_default_for([N, BK], gl.float16)
+    narrow: gl.constexpr = gl.NVMMASharedLayout.get_default_for([N, 16], gl.float16)
     moments: gl.constexpr = own_places(N, D)
     head: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BK, D], gl.float16)
     p = gl.program_id(0).to(gl.int64)
@@ -107,6 +109,7 @@ def stream_kernel(
     rates += p * steps * 4
     v += p * r * D
     moment += p * r * D
+    slabs = gl.cdiv(r, BK)
     k_a = load_text_gram(text_gram, text_rows, n_texts, m, N, by_row)
     K = gl.allocate_shared_memory(gl.float16, [N, N], square, k_a.to(gl.float16))
     G = gl.allocate_shared_memory(gl.float16, [N, N], square)  # then K_t
@@ -120,6 +123,10 @@ def stream_kernel(
         B = gl.allocate_shared_memory(gl.float16, [N, D], tall)
     Y = gl.allocate_shared_memory(gl.float16, [3, N, BK], slab)  # of the next
     V = gl.allocate_shared_memory(gl.float16, [2, BK, D], head)
+    # What the scores begin with lies where the last product of a step has not read, and is written again in each.
+    free = Y.index(slabs % 3)
+    ones = free._reinterpret(gl.float16, [BK // 16, N, 16], narrow).index(0)
+    floor = free._reinterpret(gl.float16, [BK // 16, N, 16], narrow).index(1)
     # The state.
     rz = gl.arange(0, N, gl.SliceLayout(1, of_z))
     dz = gl.arange(0, D, gl.SliceLayout(0, of_z))
@@ -132,6 +139,7 @@ def stream_kernel(
     first_a = 0.0
     first_b = 0.0
     follow = 1.0  # power of two that keeps G and dZ about as large as in the first step
+    before = 1.0  # its last value
     rs = gl.arange(0, N, gl.SliceLayout(1, of_s))
     classes = gl.load(row_classes + rs, mask=rs < n, other=0)
     kv = gl.arange(0, BK, gl.SliceLayout(1, of_v))
@@ -141,7 +149,6 @@ def stream_kernel(
     qj = gl.arange(0, N, gl.SliceLayout(0, of_square))
     in_square = qi[:, None] * N + qj[None, :]
     ic = gl.arange(0, N, gl.SliceLayout(1, of_clips))
-    slabs = gl.cdiv(r, BK)
     head_v = gl.load(v + cell, mask=(kv < r)[:, None], other=0.0)
     head_m = gl.zeros([BK, D], gl.float32, of_v)
     for step in range(steps):
@@ -152,16 +159,17 @@ def stream_kernel(
         # Rows of padding have neither unit rows nor a gradient.
         inverse_a = gl.where(rz < m, inverse_length(a_z), 0.0)
         inverse_b = gl.where(rz < n, inverse_length(b_z), 0.0)
-        A.store((a_z * inverse_a[:, None]).to(gl.float16))
+        A.store((a_z * (inverse_a * scale)[:, None]).to(gl.float16))
         B.store((b_z * inverse_b[:, None]).to(gl.float16))
-        store_gradient(A, B, G, classes, n, m, scale, follow, step == steps - 1, loss + p, N, SYMMETRIC, SHIFTED, of_s)
+        floor_of_scores(ones, floor, m, scale, N, SHIFTED, by_row)
+        store_gradient(A, B, ones, floor, G, classes, n, m, follow, step == steps - 1, loss + p, N, SYMMETRIC, SHIFTED, of_s)
         # Made here, so that the sums over columns before may take the same memory.
         DZ_A = gl.allocate_shared_memory(gl.float16, [N, D], tall)
         DZ_B = gl.allocate_shared_memory(gl.float16, [N, D], tall)
         db = warpgroup_mma(G, A, gl.zeros([N, D], gl.float32, of_z), use_acc=False, is_async=True)
         da = warpgroup_mma(G.permute((1, 0)), B, gl.zeros([N, D], gl.float32, of_z), use_acc=False, is_async=True)
         db = warpgroup_mma_wait(1, deps=[db])
-        DZ_B.store(through_norm(b_z, inverse_b, db, size_b).to(gl.float16))
+        DZ_B.store(through_norm(b_z, inverse_b, db, size_b / scale).to(gl.float16))
         da = warpgroup_mma_wait(0, deps=[da])
         DZ_A.store(through_norm(a_z, inverse_a, da, size_a).to(gl.float16))
         fence_async_shared()
@@ -178,14 +186,16 @@ def stream_kernel(
         async_copy.wait_group(1)
         fence_async_shared()
         kb = warpgroup_mma(G, DZ_B, gl.zeros([N, D], gl.float32, of_z), use_acc=False, is_async=True)
-        # What undoes the units of dZ: gradient = unit_a (K dZ).
+        # What undoes the units of dZ: gradient = unit_a (K dZ). The moments are kept in units of c2 unit_a and c2 unit_b.
+        lasting = c1 * follow / before
+        before = follow
         unit_a = unit / (follow * size_a)
         unit_b = unit / (follow * size_b)
         ka = warpgroup_mma_wait(1, deps=[ka])
         square_a = gl.sum(gl.sum(DZ_A.load(of_z).to(gl.float32) * ka, axis=1), axis=0) * unit_a * unit_a
-        a_m = c1 * M_A.load(of_z) + (c2 * unit_a) * ka
+        a_m = lasting * M_A.load(of_z) + ka
         if DECAY:
-            a_m += weight_decay * a_z
+            a_m += (weight_decay / (c2 * unit_a)) * a_z
         kb = warpgroup_mma_wait(0, deps=[kb])
         square_b = gl.sum(gl.sum(DZ_B.load(of_z).to(gl.float32) * kb, axis=1), axis=0) * unit_b * unit_b
         M_A.store(a_m)
@@ -196,12 +206,14 @@ def stream_kernel(
             bias = gl.load(schedule + step * 3 + 1)
             second_a, rate_a = mini_step(second_a, square_a, dim, rate, bias)
             second_b, rate_b = mini_step(second_b, square_b, dim, rate, bias)
+        down_a = -rate_a * (c2 * unit_a)
+        down_b = -rate_b * (c2 * unit_b)
         keep = 1.0
         if SHRINK:
             keep = gl.load(schedule + step * 3 + 2)
-            a_z = keep * a_z - rate_a * a_m
+            a_z = keep * a_z + down_a * a_m
         else:
-            a_z -= rate_a * a_m
+            a_z += down_a * a_m
         gl.store(rates + step * 4, rate_a)
         gl.store(rates + step * 4 + 2, unit_a)
         # The head of the sounds, slab by slab. While one is stepped, the next one's clips come in, and the one before makes its part
@@ -221,10 +233,10 @@ def stream_kernel(
             if f > 0:
                 b_z = warpgroup_mma(Y.index((f + 2) % 3), V.index((f + 1) % 2), b_z, is_async=False)
             dw = warpgroup_mma_wait(0, deps=[dw])
-            head_m = c1 * head_m + (c2 * unit_b) * dw
+            head_m = lasting * head_m + dw
             if DECAY:
-                head_m += weight_decay * head_v
-            head_v = keep * head_v - rate_b * head_m if SHRINK else head_v - rate_b * head_m
+                head_m += (weight_decay / (c2 * unit_b)) * head_v
+            head_v = keep * head_v + down_b * head_m if SHRINK else head_v + down_b * head_m
             V.index(f % 2).store(head_v.to(gl.float16))
             there = (kv < gl.where((not turn) | (step == steps - 1), (BK if WHOLE else r - at * BK), 0))[:, None]
             gl.store(v + at * BK * D + cell, head_v, mask=there)

@@ -126,7 +126,7 @@ class _Side:
         self.z = empty(n_probes, self.n, width, device=device)
         self.squares = empty(n_probes, self.n, norm_blocks(width), device=device)
         self.dz = empty(n_probes, self.n, width, device=device)
-        self.lse = empty(n_probes, self.n, device=device)
+        self.lse = empty(n_probes, self.n, device=device), empty(n_probes, self.n, device=device)
         ieee = precision == "ieee"
         self.tile = {"BK": 64, "BD": min(width, 64), "BM": 16 if ieee else 32}
         self.tiles = triton.cdiv(r, self.tile["BK"]) * triton.cdiv(width, self.tile["BD"])
