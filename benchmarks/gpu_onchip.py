@@ -30,6 +30,7 @@ SHAPES = {
     "esc50": (35, 50, 96, 32, "centroid"),
     "A, wide audio": (100, 144, 768, 64, "centroid"),
     "128 classes": (128, 182, 182, 64, "centroid"),
+    "A, d = 128": (100, 144, 144, 128, "centroid"),
 }
 STEPS, PROBES, ROUNDS = 100, 4224, 5
 TOGETHER = (264, 1056, 4224)

@@ -34,6 +34,8 @@ CELLS = {
     "A/gram/tf32": (A, {"dim": 64, "sampling": "centroid", "precision": "tf32"}, "gram"),
     "A/gram/bf16": (A, {"dim": 64, "sampling": "centroid", "precision": "bf16"}, "gram"),
     "A/resident/tf32": (A, {"dim": 64, "sampling": "centroid", "precision": "tf32"}, "resident"),
+    "A128/onchip/tf32": (A, {"dim": 128, "sampling": "centroid", "precision": "tf32"}, "onchip"),
+    "A128/gram/tf32": (A, {"dim": 128, "sampling": "centroid", "precision": "tf32"}, "gram"),
     "B/stream/tf32": (B, {"dim": 64, "precision": "tf32"}, "stream"),
     "B/resident/tf32": (B, {"dim": 64, "precision": "tf32"}, "resident"),
 }

@@ -20,7 +20,7 @@ from triton.experimental.gluon.language.nvidia.hopper import fence_async_shared,
 from ..reference import BETA2_MINI, EPS
 from .block import MIN_SHIFTED
 
-MAX_CLASSES, MAX_WIDTH = 128, 64
+MAX_CLASSES, MAX_WIDTH = 128, 128
 _EPS = gl.constexpr(EPS)
 _B2 = gl.constexpr(BETA2_MINI)
 _TINY = gl.constexpr(1e-30)
@@ -30,7 +30,7 @@ _LN2 = gl.constexpr(math.log(2.0))
 
 
 def fits(n_classes: int, width: int, symmetric: bool, temperature: float, precision: str, architecture: str) -> bool:
-    """Whether one program holds a probe: at most 128 train classes and d = 64, on a device with `wgmma`.
+    """Whether one program holds a probe: at most 128 train classes and d = 128, on a device with `wgmma`.
 
     Under the symmetric loss both directions share one exponential, so temperatures are those where nothing underflows.
     """

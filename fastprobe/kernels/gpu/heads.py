@@ -129,5 +129,5 @@ def put_heads_together(
     )
     for side, (table, rows, heads) in enumerate(sides):
         stride = m if len(rows) > 1 else 0
-        shape = {"SIDES": len(sides), "M": 64 if m <= 64 else 128, "D": width, "BK": FEATURE_ALIGN, "num_warps": 4}
+        shape = {"SIDES": len(sides), "M": 64 if m <= 64 else 128, "D": width, "BK": FEATURE_ALIGN, "num_warps": 4 if width <= 64 else 8}
         heads_kernel[(n_probes,)](table, rows, u, heads, omega, m, heads.shape[1], stride, side, **shape)

@@ -253,15 +253,15 @@ def stream_kernel(
         follow = follow_gradient(square_a, square_b, first_a, first_b)
 
 
-def fits(n_rows: int, numbers: int, *chip: Any) -> bool:
-    """Whether one program holds a probe: what `chip` holds, with at most 128 clips a step.
+def fits(n_rows: int, numbers: int, n_classes: int, width: int, *chip: Any) -> bool:
+    """Whether one program holds a probe: what `chip` holds, with at most 128 clips a step and d = 64.
 
     Parameters
     ----------
     numbers : int
         In all clips that are drawn, columns padded; places among them have 32 bits.
     """
-    return n_rows <= MAX_CLASSES and numbers < 2**31 and chip_fits(*chip)
+    return n_rows <= MAX_CLASSES and numbers < 2**31 and width <= 64 and chip_fits(n_classes, width, *chip)
 
 
 def clip_grams(sounds: torch.Tensor, audio_rows: torch.Tensor, size: int) -> torch.Tensor:
