@@ -134,9 +134,9 @@ void train(In<float, 2> text, In<float, 2> audio, std::optional<In<float, 2>> ce
   run(b, kernels, threads);
 }
 
-void exp_of(In<float, 1> x, Out<float, 1> out, const std::string& isa) {
+void exp2_of(In<float, 1> x, Out<float, 1> out, const std::string& isa) {
   require(x.shape(0) == out.shape(0), "out must have the length of x");
-  find(isa).exp(x.data(), out.data(), static_cast<int64_t>(x.shape(0)));
+  find(isa).exp2(x.data(), out.data(), static_cast<int64_t>(x.shape(0)));
 }
 
 void all_in_range(const In<int64_t, 2>& index, size_t limit, const char* message) {
@@ -198,7 +198,8 @@ NB_MODULE(_cpp, m) {
         nb::arg("unseen_ranks").noconvert(), nb::arg("text_heads").noconvert().none(),
         nb::arg("audio_heads").noconvert().none(), nb::arg("isa"), nb::arg("threads") = 0, nb::arg("algebra") = "auto",
         "Train and rank a batch of probes into `loss`, `ranks` and the heads; see csrc/probe.h for the shapes.");
-  m.def("exp", &exp_of, nb::arg("x"), nb::arg("out").noconvert(), nb::arg("isa"), "The softmax's exp, for its tests.");
+  m.def("exp2", &exp2_of, nb::arg("x"), nb::arg("out").noconvert(), nb::arg("isa"),
+        "The softmax's 2^x, for its tests.");
   m.def("gathered_ranks", &gathered_ranks, nb::kw_only(), nb::arg("left"), nb::arg("left_of"), nb::arg("right"),
         nb::arg("rows"), nb::arg("columns"), nb::arg("truth"), nb::arg("unseen"), nb::arg("neighbours"),
         nb::arg("ranks").noconvert(), nb::arg("unseen_ranks").noconvert(), nb::arg("isa"), nb::arg("threads") = 0,

@@ -58,9 +58,9 @@ struct Kernels {
   void (*prepare)(const Batch&, float* shared, float* scratch);
   // Train probe p and rank its queries. `scratch` and `shared` are aligned to 64 bytes.
   void (*probe)(const Batch&, int64_t p, const float* shared, float* scratch);
-  // out_i = exp(x_i) for x_i <= 0 as the softmax computes it: relative error at most 2.5e-7 above -86, and
-  // exp(-86) below.
-  void (*exp)(const float* x, float* out, int64_t n);
+  // out_i = 2^x_i for x_i <= 0 as the softmax computes it: relative error at most 2e-7 above -124, and 2^-124
+  // below.
+  void (*exp2)(const float* x, float* out, int64_t n);
 };
 
 // What this build holds for this machine, best first; null-terminated.

@@ -122,23 +122,28 @@ FP_INLINE float largest(vf x) {
   return t[0];
 }
 
-// exp(x) for x <= 0: x = k ln 2 + f with |f| <= ln(2)/2, e^f by a polynomial of degree 7 in f, 2^k by the exponent
-// bits. Relative error at most 2.5e-7 above -86; exp(-86) = 4.5e-38 below; NaN for NaN. The polynomial is Cephes' expf.
-FP_INLINE vf exp_nonpositive(vf x) {
+// 2^x for x <= 0: x = k + f with 0 <= f < 1, 2^f by the polynomial of degree 5 with the least relative error that is 1
+// at 0, 2^k by the exponent. Relative error at most 2e-7 above -124; 2^-124 = 4.7e-38 below; NaN for NaN.
+FP_INLINE vf exp2_nonpositive(vf x) {
+  x = at_least(x, splat(-124.0f));
+#if defined(__AVX512F__)
+  const vf f = (vf)_mm512_reduce_ps((__m512)x, 1);  // x - floor(x)
+#else
   const vf magic = splat(12582912.0f);  // 1.5 2^23: adding it rounds to an integer and leaves it in the low bits
-  x = at_least(x, splat(-86.0f));
-  const vf t = fma(x, splat(1.44269504088896341f), magic);
-  const vf k = t - magic;
-  vf f = fma(k, splat(-0.693359375f), x);
-  f = fma(k, splat(2.12194440e-4f), f);
-  vf p = splat(1.9875691500e-4f);
-  p = fma(p, f, splat(1.3981999507e-3f));
-  p = fma(p, f, splat(8.3334519073e-3f));
-  p = fma(p, f, splat(4.1665795894e-2f));
-  p = fma(p, f, splat(1.6666665459e-1f));
-  p = fma(p, f, splat(5.0000001201e-1f));
-  p = fma(p, f * f, f) + splat(1.0f);
+  const vf t = (x - splat(0.5f)) + magic;
+  const vf f = x - (t - magic);
+#endif
+  vf p = splat(1.867145299911499e-3f);
+  p = fma(p, f, splat(9.016993455588818e-3f));
+  p = fma(p, f, splat(5.57999461889267e-2f));
+  p = fma(p, f, splat(2.4016444385051727e-1f));
+  p = fma(p, f, splat(6.931512951850891e-1f));
+  p = fma(p, f, splat(1.0f));
+#if defined(__AVX512F__)
+  return (vf)_mm512_scalef_ps((__m512)p, (__m512)x);  // p 2^floor(x)
+#else
   return (vf)((vi)p + ((vi)t << 23));
+#endif
 }
 
 // One stage of a transposition by halves: lanes with bit H of x's row and of y's row change places.

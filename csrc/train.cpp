@@ -130,6 +130,7 @@ struct Workspace {
   Head text, audio;
   float *texts, *text_k, *sounds;                    // T; T T'; X under clip sampling
   uint32_t *text_rows, *text_columns, *text_k_rows;  // T, T' and T T' rounded
+  uint32_t *g_rows, *g_columns;                      // G and G' rounded, where the softmax rounds them
   float* unit_t;                                     // panels of A', (d, m)
   float *scores, *sums;  // S and then G, (block, m); what the symmetric loss sums over rows and columns
   float* transposed;     // panels of T', for T T'
@@ -159,6 +160,8 @@ struct Workspace {
     text.x_rows = text_rows = elements(!text.gram, rows_elements(text));
     text.x_columns = text_columns = elements(!text.gram, columns_elements(text));
     text.k_rows = text_k_rows = elements(text.gram, left_elements(b.train, b.train, false));
+    g_rows = elements(!b.symmetric, left_elements(block, b.train, false));
+    g_columns = elements(!b.symmetric, left_elements(b.train, block, true));
     transposed = text.gram ? arena.take(b.text_width * padded(b.train)) : nullptr;
     unit_t = arena.take(b.dim * padded(b.train));
     scores = arena.take(block * ld_scores);
@@ -409,13 +412,17 @@ static double one_step(const Batch& b, Workspace& ws, int64_t step) {
     const int64_t count = b.rows - i < ws.block ? b.rows - i : ws.block;
     rounded_product<false>(room, nullptr, audio.unit_rows + i * ld, ld, ws.unit_t, b.dim, 0, count, b.dim, b.train,
                            ToRows{ws.scores, ws.ld_scores});
-    if (b.symmetric)
-      loss.symmetric(ws.scores, ws.sums);
+    if (b.symmetric) loss.symmetric(ws.scores, ws.sums);
+#if defined(__AVX512BF16__)
     else
-      loss.one_way(ws.scores, i, count);
-    rounded_product<false>(room, nullptr, ws.scores, ws.ld_scores, text.unit, b.train, 0, count, b.train, b.dim,
+      loss.one_way(ws.scores, i, count, IntoFactors{ws.g_rows, ws.g_columns});
+#else
+    else
+      loss.one_way(ws.scores, i, count, InPlace{});
+#endif
+    rounded_product<false>(room, ws.g_rows, ws.scores, ws.ld_scores, text.unit, b.train, 0, count, b.train, b.dim,
                            ToPanels{audio.dz, b.rows, i, false});
-    rounded_product<true>(room, nullptr, ws.scores, ws.ld_scores, audio.unit, b.rows, i, b.train, count, b.dim,
+    rounded_product<true>(room, ws.g_columns, ws.scores, ws.ld_scores, audio.unit, b.rows, i, b.train, count, b.dim,
                           ToPanels{text.dz, b.train, 0, i > 0});
     through_norm(audio, i, count);
   }
@@ -456,12 +463,12 @@ static void probe(const Batch& b, int64_t p, const float* memory, float* scratch
   rank_queries(b, permutation, ws.text.w, ws.audio.w, b.ranks + p * b.queries, b.unseen_ranks + p * b.queries, arena);
 }
 
-static void exp_of(const float* x, float* out, int64_t n) {
+static void exp2_of(const float* x, float* out, int64_t n) {
   int64_t i = 0;
-  for (; i + VL <= n; i += VL) store(out + i, exp_nonpositive(load(x + i)));
+  for (; i + VL <= n; i += VL) store(out + i, exp2_nonpositive(load(x + i)));
   for (; i < n; ++i) {
     float one[VL];
-    store(one, exp_nonpositive(splat(x[i])));
+    store(one, exp2_nonpositive(splat(x[i])));
     out[i] = one[0];
   }
 }
@@ -469,6 +476,6 @@ static void exp_of(const float* x, float* out, int64_t n) {
 #define FP_TEXT(x) #x
 #define FP_NAME(x) FP_TEXT(x)
 extern const Kernels kernels;
-const Kernels kernels = {FP_NAME(FP_ISA), scratch_floats, shared_floats, prepare, probe, exp_of};
+const Kernels kernels = {FP_NAME(FP_ISA), scratch_floats, shared_floats, prepare, probe, exp2_of};
 
 }  // namespace fastprobe::FP_ISA

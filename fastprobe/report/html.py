@@ -65,6 +65,9 @@ details { margin: .6rem 0; } summary { cursor: pointer; color: var(--link); }
 def render(figure, kind: str) -> bytes:
     """The bytes of a figure as "svg" or "pdf"; without dates, so that equal runs give equal files."""
     buffer = io.BytesIO()
+    # A ligature is a glyph without a character: PDF would embed the font once more for it. Matplotlib makes them since 3.11.
+    for text in figure.findobj(lambda artist: hasattr(artist, "set_fontfeatures")):
+        text.set_fontfeatures(["-liga"])
     with figures.rc_context(figures.STYLE):
         figure.savefig(buffer, format=kind, metadata={"Date": None} if kind == "svg" else {"CreationDate": None})
     # Solved once: the second rendering keeps the places that the first one found.
