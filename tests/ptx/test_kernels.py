@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 
 from fastprobe.kernels import reference
+from fastprobe.kernels.gpu import heads
+from fastprobe.kernels.gpu.common import padded_width
 from ptx.launch import backend
 from support import triton_cases as cases
 
@@ -132,6 +134,20 @@ def test_texts_of_padding_weigh_nothing_beside_sounds_that_like_no_text(sampling
     assert f"{trainer}_kernel" in {name for name, _ in log}
     for key in ("text_heads", "audio_heads"):  # rounding to tf32 alone costs as much here
         assert ours[key] <= 2 * plain[key], (key, ours, plain)
+
+
+@pytest.mark.parametrize(("trainer", "sampling", "dim"), [("stream", "clip", 20), ("onchip", "centroid", 20), ("onchip", "centroid", 70)])
+def test_probes_whose_history_has_no_room_are_trained_in_several_launches(monkeypatch, trainer, sampling, dim):
+    batch = cases.make(*SMALL, probes=5, dim=dim, steps=3, sampling=sampling, precision="tf32")
+    history = (2 if trainer == "stream" else 4) * 3 * len(batch.train_classes) * padded_width(dim)
+    trained = []
+    for room, launches in ((heads.HISTORY_BYTES, 1), (2 * history, 3)):
+        monkeypatch.setattr(heads, "HISTORY_BYTES", room)
+        with backend(90) as log:
+            trained.append(cases.train(batch, trainer))
+        assert log.bad() == {} and [name for name, _ in log].count(f"{trainer}_kernel") == launches
+    for field in ("loss", "ranks", "text_heads", "audio_heads"):
+        assert np.array_equal(*(getattr(t, field) for t in trained)), field
 
 
 @pytest.mark.parametrize(("sampling", "first", "instead"), [("centroid", "onchip", "gram"), ("clip", "stream", "resident")])

@@ -14,6 +14,15 @@ HISTORY_BYTES = 4 << 30
 _FOLD_BLOCK = 1024
 
 
+def probes_at_once(n_probes: int, history_bytes: int, device: torch.device) -> int:
+    """How many probes one launch trains: as many as their history has room for, in whole rounds of the multiprocessors."""
+    room = max(HISTORY_BYTES // history_bytes, 1)
+    if device.type == "cuda":
+        processors = torch.cuda.get_device_properties(device).multi_processor_count
+        room = max(room // processors * processors, min(room, processors))
+    return min(room, n_probes)
+
+
 @triton.jit
 def fold_kernel(
     history,

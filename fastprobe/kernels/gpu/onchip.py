@@ -31,7 +31,7 @@ from .chip import (
     unit_rows,
 )
 from .common import TrainingOptions, empty
-from .heads import HISTORY_BYTES, put_heads_together
+from .heads import probes_at_once, put_heads_together
 
 
 @gluon.jit
@@ -302,7 +302,7 @@ def train_onchip(
     grams = (texts @ texts.T).float(), (sounds @ sounds.T).float()
     everyone = torch.arange(m, dtype=torch.int32, device=w.device)[None]
     loss = empty(n_probes, device=w.device)
-    together = min(max(HISTORY_BYTES // (4 * steps * m * width), 1), n_probes)
+    together = probes_at_once(n_probes, 4 * steps * m * width, w.device)
     history = empty(together, steps, 2, m, width, device=w.device, dtype=torch.float16)
     rates = empty(together, steps, 4, device=w.device)
     moments = empty(together if width > 64 else 1, 2, m, width, device=w.device)

@@ -36,7 +36,7 @@ from .chip import (
 )
 from .chip import fits as chip_fits
 from .common import TrainingOptions, empty, round_up
-from .heads import HISTORY_BYTES, put_heads_together
+from .heads import probes_at_once, put_heads_together
 
 SLAB = 64  # features that come by at a time
 _STEPS_AT_ONCE = 64  # whose K_t are made in one product
@@ -297,9 +297,9 @@ def train_stream(
     starts = texts @ w[0].double(), sounds[audio_rows[0].long()] @ v[0].double()
     wide = torch.zeros(len(used), round_up(r, SLAB), dtype=torch.float16, device=w.device)
     wide[:, :r] = sounds
-    grams = clip_grams(sounds, audio_rows, size)
+    text_gram, grams = (texts @ texts.T).float(), clip_grams(sounds, audio_rows, size)
     loss = empty(n_probes, device=w.device)
-    together = min(max(HISTORY_BYTES // (2 * steps * m * width), 1), n_probes)
+    together = probes_at_once(n_probes, 2 * steps * m * width, w.device)
     history = empty(together, steps, m, width, device=w.device, dtype=torch.float16)
     rates = empty(together, steps, 4, device=w.device)
     moment = torch.zeros_like(v[:together])
@@ -307,7 +307,7 @@ def train_stream(
         some = slice(at, min(at + together, n_probes))
         rows = text_rows[some]
         stream_kernel[(len(rows),)](
-            (texts @ texts.T).float(),
+            text_gram,
             rows,
             starts[0].float(),
             wide,
