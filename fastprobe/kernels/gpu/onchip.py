@@ -135,8 +135,15 @@ def onchip_kernel(
     K_A = gl.allocate_shared_memory(gl.float16, [N, N], square, k_a.to(gl.float16))
     K_B = gl.allocate_shared_memory(gl.float16, [N, N], square, k_b.to(gl.float16))
     A = gl.allocate_shared_memory(gl.float16, [N, D], tall)
-    B = gl.allocate_shared_memory(gl.float16, [N, D], tall)
-    G = gl.allocate_shared_memory(gl.float16, [N, N], square)
+    if D <= 64 or N < D:
+        B = gl.allocate_shared_memory(gl.float16, [N, D], tall)
+        G = gl.allocate_shared_memory(gl.float16, [N, N], square)
+    if D > 64:  # the side whose turn it is not waits here
+        waiting = gl.allocate_shared_memory(gl.float32, [N, D], own)
+        if N == D:  # B and G have been read by then
+            halves = waiting._reinterpret(gl.float16, [2, N, N], square)
+            B = halves.index(0)
+            G = halves.index(1)
     ones = gl.allocate_shared_memory(gl.float16, [N, 16], narrow)
     floor = gl.allocate_shared_memory(gl.float16, [N, 16], narrow)
     floor_of_scores(ones, floor, m, scale, N, SHIFTED, by_row)
@@ -230,6 +237,7 @@ def onchip_kernel(
             gl.thread_barrier()
             keep_rows(history + (2 * step) * m * D, DZ_A, m, N, D, by_row)
             keep_rows(history + (2 * step + 1) * m * D, DZ_B, m, N, D, by_row)
+            waiting.store(a_z)
             b_z, square_b, second_b, rate_b = _step_of_side(
                 b_z,
                 second_b,
@@ -251,6 +259,8 @@ def onchip_kernel(
                 DECAY,
                 of_z,
             )
+            a_z = waiting.load(of_z)
+            waiting.store(b_z)
             a_z, square_a, second_a, rate_a = _step_of_side(
                 a_z,
                 second_a,
@@ -272,6 +282,8 @@ def onchip_kernel(
                 DECAY,
                 of_z,
             )
+            b_z = waiting.load(of_z)
+            gl.thread_barrier()  # before another warp puts unit rows there
         gl.store(rates + step * 4, rate_a)
         gl.store(rates + step * 4 + 1, rate_b)
         gl.store(rates + step * 4 + 2, unit_a)
