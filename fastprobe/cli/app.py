@@ -12,17 +12,16 @@ import typer
 
 from .. import __version__
 from ..errors import InputError
-from ..extract.ngrams import MODEL
 from ..protocol.config import ProbeConfig
 from ..protocol.optimizers import OPTIMIZERS
 from ..protocol.probes import PROBES as KINDS
 from ..protocol.probes import SIMILARITIES
 from ..runs.request import BACKEND_NAMES, RunRequest
-from ..storage import is_url
 from . import curve as cli_curve
 from . import demo as cli_demo
 from . import query as cli_query
 from . import runs as cli_runs
+from .config_file import merged, name_tables
 from .embed import app as _embed
 from .options import (
     LabelColumn,
@@ -60,6 +59,8 @@ POINTS = [p for p in ONE if p.name in ("train_fraction", "clips", "gallery_size"
 RUN = [next((q for q in listed_parameters(POINTS) if q.name == p.name), p) for p in ONE]
 # What `plan` does not need: the k beside that of the statistic, and how lists are served.
 PLAN = [p for p in ONE if p.name not in ("k", "retrieval")]
+# What a configuration file may hold besides, for the run alone.
+RUN_ALONE = {"k", "retrieval", "out", "resume", "quiet", "engine", "address", "devices", "shard", "log_json"}
 if TYPE_CHECKING:  # to mypy a class made while the module loads is no type; what arrives is text
     Backend = str
     Engine = str
@@ -76,6 +77,10 @@ _Probe = Annotated[
         rich_help_panel="The probe",
     ),
 ]
+_Config = Annotated[
+    Path | None,
+    typer.Option(help="TOML file with the names of these options, its paths relative to it; the shell wins.", callback=on_this_machine),
+]
 _Similarity = Annotated[
     list[str] | None,
     typer.Option(
@@ -91,15 +96,6 @@ def _whole_numbers(name: str, values: Any) -> list[int] | None:
         return [int(part) for item in items for part in str(item).split(",")] or None
     except ValueError:
         raise InputError(f"`{name}` must be whole numbers, as 1,3,5; got {', '.join(map(str, items))}.") from None
-
-
-def _beside(config: Path, value: Any) -> Any:
-    """Paths of a configuration file are relative to it, as in other tools; URLs and names such as fsd50k stay."""
-    if isinstance(value, list):
-        return [_beside(config, v) for v in value]
-    if not isinstance(value, str) or is_url(value) or value.split(":")[0] in ("fsd50k", MODEL):
-        return value
-    return str(config.parent / value)
 
 
 def _probes(named: Any, fields: dict[str, Any]) -> list[Any]:
@@ -125,32 +121,6 @@ def _unused(named: list[Any], given: list[str]) -> str | None:
     )
 
 
-def _read_toml(path: Path, known: set[str]) -> dict[str, Any]:
-    if sys.version_info >= (3, 11):
-        import tomllib
-    else:
-        import tomli as tomllib
-    try:
-        data = tomllib.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise InputError(f"`config` {path}: cannot be read: {error.strerror}.") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise InputError(f"`config` {path}: not TOML: {error}.") from None
-    flat: dict[str, Any] = {}
-    for key, value in data.items():
-        if key == "probe" and isinstance(value, list) and "probe" in known:  # [[probe]] kind = "ridge"
-            flat["probe"] = value
-            continue
-        for name, inner in (value if key in ("probe", "run") and isinstance(value, dict) else {key: value}).items():
-            name = name.replace("-", "_")
-            if name in flat:
-                raise InputError(f"`config` {path}: `{name}` is given twice. Keep one.")
-            flat[name] = inner
-    if unknown := sorted(set(flat) - known):
-        raise InputError(f"`config` {path}: unknown names {', '.join(unknown)}. Known: {', '.join(sorted(known))}.")
-    return flat
-
-
 @app.command(**example("fastprobe run --text bert.npz --audio passt.npz --out runs/first"))
 @with_options(request=RUN, fields=PROBES)
 def run(
@@ -162,10 +132,7 @@ def run(
     similarity: _Similarity = None,
     out: Annotated[str | None, typer.Option(help="Run directory, or its URL (s3://, gs://, ...).", show_default="runs/DATE-TIME")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
-    config: Annotated[
-        Path | None,
-        typer.Option(help="TOML file with the names of these options, its paths relative to it; the shell wins.", callback=on_this_machine),
-    ] = None,
+    config: _Config = None,
     engine: Annotated[Engine, typer.Option(help="Who executes: this machine, or a Ray cluster.", rich_help_panel=_SCALE)] = "local",
     address: Annotated[
         str | None, typer.Option(help="Of a running Ray cluster: auto, HOST:PORT, ray://HOST:PORT.", rich_help_panel=_SCALE)
@@ -197,33 +164,8 @@ def run(
     }
     columns = {"vector_column": vector_column, "label_column": label_column}
     given = {"text": text, "audio": audio, "out": out, "probe": probe, "similarity": similarity, **how, **columns, **request, **fields}
-    if config is not None:
-        for name, value in _read_toml(config, set(given)).items():
-            if name in ("text", "audio", "groups", "out", "covariates", "baseline"):
-                value = _beside(config, value)
-            source = ctx.get_parameter_source(name)
-            if source is None or source.name != "COMMANDLINE":
-                given[name] = value
-    # What no library function checks, because only a file can hold another type.
-    for name in ("out", "within", "address", "devices", "shard", "log_json"):
-        if not isinstance(given[name], str | None):
-            raise InputError(f"`{name}` must be text, written as in the shell; got {given[name]!r}.")
-    for name in ("resume", "quiet"):
-        if not isinstance(given[name], bool):
-            raise InputError(f"`{name}` must be true or false; got {given[name]!r}.")
-    if given["engine"] not in ("local", "ray"):
-        raise InputError(f"`engine` must be local or ray; got {given['engine']!r}.")
-    for side in ("text", "audio"):
-        if isinstance(given[side], str):
-            given[side] = [given[side]]
-        if not given[side]:
-            raise InputError(f"`{side}` is missing: give --{side} FILE (repeatable), or `{side}` in --config.")
-        if not (isinstance(given[side], list) and all(isinstance(p, str) for p in given[side])):
-            raise InputError(f"`{side}` must be a file or a list of files; got {given[side]!r}.")
-    sides = [side for side in ("text", "audio", "baseline") if isinstance(given[side], list)]
-    tables = iter(name_columns([at for side in sides for at in given[side]], given["vector_column"], given["label_column"]))
-    for side in sides:
-        given[side] = [next(tables) for _ in given[side]]
+    given = merged(ctx, given, config)
+    name_tables(given)
     given["k"] = _whole_numbers("k", given["k"])
     along = read_several(POINTS, {p.name: given[p.name] for p in POINTS})
     rest = {n: given[n] for n in request if n not in {p.name for p in POINTS}}
@@ -304,11 +246,16 @@ app.command(**example("fastprobe query dog.wav --probe probe.safetensors --galle
 @app.command(**example("fastprobe plan --text bert.npz --audio passt.npz --permutations 1000 --effect 0.03"))
 @with_options(request=PLAN, fields=PROBES)
 def plan(
+    ctx: typer.Context,
     *,
-    text: Annotated[list[str], typer.Option(help="Text table; repeatable.")],
-    audio: Annotated[list[str], typer.Option(help="Audio table; repeatable.")],
+    text: Annotated[list[str] | None, typer.Option(help="Text table; repeatable.")] = None,
+    audio: Annotated[list[str] | None, typer.Option(help="Audio table; repeatable.")] = None,
     probe: _Probe = None,
     similarity: _Similarity = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(help="The TOML file of the run; what only a run needs is passed over. The shell wins.", callback=on_this_machine),
+    ] = None,
     effect: Annotated[
         float | None, typer.Option(help="Expected gain over the control, for the power.", show_default="no power is given")
     ] = None,
@@ -324,9 +271,18 @@ def plan(
     from ..runs import forecast
     from ..runs.experiment import prepare
 
-    tables = name_columns([*text, *audio], vector_column, label_column)
-    asked = RunRequest(probe=_probes(probe, fields), similarity=similarity, **request)
-    experiment = prepare(tables[: len(text)], tables[len(text) :], asked)
+    columns = {"vector_column": vector_column, "label_column": label_column}
+    given = {"text": text, "audio": audio, "probe": probe, "similarity": similarity, **columns, **request, **fields}
+    given = merged(ctx, given, config, also=RUN_ALONE)
+    name_tables(given)
+    for point in POINTS:
+        if isinstance(value := given[point.name], list):
+            raise InputError(
+                f"`{point.name}` has {len(value)} values, which make a curve, a run for each. Plan one of them: "
+                f"--{point.name.replace('_', '-')} {value[0]}."
+            )
+    probes = {"probe": _probes(given["probe"], {n: given[n] for n in fields}), "similarity": given["similarity"]}
+    experiment = prepare(given["text"], given["audio"], RunRequest(**probes, **{n: given[n] for n in request}))
     found = forecast.plan_run(experiment, effect, alpha, seconds)
     if as_json:
         from ..runs.manifest import to_json

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from ..errors import InputError
+from ..report.text import plural
 from ..runs.request import RunRequest
 
 LOOK_AGAIN = 3.0  # seconds between two looks of `status --watch`
@@ -103,7 +104,7 @@ def carry_out(
             if not quiet:
                 whole = "" if part[1] == 1 else f", part {part[0]}/{part[1]} of it"
                 typer.echo(
-                    f"{_pairs(experiment)} x {_probes(experiment)}{plan.n_splits} splits x {plan.n_seeds} seeds x "
+                    f"{_pairs(experiment)} x {_probes(experiment)}{plural(plan.n_splits, 'split')} x {plural(plan.n_seeds, 'seed')} x "
                     f"(1 + {plan.n_permutations:,} permutations) = {plan.n_jobs:,} probes{whole}, backend {experiment.backend}, into {out}",
                     err=True,
                 )
@@ -138,8 +139,8 @@ def carry_out(
 def _pairs(experiment: Any) -> str:
     references = experiment.plan.observed_only // len(experiment.probes)
     beside = [f"baselines {', '.join(experiment.baselines)}"] if experiment.baselines else []
-    beside += [f"{references} ceilings, observed only"] if references else []
-    return f"{len(experiment.names)} pairs" + (f" (with {'; '.join(beside)})" if beside else "")
+    beside += [f"{plural(references, 'ceiling')}, observed only"] if references else []
+    return plural(len(experiment.names), "pair") + (f" (with {'; '.join(beside)})" if beside else "")
 
 
 def _probes(experiment: Any) -> str:

@@ -304,9 +304,11 @@ def _bytes_per_row(block: dict[str, np.ndarray]) -> float:
 def describe(plan: RunPlan) -> list[str]:
     """The plan in sentences."""
     several = f"{plan.n_cells // plan.n_pairs} probes x " if plan.n_cells > plan.n_pairs else ""
+    pairs, splits, seeds = (
+        f"{n} {word}{'' if n == 1 else 's'}" for n, word in ((plan.n_pairs, "pair"), (plan.n_splits, "split"), (plan.n_seeds, "seed"))
+    )
     lines = [
-        f"{plan.n_pairs} pairs x {several}{plan.n_splits} splits x {plan.n_seeds} seeds x (1 + {plan.n_permutations:,} permutations) = "
-        f"{plan.n_probes:,} probes",
+        f"{pairs} x {several}{splits} x {seeds} x (1 + {plan.n_permutations:,} permutations) = {plan.n_probes:,} probes",
         f"smallest p within reach: {plan.smallest_pvalue:.2g} (p <= {plan.alpha:g} needs at least {plan.permutations_for_alpha} "
         f"permutations{'; so does the p adjusted for all pairs' if plan.n_cells > 1 else ''})",
         f"time: about {_duration(plan.seconds)} on this machine with backend {plan.backend} "

@@ -305,6 +305,22 @@ def test_a_demo_that_was_interrupted_goes_on(shell, tmp_path):
     assert done.returncode == 0 and list(tmp_path.glob("d/results/part-p0001*"))
 
 
+def test_plan_reads_the_configuration_file_of_the_run(shell, files, tmp_path):
+    (tmp_path / "e.toml").write_text(
+        'text = "text.npz"\naudio = "audio.parquet"\npermutations = 9\nsplits = 3\nout = "r"\nk = [1, 2]\nquiet = true\n'
+        "[probe]\nsteps = 2\n"
+    )
+    done = shell("plan", "--config", "e.toml", "--seconds", "0.1", "--splits", "2", "--no-baselines")
+    assert done.returncode == 0, done.stderr
+    assert "1 pair x 2 splits x 1 seed x (1 + 9 permutations) = 20 probes" in done.stdout
+    assert not (tmp_path / "r").exists()
+    (tmp_path / "e.toml").write_text('text = "text.npz"\naudio = "audio.parquet"\ntrain_fraction = [0.3, 0.5]\n')
+    done = shell("plan", "--config", "e.toml")
+    assert done.returncode == 2 and "make a curve" in done.stderr and "--train-fraction 0.3" in done.stderr
+    done = shell("plan")
+    assert done.returncode == 2 and "`text` is missing" in done.stderr
+
+
 def test_paths_of_a_configuration_file_are_relative_to_it(shell, tmp_path):
     (tmp_path / "there").mkdir()
     (tmp_path / "here").mkdir()
